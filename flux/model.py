@@ -1,0 +1,473 @@
+"""The values that travel between the parts: frozen, typed, without behaviour.
+
+Three kinds live here.  *Records* come from the store (``Profile``, ``Group``,
+``Cursor``, ``Overview`` ...).  *Events* are what clients are told (``Message``,
+``Presence``, ``Kicked`` ...); their JSON form is the named dialect, and the same
+bytes cross the bus between nodes.  *Placement* values (``Lease``, ``Node``,
+``Route``, ``Assignment``) describe servers and who is where.
+
+Identifiers are positive integers below 2**63; a group's id is its chat's id.
+Times are milliseconds since the Unix epoch, UTC.  Fields that are absent on the
+wire are ``UNSET``.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+Role = Literal["owner", "admin", "member"]
+FriendStatus = Literal["pending", "accepted", "rejected"]
+NodeState = Literal["up", "draining", "down"]
+KickReason = Literal["takeover", "admin", "password", "slow", "shutdown"]
+GroupChangeKind = Literal["join", "leave", "add", "remove", "role"]
+
+
+class Value(msgspec.Struct, frozen=True, gc=False):
+    """Base of the plain values."""
+
+
+class Event(msgspec.Struct, frozen=True, gc=False, tag_field="type"):
+    """Base of what a client is told without having asked."""
+
+
+# --- records: accounts -------------------------------------------------------
+
+
+class Profile(Value):
+    """What everybody may know of an account."""
+
+    id: int
+    name: str
+    nick: str = ""
+    description: str = ""
+    sex: str = ""
+    icon: str = ""
+
+
+class Credentials(Value):
+    """What a password login is checked against."""
+
+    id: int
+    name: str
+    password_hash: str
+
+
+class Friend(Value):
+    """A row of an account's friend list.
+
+    ``mutual`` is False for a one-sided entry whose other side has not accepted
+    yet (the numbered dialect makes those): such a friend shows as offline.
+    """
+
+    id: int
+    name: str
+    nick: str
+    remark: str
+    mutual: bool
+
+
+class FriendRequest(Value, rename={"sender": "from"}):
+    """A request that waits for an answer."""
+
+    sender: int
+    name: str
+    note: str
+    at: int
+
+
+# --- records: chats ----------------------------------------------------------
+
+
+class Group(Value):
+    """A group as one of its members sees it."""
+
+    group: int
+    chat: int
+    name: str
+    description: str
+    role: Role
+
+
+class Member(Value):
+    """A member of a group, as the other members see it."""
+
+    id: int
+    name: str
+    role: Role
+
+
+class Participant(Value):
+    """A member as delivery sees it: nothing below ``first`` is pushed or filled."""
+
+    id: int
+    first: int
+
+
+class Membership(Value):
+    """The members of a chat at one member version.
+
+    :ivar group: False for a one-to-one chat, whose two members never change.
+    """
+
+    chat: int
+    group: bool
+    version: int
+    head: int
+    participants: tuple[Participant, ...]
+
+
+class MemberChange(Value):
+    """A committed change of a group's members.
+
+    :ivar version: the member version it produced.
+    :ivar head: the chat's head when it committed; a joining member's cursors.
+    """
+
+    chat: int
+    id: int
+    change: GroupChangeKind
+    version: int
+    head: int
+    role: Role | UnsetType = UNSET
+
+
+class Cursor(Value):
+    """Where an account stands in one of its chats.
+
+    :ivar peer: the other account of a one-to-one chat, 0 in a group.
+    :ivar received: everything up to this ``seq`` has arrived.
+    :ivar read: everything up to this ``seq`` has been read.
+    :ivar unread: messages of others above ``read``, counted up to ``UNREAD_CAP``.
+    """
+
+    chat: int
+    peer: int
+    received: int
+    read: int
+    head: int
+    unread: int
+
+
+UNREAD_CAP = 1000
+"""``Cursor.unread`` stops counting here: 1000 means a thousand or more."""
+
+
+class Overview(Value):
+    """All that a login needs, read in one snapshot begun after the call."""
+
+    profile: Profile
+    friends: tuple[Friend, ...]
+    requests: tuple[FriendRequest, ...]
+    groups: tuple[Group, ...]
+    cursors: tuple[Cursor, ...]
+
+
+class CursorMove(Value):
+    """A cursor to advance, written under the session number that earned it.
+
+    ``received`` or ``read`` is 0 where it does not move.
+    """
+
+    uid: int
+    number: int
+    chat: int
+    received: int
+    read: int
+
+
+class Changes(Value):
+    """What moved in the store since a mark (see ``IStore.changes``).
+
+    :ivar mark: opaque; hand it to the next call.
+    :ivar heads: (chat, head) of the chats that got messages.
+    :ivar sessions: (account, newest session number) of the accounts that logged in.
+    :ivar complete: False when the mark was too old to answer exactly: then
+        everything has to be compared.
+    """
+
+    mark: int
+    heads: tuple[tuple[int, int], ...]
+    sessions: tuple[tuple[int, int], ...]
+    complete: bool = True
+
+
+# --- messages ----------------------------------------------------------------
+
+
+class Draft(msgspec.Struct, gc=False):
+    """A message somebody wants to send: ``to`` a user or, if that is 0, to ``group``.
+
+    :ivar cid: empty where the client gave none; else it makes the send idempotent.
+    """
+
+    sender: int
+    to: int
+    group: int
+    text: str
+    cid: str = ""
+
+
+class Receipt(msgspec.Struct, gc=False):
+    """What became of a draft.
+
+    :ivar version: the chat's member version under the lock of the append.
+    """
+
+    chat: int
+    seq: int
+    at: int
+    duplicate: bool
+    version: int
+
+
+class Message(Event, tag="message", rename={"sender": "from"}):
+    """A committed message; exactly one of ``to`` and ``group`` is set.
+
+    :ivar name: the sender's name, so that a stranger's message can be shown.
+    """
+
+    chat: int
+    seq: int
+    sender: int
+    name: str
+    text: str
+    at: int
+    to: int | UnsetType = UNSET
+    group: int | UnsetType = UNSET
+
+
+class Page(Value):
+    """A stretch of a chat's history, ascending by ``seq``."""
+
+    chat: int
+    messages: tuple[Message, ...]
+    more: bool
+
+
+class Conversation(Value):
+    """A row of the conversation list."""
+
+    chat: int
+    name: str
+    last: Message
+    unread: int
+    read: int
+    to: int | UnsetType = UNSET
+    group: int | UnsetType = UNSET
+
+
+# --- events ------------------------------------------------------------------
+
+
+class ReadUpTo(Event, tag="read"):
+    """A member of a small chat has read everything up to ``seq``."""
+
+    chat: int
+    id: int
+    seq: int
+
+
+class Typing(Event, tag="typing", rename={"sender": "from"}):
+    """Somebody is typing."""
+
+    chat: int
+    sender: int
+
+
+class Presence(Event, tag="presence"):
+    """A friend came online or went offline."""
+
+    id: int
+    online: bool
+
+
+class FriendRequested(Event, tag="friend.requested", rename={"sender": "from"}):
+    """Somebody asks to be a friend."""
+
+    sender: int
+    name: str
+    note: str
+
+
+class FriendAnswered(Event, tag="friend.answered"):
+    """A friend request of ours was answered."""
+
+    id: int
+    status: FriendStatus
+
+
+class GroupChanged(Event, tag="group.changed"):
+    """A group's members or roles changed."""
+
+    group: int
+    change: GroupChangeKind
+    id: int
+    role: Role | UnsetType = UNSET
+
+
+class Kicked(Event, tag="kicked"):
+    """The server is about to close this connection."""
+
+    reason: KickReason
+
+
+class Moved(Event, tag="moved"):
+    """Connect there instead; ``grace`` is how many ms this connection still lives."""
+
+    host: str
+    port: int
+    reason: Literal["drain", "shutdown"]
+    grace: int
+    token: str | UnsetType = UNSET
+
+
+Notice = ReadUpTo | Typing | Presence | FriendRequested | FriendAnswered | GroupChanged
+"""Events that are hints for people: lost ones are not repeated, a login shows the state anew."""
+
+
+# --- between nodes -----------------------------------------------------------
+
+
+class BusEvent(msgspec.Struct, frozen=True, gc=False, tag_field="event"):
+    """Base of what nodes tell each other."""
+
+
+class Hint(BusEvent, tag="hint"):
+    """A message was committed under member ``version``; ``uids`` have their routes here."""
+
+    message: Message
+    version: int
+    uids: tuple[int, ...]
+
+
+class Notify(BusEvent, tag="notify"):
+    """Show ``notice`` to the sessions of ``uids``."""
+
+    notice: Notice
+    uids: tuple[int, ...]
+
+
+class MembersChanged(BusEvent, tag="members"):
+    """A group's members changed; a cache older than the change's version is stale."""
+
+    change: MemberChange
+
+
+class Kick(BusEvent, tag="kick"):
+    """Close the session of ``uid`` if its number is below ``below``."""
+
+    uid: int
+    below: int
+    reason: KickReason
+
+
+# --- placement ---------------------------------------------------------------
+
+
+class Route(Value):
+    """Where an account's live session is. A higher session ``number`` wins."""
+
+    node: str
+    boot: int
+    number: int
+
+
+class Claim(Value):
+    """The outcome of claiming a route.
+
+    :ivar won: False when a higher number (or, without takeover, any live session) holds it.
+    :ivar previous: the live route that was, or still is, there.
+    """
+
+    won: bool
+    previous: Route | None
+
+
+class Lease(Value):
+    """What a chat node says of itself with every heartbeat.
+
+    :ivar boot: from the store; the highest under a name is the only one that counts.
+    :ivar capacity: most sessions it takes; 0 means no limit.
+    :ivar ttl: seconds until the lease lapses by itself.
+    """
+
+    name: str
+    boot: int
+    host: str
+    port: int
+    sessions: int
+    capacity: int
+    weight: int
+    ttl: float
+
+
+class Renewal(Value):
+    """The answer to a heartbeat.
+
+    :ivar lost: accounts whose route belongs to a higher session number now.
+    :ivar draining: whether an admin asked this node to drain.
+    :ivar superseded: another boot holds this name: this process has to go.
+    """
+
+    lost: tuple[int, ...]
+    draining: bool
+    superseded: bool
+
+
+class Node(Value):
+    """A chat server as placement sees it.
+
+    :ivar sessions: as of its last heartbeat.
+    :ivar reserved: assignments not yet covered by a heartbeat.
+    :ivar heartbeat_age: seconds since the last heartbeat; -1 for a static server that never sent one.
+    """
+
+    name: str
+    host: str
+    port: int
+    sessions: int = 0
+    reserved: int = 0
+    capacity: int = 0
+    weight: int = 1
+    state: NodeState = "up"
+    heartbeat_age: float = -1.0
+
+    @property
+    def load(self) -> int:
+        """Sessions plus assignments that are still on their way."""
+        return self.sessions + self.reserved
+
+
+class Snapshot(Value):
+    """Servers and load at one moment.
+
+    :ivar nodes: one per live lease.
+    :ivar reserved: live reservations per server name, leased or not.
+    :ivar draining: names an admin put into draining.
+    """
+
+    nodes: tuple[Node, ...]
+    reserved: dict[str, int]
+    draining: frozenset[str]
+
+
+class Choice(Value):
+    """An assignment to record: reservation and token in one step."""
+
+    uid: int
+    server: str
+    token_digest: bytes
+
+
+class Assignment(Value):
+    """What a user is told: connect there with this token before ``expires`` (ms)."""
+
+    uid: int
+    host: str
+    port: int
+    server: str
+    token: str
+    expires: int
