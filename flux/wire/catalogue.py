@@ -1,0 +1,223 @@
+"""A port's requests as a table: from a line to a typed request, or to a precise error.
+
+The quick path is one decode of a tagged union.  Only when that fails is the line
+looked at again, loosely, to say what is wrong with which field, and to find the
+``ref`` that the error must carry back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, ClassVar, Union
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from flux.errors import BadJson, BadRequest, FluxError, TooLarge, UnknownType
+from flux.wire.fields import Ref
+
+_ref_decoder = msgspec.json.Decoder(Ref)
+_PROBLEM = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?$", re.DOTALL)
+_TOO_LARGE = re.compile(r"of length <= (\d+)")
+_NAMED_FIELD = re.compile(r"(?:missing required|contains unknown) field `(.*)`")
+
+
+class Request(msgspec.Struct, tag_field="type", gc=False, kw_only=True):
+    """Base of all requests; the docstring and ``answer`` of each are its help text."""
+
+    ref: Ref | UnsetType = UNSET
+
+    #: The reply's fields, for people; empty where there is no reply.
+    answer: ClassVar[str] = ""
+    #: True where only an ``error`` is ever answered.
+    no_reply: ClassVar[bool] = False
+
+    @classmethod
+    def type(cls) -> str:
+        """The ``type`` that names this request on the wire."""
+        return str(cls.__struct_config__.tag)
+
+
+class Reply(msgspec.Struct, tag_field="type", gc=False, kw_only=True):
+    """Base of all replies; ``ref`` is the request's."""
+
+    ref: Ref | UnsetType = UNSET
+
+
+class ErrorReply(Reply, tag="error", kw_only=True):
+    """What a failed request is answered with."""
+
+    request: str | UnsetType = UNSET
+    code: int
+    name: str
+    detail: str
+    retry_after: int | UnsetType = UNSET
+
+
+class RequestHelp(msgspec.Struct, omit_defaults=True):
+    """One request, explained for somebody at a terminal."""
+
+    type: str
+    about: str
+    fields: dict[str, str]
+    answer: str = ""
+
+
+class Rejected(Exception):
+    """A line that is no valid request.
+
+    :ivar error: what to answer.
+    :ivar request: the request's ``type`` where one could be read.
+    :ivar ref: its ``ref`` where a valid one could be read.
+    """
+
+    def __init__(self, error: FluxError, request: str | UnsetType = UNSET, ref: Ref | UnsetType = UNSET) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.request = request
+        self.ref = ref
+
+
+class Catalogue:
+    """The requests one port understands.
+
+    :param requests: their struct classes, in the order ``help`` lists them.
+    """
+
+    def __init__(self, requests: Sequence[type[Request]]) -> None:
+        self.requests = {request.type(): request for request in requests}
+        self._decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Union[tuple(requests)])
+
+    def decode(self, line: bytes) -> Request:
+        """Turn a line into a request.
+
+        :raises Rejected: with the error that the protocol names for what is wrong.
+        """
+        # A backslash is rare and found at memchr speed; the longer pattern is not.
+        if b"\\" in line and b"\\u0000" in line:
+            self._refuse_nul(line)
+        try:
+            return self._decoder.decode(line)
+        except msgspec.ValidationError as problem:
+            raise self._explain(line, str(problem)) from None
+        except (msgspec.DecodeError, ValueError) as problem:
+            raise Rejected(BadJson(str(problem))) from None
+        except RecursionError:
+            raise Rejected(BadJson("nested too deeply")) from None
+
+    def help(self, wanted: str = "") -> list[RequestHelp]:
+        """Describe all requests, or the one named ``wanted``.
+
+        :raises flux.errors.UnknownType: there is no such request.
+        """
+        if not wanted:
+            return [describe(request) for request in self.requests.values()]
+        if wanted not in self.requests:
+            raise UnknownType(self._unknown(wanted))
+        return [describe(self.requests[wanted])]
+
+    def _explain(self, line: bytes, problem: str) -> Rejected:
+        """Say precisely why a line that is JSON is no request."""
+        loose = _loose(line)
+        if not isinstance(loose, dict):
+            return Rejected(BadJson("not an object"))
+        ref: Ref | UnsetType = UNSET
+        if "ref" in loose:
+            try:
+                ref = msgspec.convert(loose["ref"], Ref)
+            except msgspec.ValidationError:
+                ref = UNSET
+        kind = loose.get("type")
+        if kind is None:
+            return Rejected(BadRequest("type: missing"), UNSET, ref)
+        if not isinstance(kind, str):
+            return Rejected(BadRequest("type: expected a string"), UNSET, ref)
+        if kind not in self.requests:
+            return Rejected(UnknownType(self._unknown(kind)), UNSET, ref)
+        return Rejected(_field_error(problem), kind, ref)
+
+    def _refuse_nul(self, line: bytes) -> None:
+        loose = _loose(line)
+        if _holds_nul(loose):
+            rejected = self._explain(line, "U+0000 is not allowed")
+            rejected.error = BadRequest("U+0000 is not allowed in a string")
+            raise rejected
+
+    def _unknown(self, kind: str) -> str:
+        return f"{kind[:50]!r} is not a request of this port; try {{\"type\":\"help\"}}"
+
+
+def encode_error(error: FluxError, request: str | UnsetType, ref: Ref | UnsetType) -> ErrorReply:
+    """The reply that tells a client about ``error``."""
+    return ErrorReply(
+        ref=ref,
+        request=request,
+        code=error.code,
+        name=error.name,
+        detail=error.detail,
+        retry_after=getattr(error, "retry_after", UNSET),
+    )
+
+
+def describe(request: type[Request]) -> RequestHelp:
+    """The help entry of one request."""
+    fields = {}
+    for field in msgspec.structs.fields(request):
+        if field.encode_name == "ref":
+            continue
+        fields[field.encode_name] = _type_words(field.type) + ("" if field.required else ", optional")
+    about = " ".join((request.__doc__ or "").split())
+    answer = "" if request.no_reply else f"{request.type()}.ok {request.answer}".rstrip()
+    return RequestHelp(type=request.type(), about=about, fields=fields, answer=answer)
+
+
+def _type_words(kind: Any) -> str:
+    words = []
+    for name in ("str", "int", "bool", "list"):
+        if name in str(kind):
+            words.append({"str": "string", "int": "integer", "bool": "true or false", "list": "list"}[name])
+            break
+    limits = re.search(r"max_length=(\d+)", str(kind))
+    choices = re.search(r"Literal\[(.*?)\]", str(kind))
+    if choices:
+        return "one of " + choices.group(1).replace("'", "")
+    return (words[0] if words else "value") + (f" of at most {limits.group(1)}" if limits else "")
+
+
+def _loose(line: bytes) -> Any:
+    try:
+        return msgspec.json.decode(line)
+    except RecursionError:
+        raise Rejected(BadJson("nested too deeply")) from None
+    except (msgspec.DecodeError, ValueError) as problem:
+        raise Rejected(BadJson(str(problem))) from None
+
+
+def _holds_nul(value: Any) -> bool:
+    pending = [value]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str):
+            if "\0" in value:
+                return True
+        elif isinstance(value, dict):
+            pending.extend(value.keys())
+            pending.extend(value.values())
+        elif isinstance(value, list):
+            pending.extend(value)
+    return False
+
+
+def _field_error(problem: str) -> FluxError:
+    """Turn msgspec's sentence into ours, the field first."""
+    named = _NAMED_FIELD.search(problem)
+    if named:
+        return BadRequest(f"{named.group(1)}: missing")
+    match = _PROBLEM.match(problem)
+    where = (match.group("where") if match else None) or "line"
+    what = (match.group("what") if match else problem).replace("`", "")
+    longest = _TOO_LARGE.search(what)
+    if longest:
+        return TooLarge(f"{where}: at most {longest.group(1)} characters or entries")
+    return BadRequest(f"{where}: {what[:1].lower()}{what[1:]}")
