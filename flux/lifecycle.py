@@ -1,0 +1,261 @@
+"""How asynchronous work starts, repeats, waits and ends.
+
+``spawn`` and ``Tasks``   a coroutine that nobody awaits, with its errors logged and an owner who can end it
+``within``                a wait with a deadline
+``backoff``, ``every``    retries and repetition
+``Stages``                ordered start, and stop in reverse order
+
+::
+
+    start:  store ──> state ──> bus ──> lease ──> ports      (a failure stops what was started)
+    stop:   store <── state <── bus <── lease <── ports      (each within its own deadline)
+
+Clocks are arguments, so tests run all of this on ``twisted.internet.task.Clock``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+T = TypeVar("T")
+
+#: A stage that takes longer than this to start counts as failed, in seconds.
+START_WITHIN = 30.0
+#: A stage that takes longer than this to stop is left behind, in seconds.
+STOP_WITHIN = 5.0
+
+
+# --- coroutines nobody awaits ------------------------------------------------
+
+
+class Spawned(Protocol):
+    """A running coroutine as its owner sees it."""
+
+    def cancel(self) -> None:
+        """End it: ``CancelledError`` is raised where it waits. Does nothing if it has ended."""
+
+
+def spawn(coroutine: Coroutine[Any, Any, T], what: str, log: Logger) -> Deferred[T | None]:
+    """Run ``coroutine`` without awaiting it.
+
+    :param what: what it does, for the log: "renewing the lease".
+    :return: fires with the result, or with None when the coroutine failed (the
+        failure has then been logged, once) or was cancelled. Cancelling it
+        cancels the coroutine.
+    """
+
+    def ended_badly(failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            log.failure("{what} failed", failure, what=what)
+
+    running: Deferred[T] = Deferred.fromCoroutine(coroutine)
+    return running.addErrback(ended_badly)
+
+
+class Tasks:
+    """The coroutines a service has started and must have ended before it is gone.
+
+    A coroutine of the service itself must not await :meth:`stop`: it would wait for itself.
+    """
+
+    def __init__(self, log: Logger) -> None:
+        self._log = log
+        self._running: set[Deferred[Any]] = set()
+        self._stopped = False
+
+    def __len__(self) -> int:
+        """How many are running."""
+        return len(self._running)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, object], what: str) -> Spawned:
+        """Run ``coroutine`` as :func:`spawn` does, and end it when the owner stops.
+
+        After :meth:`stop` nothing starts any more: what arrives late (a connection
+        lost during shutdown) is closed unrun.
+        """
+        if self._stopped:
+            coroutine.close()
+            return succeed(None)
+        task = spawn(coroutine, what, self._log)
+        self._running.add(task)
+        return task.addBoth(self._ended, task)
+
+    def _ended(self, result: T, task: Deferred[Any]) -> T:
+        self._running.discard(task)
+        return result
+
+    async def stop(self) -> None:
+        """Cancel everything and wait until it has ended.
+
+        A coroutine that ignores its cancellation is waited for: bound the wait with :func:`within`.
+        """
+        self._stopped = True
+        for task in list(self._running):
+            task.cancel()
+        await DeferredList(list(self._running))
+
+
+# --- waiting -----------------------------------------------------------------
+
+
+class DeadlineExceeded(TimeoutError):
+    """Something took longer than it may; the text says what, and how long it had."""
+
+
+def _deferred(awaitable: Awaitable[T]) -> Deferred[T]:
+    if isinstance(awaitable, Deferred):
+        return awaitable
+
+    async def wait() -> T:
+        return await awaitable
+
+    return Deferred.fromCoroutine(wait())
+
+
+async def within(seconds: float, awaitable: Awaitable[T], clock: IReactorTime, what: str) -> T:
+    """The result of ``awaitable``, which is cancelled if it takes longer than ``seconds``.
+
+    :param what: what is waited for, for the error: "the store".
+    :raise DeadlineExceeded: it took longer.
+    """
+
+    def timed_out(result: T | Failure, _: float) -> T:
+        if isinstance(result, Failure):
+            result.trap(CancelledError)
+            raise DeadlineExceeded(f"{what}: nothing after {seconds:g} s")
+        return result
+
+    return await _deferred(awaitable).addTimeout(seconds, clock, onTimeoutCancel=timed_out)
+
+
+async def sleep(seconds: float, clock: IReactorTime) -> None:
+    """Wait for ``seconds``; cancelling the waiter ends the wait."""
+    await deferLater(clock, seconds)
+
+
+def backoff(initial: float, maximum: float, rng: random.Random) -> Iterator[float]:
+    """Endless waits before retries, in seconds: doubling from ``initial`` to ``maximum``.
+
+    Each is drawn from the upper half of its range ("equal jitter" in M. Brooker,
+    *Exponential Backoff and Jitter*, 2015), so that clients cut off together do
+    not come back together, and none comes back at once.
+    """
+    ceiling = initial
+    while True:
+        yield rng.uniform(ceiling / 2, ceiling)
+        ceiling = min(ceiling * 2, maximum)
+
+
+async def every(
+    interval: float | Callable[[], float],
+    function: Callable[[], Coroutine[Any, Any, object]],
+    clock: IReactorTime,
+    what: str,
+    log: Logger,
+) -> None:
+    """Run ``function`` now and again ``interval`` seconds after each run has ended, until cancelled.
+
+    Runs never overlap. A run that fails is logged and does not end the repetition;
+    neither does a ``CancelledError`` of something the run itself was waiting for
+    (some libraries report their timeouts so).
+
+    :param interval: in seconds; a callable is asked before each pause.
+    """
+    while True:
+        await _once(function, what, log)
+        await sleep(interval() if callable(interval) else interval, clock)
+
+
+async def _once(function: Callable[[], Coroutine[Any, Any, object]], what: str, log: Logger) -> None:
+    """Run ``function`` and log its failure; raise only if *this* coroutine is cancelled."""
+    cancelled = False
+
+    def cancel(_: Deferred[None]) -> None:
+        nonlocal cancelled
+        cancelled = True
+        run.cancel()
+
+    def end(result: object) -> None:
+        if not ended.called:
+            ended.callback(result)
+
+    # Awaited instead of the run itself, to know our own cancellation from one inside the run.
+    ended: Deferred[Any] = Deferred(cancel)
+    run = Deferred.fromCoroutine(function()).addBoth(end)
+    try:
+        await ended
+    except Exception:
+        if not cancelled:
+            log.failure("{what} failed", what=what)
+    if cancelled:
+        await run
+        raise CancelledError
+
+
+# --- start and stop ----------------------------------------------------------
+
+
+class CannotStart(Exception):
+    """A start failed for a reason to be told in one line; ``__cause__`` is the error itself, if there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of a start, and how to undo it.
+
+    A start that fails cleans up after itself: its own ``stop`` is not called.
+    """
+
+    #: Reads after "cannot start": "the store".
+    name: str
+    start: Callable[[], Awaitable[object]]
+    stop: Callable[[], Awaitable[object]]
+    #: Deadlines in seconds.
+    start_within: float = START_WITHIN
+    stop_within: float = STOP_WITHIN
+
+
+class Stages:
+    """Starts stages in order and stops those that started in reverse order."""
+
+    def __init__(self, stages: list[Stage], clock: IReactorTime, log: Logger) -> None:
+        self._stages = stages
+        self._clock = clock
+        self._log = log
+        self._started: list[Stage] = []
+
+    async def start(self) -> None:
+        """Start all; on failure or cancellation stop those started before raising.
+
+        :raise CannotStart: names the stage and the reason.
+        """
+        for stage in self._stages:
+            try:
+                await within(stage.start_within, stage.start(), self._clock, "starting")
+            except CancelledError:
+                await self.stop()
+                raise
+            except Exception as error:
+                await self.stop()
+                raise CannotStart(f"{stage.name}: {str(error) or type(error).__name__}") from error
+            self._started.append(stage)
+
+    async def stop(self) -> None:
+        """Stop what is started, last first. Never raises: a stage that fails or takes too long is logged and left."""
+        while self._started:
+            stage = self._started.pop()
+            try:
+                await within(stage.stop_within, stage.stop(), self._clock, "stopping")
+            except DeadlineExceeded as late:
+                self._log.error("{stage}: {late}, going on without it", stage=stage.name, late=str(late))
+            except Exception:
+                self._log.failure("{stage}: stopping failed", stage=stage.name)

@@ -1,0 +1,47 @@
+"""The distribution: what is installed, with what, and under which commands."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(r'^__version__ = "(.+)"$', (here / "flux/__init__.py").read_text("utf-8"), re.MULTILINE)
+readme = here / "README.md"
+
+setup(
+    name="flux-messenger",
+    version=version.group(1),
+    description="An instant-messaging backend that starts with one command",
+    long_description=readme.read_text("utf-8") if readme.exists() else "",
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Framework :: Twisted",
+        "Intended Audience :: System Administrators",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Topic :: Communications :: Chat",
+        "Typing :: Typed",
+    ],
+    python_requires=">=3.11",
+    # twisted.plugins is a namespace that Twisted shares with everybody: no __init__.py there, so
+    # find_packages does not see it. Without package_dir an editable install would not show the plugin.
+    packages=[*find_packages(include=["flux", "flux.*"]), "twisted.plugins"],
+    package_dir={"": "."},
+    package_data={"flux": ["py.typed"], "flux.backends": ["migrations/*.sql", "migrations/**/*.sql"]},
+    include_package_data=False,
+    zip_safe=False,
+    install_requires=[
+        "argon2-cffi>=25.1,<27",
+        "hdrhistogram>=0.10,<0.11",
+        "msgspec>=0.22,<1",
+        "prompt_toolkit>=3.0,<4",
+        "rich>=15,<16",
+        "twisted[tls]>=26.10,<27",
+        "zope.interface>=7",
+    ],
+    entry_points={"console_scripts": ["flux = flux.cli.main:main"]},
+)
