@@ -1,0 +1,127 @@
+"""What every test must leave behind: nothing.
+
+After each test this fails on delayed calls still pending, sockets and ports
+still registered with the reactor, and errors that were logged, unhandled errors
+of Deferreds among them.  pytest-twisted notices none of these.
+
+A test that provokes an error in the log takes it out with ``flush_logged_errors``::
+
+    async def test_refuses(flush_logged_errors):
+        ...
+        [event] = flush_logged_errors(ZeroDivisionError)
+
+The reactor is imported inside the fixtures only: at the top it would defeat
+``pytest --reactor=asyncio``.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import LogEvent, LogLevel, eventAsText, globalLogBeginner, globalLogPublisher
+
+#: Turns of the reactor a closing connection gets to be gone.
+SETTLING_TURNS = 5
+
+FlushLoggedErrors = Callable[..., list[LogEvent]]
+
+
+def pytest_configure() -> None:
+    """Stop Twisted from keeping and printing what is logged while nobody listens."""
+    globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=False)
+
+
+def pytest_collection_finish() -> None:
+    """Make the collection after each test quick: what is imported by now stays."""
+    gc.collect()
+    gc.freeze()
+
+
+class LoggedErrors:
+    """Collects events at error level and above."""
+
+    def __init__(self) -> None:
+        self.events: list[LogEvent] = []
+
+    def __call__(self, event: LogEvent) -> None:
+        # An unhandled error of a Deferred is two events: a headline, and the failure.
+        headline = event["log_namespace"] == "twisted.internet.defer" and "log_failure" not in event
+        if event["log_level"] in (LogLevel.error, LogLevel.critical) and not headline:
+            self.events.append(event)
+
+    def flush(self, *types: type[BaseException]) -> list[LogEvent]:
+        """Remove and return the events with a failure of one of ``types``; without types, all events."""
+        # Failures of Deferreds are logged when those are collected.
+        gc.collect()
+        flushed = [e for e in self.events if not types or ("log_failure" in e and e["log_failure"].check(*types))]
+        self.events = [e for e in self.events if e not in flushed]
+        return flushed
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing() -> Iterator[LoggedErrors]:
+    from twisted.internet import reactor
+
+    errors = LoggedErrors()
+    globalLogPublisher.addObserver(errors)
+    before = _busy(reactor)
+    try:
+        yield errors
+        leftovers = _leftovers(reactor, before)
+        turns = SETTLING_TURNS
+        while leftovers and turns:
+            pytest_twisted.blockon(_turn(reactor))
+            leftovers = _leftovers(reactor, before)
+            turns -= 1
+        gc.collect()
+    finally:
+        globalLogPublisher.removeObserver(errors)
+    complaints = [f"left in the reactor: {thing}" for thing in leftovers]
+    for thing in leftovers:
+        _dispose(reactor, thing)
+    complaints += [f"logged: {eventAsText(event, includeTimestamp=False)}" for event in errors.events]
+    if complaints:
+        pytest.fail("\n".join(complaints), pytrace=False)
+
+
+@pytest.fixture
+def flush_logged_errors(_leaves_nothing: LoggedErrors) -> FlushLoggedErrors:
+    """Takes expected errors out of the log: see :meth:`LoggedErrors.flush`."""
+    return _leaves_nothing.flush
+
+
+def _busy(reactor: Any) -> list[Any]:
+    """What the reactor waits for on behalf of tests."""
+    calls = [c for c in reactor.getDelayedCalls() if getattr(c.func, "__module__", "") != "pytest_twisted"]
+    selectables = [
+        s for s in {*reactor.getReaders(), *reactor.getWriters()} if type(s).__module__ != "twisted.internet._signals"
+    ]
+    return calls + selectables
+
+
+def _leftovers(reactor: Any, before: list[Any]) -> list[Any]:
+    return [thing for thing in _busy(reactor) if not any(thing is other for other in before)]
+
+
+def _turn(reactor: Any) -> Any:
+    from twisted.internet.task import deferLater
+
+    return deferLater(reactor, 0)
+
+
+def _dispose(reactor: Any, thing: Any) -> None:
+    """Keep the mess of one test from the next ones."""
+    if IDelayedCall.providedBy(thing):
+        thing.cancel()
+        return
+    reactor.removeReader(thing)
+    reactor.removeWriter(thing)
+    if hasattr(thing, "abortConnection"):
+        thing.abortConnection()
+    elif hasattr(thing, "stopListening"):
+        _ = thing.stopListening()
