@@ -1,0 +1,1 @@
+"""Implementations of the interfaces, one file each; only ``flux.assembly`` names them."""

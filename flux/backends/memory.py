@@ -1,0 +1,391 @@
+"""Shared state and bus inside one process: what a single server and the tests run on.
+
+:class:`MemoryState` keeps dictionaries, :class:`MemoryBus` a queue per listening
+node.  One instance of each serves every node of the process, so several nodes in
+one reactor see each other exactly as they would through a server.
+
+Nothing here has a timer.  What lapses lies in a :class:`Lapsing` dictionary, which
+drops it when somebody looks; what is counted is the size of a set, never a number
+that somebody has to decrement.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from heapq import heapify, heappop, heappush
+from typing import Generic, TypeVar
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from flux.interfaces import IBus, IBusSink, IState
+from flux.model import BusEvent, Choice, Claim, Lease, Node, Renewal, Route, Snapshot
+
+K = TypeVar("K", int, str)
+V = TypeVar("V")
+
+MOST_COUNTERS = 100_000
+"""Failure counters kept at once. One more drops the one that would lapse first: about 30 MB at most."""
+
+MOST_QUEUED = 10_000
+"""Events waiting for one node. One more is dropped, and the node is told of a gap."""
+
+
+class Lapsing(Generic[K, V]):
+    """A dictionary whose entries lapse: a dict for looking up, a heap for what lapses next.
+
+    Replaced and removed entries stay in the heap until they surface or until they
+    outnumber the living; so memory is proportional to the living.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[K, tuple[float, V]] = {}
+        self._heap: list[tuple[float, K]] = []
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def set(self, key: K, value: V, expires: float) -> None:
+        """Store ``value`` until the moment ``expires``."""
+        self._entries[key] = (expires, value)
+        heappush(self._heap, (expires, key))
+        if len(self._heap) > 2 * len(self._entries) + 64:
+            self._heap = [(expires, key) for key, (expires, _) in self._entries.items()]
+            heapify(self._heap)
+
+    def get(self, key: K, now: float) -> tuple[float, V] | None:
+        """(when it lapses, value), if it has not lapsed."""
+        entry = self._entries.get(key)
+        return entry if entry is not None and entry[0] > now else None
+
+    def pop(self, key: K) -> V | None:
+        """Remove an entry and return its value, lapsed or not."""
+        entry = self._entries.pop(key, None)
+        return None if entry is None else entry[1]
+
+    def purge(self, now: float) -> None:
+        """Remove what has lapsed."""
+        while self._heap and self._heap[0][0] <= now:
+            self.pop_first()
+
+    def pop_first(self) -> None:
+        """Remove the entry that lapses first (or a leftover of one that is gone already)."""
+        expires, key = heappop(self._heap)
+        entry = self._entries.get(key)
+        if entry is not None and entry[0] == expires:
+            self.pop(key)
+
+
+class Reservations(Lapsing[int, str]):
+    """Which server each account has been sent to, and which of those have arrived there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._accounts: dict[str, set[int]] = {}
+        self._marked: dict[str, set[int]] = {}
+
+    def set(self, key: int, value: str, expires: float) -> None:
+        """Reserve a place at server ``value`` for account ``key`` instead of where it had one."""
+        self.pop(key)
+        super().set(key, value, expires)
+        self._accounts.setdefault(value, set()).add(key)
+
+    def pop(self, key: int) -> str | None:
+        """Drop the account's reservation."""
+        server = super().pop(key)
+        if server is not None:
+            for sets in (self._accounts, self._marked):
+                accounts = sets.get(server)
+                if accounts is not None:
+                    accounts.discard(key)
+                    if not accounts:
+                        del sets[server]
+        return server
+
+    def mark(self, uid: int, now: float) -> None:
+        """The account has logged in; its reservation goes when its server reports the next count."""
+        entry = self.get(uid, now)
+        if entry is not None:
+            self._marked.setdefault(entry[1], set()).add(uid)
+
+    def settle(self, server: str) -> None:
+        """The server's count covers those marked: drop them."""
+        for uid in tuple(self._marked.get(server, ())):
+            self.pop(uid)
+
+    def counts(self) -> dict[str, int]:
+        """Reservations per server; call :meth:`purge` first."""
+        return {server: len(accounts) for server, accounts in self._accounts.items()}
+
+
+class _Held:
+    """A lease and the times it was renewed and lapses."""
+
+    __slots__ = ("expires", "lease", "renewed")
+
+    def __init__(self, lease: Lease, now: float) -> None:
+        self.lease = lease
+        self.renewed = now
+        self.expires = now + lease.ttl
+
+
+@implementer(IState)
+class MemoryState:
+    """Shared state in memory.
+
+    :param seconds: the clock; it must not jump, which the wall clock of a reactor may.
+    """
+
+    def __init__(self, seconds: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._leases: dict[str, _Held] = {}
+        self._boots: dict[str, int] = {}
+        self._draining: set[str] = set()
+        self._routes: dict[int, Route] = {}
+        self._reservations = Reservations()
+        self._tokens: Lapsing[int, bytes] = Lapsing()
+        self._failures: Lapsing[str, int] = Lapsing()
+
+    async def start(self) -> None:
+        """Nothing to connect to."""
+
+    async def stop(self) -> None:
+        """Nothing to disconnect from; other nodes may still be using it."""
+
+    # servers
+
+    async def renew(self, lease: Lease, routes: Sequence[tuple[int, int]]) -> Renewal:
+        """See :meth:`IState.renew`."""
+        name, boot = lease.name, lease.boot
+        if boot < self._boots.get(name, 0):
+            return Renewal(lost=(), draining=name in self._draining, superseded=True)
+        if boot > self._boots.get(name, 0):
+            self._end_leases([name])
+            self._boots[name] = boot
+        live = self._live()
+        self._leases[name] = _Held(lease, self._seconds())
+        live[name] = boot
+        self._reservations.settle(name)
+        lost = []
+        held = self._routes
+        for uid, number in routes:
+            route = held.get(uid)
+            if route is None or route.number < number or live.get(route.node) != route.boot:
+                held[uid] = Route(name, boot, number)
+            elif route.number > number:
+                lost.append(uid)
+        return Renewal(lost=tuple(lost), draining=name in self._draining, superseded=False)
+
+    async def retire(self, name: str, boot: int) -> None:
+        """See :meth:`IState.retire`."""
+        held = self._leases.get(name)
+        if held is not None and held.lease.boot == boot:
+            self._end_leases([name])
+
+    async def drain(self, name: str, draining: bool) -> None:
+        """See :meth:`IState.drain`."""
+        if draining:
+            self._draining.add(name)
+        else:
+            self._draining.discard(name)
+
+    async def snapshot(self) -> Snapshot:
+        """See :meth:`IState.snapshot`."""
+        return self._snapshot(self._seconds())
+
+    async def assign(self, choices: Sequence[Choice], hold: float, token_ttl: float) -> Snapshot:
+        """See :meth:`IState.assign`."""
+        now = self._seconds()
+        self._tokens.purge(now)
+        for choice in choices:
+            self._reservations.set(choice.uid, choice.server, now + hold)
+            self._tokens.set(choice.uid, choice.token_digest, now + token_ttl)
+        return self._snapshot(now)
+
+    # sessions
+
+    async def claim(self, uid: int, route: Route, takeover: bool) -> Claim:
+        """See :meth:`IState.claim`."""
+        previous = self._route(uid)
+        if previous is not None and previous != route and (previous.number >= route.number or not takeover):
+            return Claim(won=False, previous=previous)
+        self._routes[uid] = route
+        self._reservations.mark(uid, self._seconds())
+        return Claim(won=True, previous=None if previous == route else previous)
+
+    async def release(self, uid: int, route: Route) -> None:
+        """See :meth:`IState.release`."""
+        if self._routes.get(uid) == route:
+            del self._routes[uid]
+
+    async def routes(self, uids: Sequence[int]) -> dict[int, Route]:
+        """See :meth:`IState.routes`."""
+        live = self._live()
+        found = {}
+        for uid in uids:
+            route = self._routes.get(uid)
+            if route is not None and live.get(route.node) == route.boot:
+                found[uid] = route
+        return found
+
+    # tokens and counters
+
+    async def token_digest(self, uid: int) -> bytes | None:
+        """See :meth:`IState.token_digest`."""
+        entry = self._tokens.get(uid, self._seconds())
+        return None if entry is None else entry[1]
+
+    async def revoke(self, uid: int) -> None:
+        """See :meth:`IState.revoke`."""
+        self._tokens.pop(uid)
+
+    async def fail(self, keys: Sequence[str], window: float) -> None:
+        """See :meth:`IState.fail`. At most :data:`MOST_COUNTERS` are kept."""
+        now = self._seconds()
+        self._failures.purge(now)
+        for key in keys:
+            expires, count = self._failures.get(key, now) or (now + window, 0)
+            self._failures.set(key, count + 1, expires)
+            while len(self._failures) > MOST_COUNTERS:
+                self._failures.pop_first()
+
+    async def failures(self, keys: Sequence[str]) -> list[tuple[int, float]]:
+        """See :meth:`IState.failures`."""
+        now = self._seconds()
+        entries = [self._failures.get(key, now) for key in keys]
+        return [(0, 0.0) if entry is None else (entry[1], entry[0] - now) for entry in entries]
+
+    # inside
+
+    def _live(self) -> dict[str, int]:
+        """The boot of each live lease; ends those that have lapsed."""
+        now = self._seconds()
+        lapsed = [name for name, held in self._leases.items() if held.expires <= now]
+        if lapsed:
+            self._end_leases(lapsed)
+        return {name: held.lease.boot for name, held in self._leases.items()}
+
+    def _end_leases(self, names: Iterable[str]) -> None:
+        """Forget these leases and every route that has no lease: dead nodes must not pile up."""
+        for name in names:
+            self._leases.pop(name, None)
+        leases = self._leases
+        self._routes = {
+            uid: route
+            for uid, route in self._routes.items()
+            if (held := leases.get(route.node)) is not None and held.lease.boot == route.boot
+        }
+
+    def _route(self, uid: int) -> Route | None:
+        """The account's live route."""
+        route = self._routes.get(uid)
+        if route is None:
+            return None
+        held = self._leases.get(route.node)
+        live = held is not None and held.lease.boot == route.boot and held.expires > self._seconds()
+        return route if live else None
+
+    def _snapshot(self, now: float) -> Snapshot:
+        self._live()
+        self._reservations.purge(now)
+        reserved = self._reservations.counts()
+        nodes = tuple(
+            Node(
+                name=name,
+                host=held.lease.host,
+                port=held.lease.port,
+                sessions=held.lease.sessions,
+                reserved=reserved.get(name, 0),
+                capacity=held.lease.capacity,
+                weight=held.lease.weight,
+                state="draining" if name in self._draining else "up",
+                heartbeat_age=now - held.renewed,
+            )
+            for name, held in self._leases.items()
+        )
+        return Snapshot(nodes=nodes, reserved=reserved, draining=frozenset(self._draining))
+
+
+class _Listener:
+    """One boot of one node: its queue, and whether it must be told of a gap first."""
+
+    def __init__(self, sink: IBusSink) -> None:
+        self.sink = sink
+        self.queue: deque[BusEvent] = deque()
+        self.gap = True
+        self.flush: IDelayedCall | None = None
+
+
+@implementer(IBus)
+class MemoryBus:
+    """Events between the nodes of one process.
+
+    Events arrive in a later reactor turn, in order: a receiver that publishes is
+    never called back from inside its own call.  Nobody waits for a slow receiver:
+    beyond ``limit`` waiting events one is dropped and the receiver's ``gap`` called.
+    """
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime, limit: int = MOST_QUEUED) -> None:
+        self._clock = clock
+        self._limit = limit
+        self._listeners: dict[tuple[str, int], _Listener] = {}
+
+    async def start(self) -> None:
+        """Nothing to connect to."""
+
+    async def stop(self) -> None:
+        """Drop all listeners and what was waiting for them."""
+        listeners, self._listeners = self._listeners, {}
+        for listener in listeners.values():
+            if listener.flush is not None:
+                listener.flush.cancel()
+
+    async def publish(self, node: str, boot: int, event: BusEvent) -> None:
+        """See :meth:`IBus.publish`."""
+        key = (node, boot)
+        if key in self._listeners:
+            self._queue(key, event)
+
+    async def broadcast(self, event: BusEvent) -> None:
+        """See :meth:`IBus.broadcast`. Whoever calls gets it too."""
+        for key in self._listeners:
+            self._queue(key, event)
+
+    async def listen(self, node: str, boot: int, sink: IBusSink) -> None:
+        """See :meth:`IBus.listen`. The sink's ``gap`` is called in the next turn, as after every connection."""
+        key = (node, boot)
+        self._listeners[key] = listener = _Listener(sink)
+        listener.flush = self._clock.callLater(0, self._flush, key, listener)
+
+    def _queue(self, key: tuple[str, int], event: BusEvent) -> None:
+        listener = self._listeners[key]
+        if len(listener.queue) < self._limit:
+            listener.queue.append(event)
+        else:
+            listener.gap = True
+        if listener.flush is None:
+            listener.flush = self._clock.callLater(0, self._flush, key, listener)
+
+    def _flush(self, key: tuple[str, int], listener: _Listener) -> None:
+        """Hand over what was waiting; what arrives meanwhile waits for the next turn."""
+        events, listener.queue, listener.flush = listener.queue, deque(), None
+        missed, listener.gap = listener.gap, False
+        if missed:
+            self._call(key, listener, listener.sink.gap)
+        for event in events:
+            self._call(key, listener, listener.sink.deliver, event)
+
+    def _call(
+        self, key: tuple[str, int], listener: _Listener, function: Callable[..., None], *arguments: object
+    ) -> None:
+        if self._listeners.get(key) is not listener:
+            return
+        try:
+            function(*arguments)
+        except Exception:
+            self._log.failure("The bus listener of {node} failed on an event.", node=key[0])

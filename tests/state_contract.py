@@ -1,0 +1,322 @@
+"""The promises of ``IState`` as tests that every implementation runs.
+
+A test module subclasses :class:`StateContract` and gives two fixtures: ``state``, a
+started ``IState`` that knows nothing yet, and ``elapse``, ``await elapse(seconds)``:
+lets that much time pass on the clock by which things lapse there.  An
+implementation on a real clock makes ``second`` shorter.
+"""
+
+from __future__ import annotations
+
+from zope.interface.verify import verifyObject
+
+from flux.interfaces import IState
+from flux.model import Choice, Claim, Lease, Renewal, Route, Snapshot
+
+
+class StateContract:
+    second = 1.0
+
+    def lease(self, name: str = "a", boot: int = 1, sessions: int = 0, **changes: object) -> Lease:
+        values: dict[str, object] = {
+            "host": f"{name}.example",
+            "port": 8090,
+            "capacity": 0,
+            "weight": 1,
+            "ttl": 10 * self.second,
+        }
+        return Lease(name=name, boot=boot, sessions=sessions, **(values | changes))
+
+    async def assign(self, state: IState, uid: int, server: str, hold: float = 60, ttl: float = 600) -> Snapshot:
+        choice = Choice(uid, server, b"digest of %d" % uid)
+        return await state.assign([choice], hold * self.second, ttl * self.second)
+
+    def test_it_provides_the_interface(self, state) -> None:
+        assert verifyObject(IState, state)
+
+    # leases
+
+    async def test_a_renewed_lease_is_in_the_snapshot(self, state, elapse) -> None:
+        lease = self.lease(sessions=7, capacity=100, weight=3)
+        assert await state.renew(lease, []) == Renewal(lost=(), draining=False, superseded=False)
+        (node,) = (await state.snapshot()).nodes
+        assert (node.name, node.host, node.port) == ("a", "a.example", 8090)
+        assert (node.sessions, node.reserved, node.capacity, node.weight, node.state) == (7, 0, 100, 3, "up")
+        await elapse(4 * self.second)
+        (node,) = (await state.snapshot()).nodes
+        assert 3.9 * self.second <= node.heartbeat_age < 9 * self.second
+
+    async def test_a_lease_lapses_unless_renewed(self, state, elapse) -> None:
+        await state.renew(self.lease("a"), [])
+        await state.renew(self.lease("b"), [])
+        await elapse(6 * self.second)
+        await state.renew(self.lease("b", sessions=2), [])
+        await elapse(6 * self.second)
+        (node,) = (await state.snapshot()).nodes
+        assert (node.name, node.sessions) == ("b", 2)
+
+    async def test_the_highest_boot_holds_the_name(self, state, elapse) -> None:
+        await state.renew(self.lease(boot=2, sessions=5), [])
+        assert (await state.renew(self.lease(boot=1, sessions=9), [(1, 1)])).superseded
+        (node,) = (await state.snapshot()).nodes
+        assert node.sessions == 5
+        assert await state.routes([1]) == {}
+        assert not (await state.renew(self.lease(boot=3, sessions=6), [])).superseded
+        assert (await state.renew(self.lease(boot=2), [])).superseded
+
+    async def test_a_lower_boot_stays_superseded_after_the_higher_lapsed(self, state, elapse) -> None:
+        await state.renew(self.lease(boot=2), [])
+        await elapse(11 * self.second)
+        assert (await state.renew(self.lease(boot=1), [])).superseded
+        assert (await state.snapshot()).nodes == ()
+
+    async def test_a_retired_lease_is_gone_with_its_routes(self, state) -> None:
+        await state.renew(self.lease(), [(1, 4)])
+        await state.retire("a", 1)
+        assert (await state.snapshot()).nodes == ()
+        assert await state.routes([1]) == {}
+
+    async def test_only_the_boot_that_holds_a_lease_retires_it(self, state) -> None:
+        await state.renew(self.lease(boot=2), [(1, 4)])
+        await state.retire("a", 1)
+        await state.retire("unknown", 1)
+        assert len((await state.snapshot()).nodes) == 1
+        assert await state.routes([1]) == {1: Route("a", 2, 4)}
+
+    # draining
+
+    async def test_draining_is_shown_and_told_to_the_node(self, state) -> None:
+        await state.renew(self.lease(), [])
+        await state.drain("a", True)
+        snapshot = await state.snapshot()
+        assert snapshot.draining == {"a"}
+        assert snapshot.nodes[0].state == "draining"
+        assert (await state.renew(self.lease(), [])).draining
+        assert (await state.renew(self.lease(boot=0), [])) == Renewal(lost=(), draining=True, superseded=True)
+        await state.drain("a", False)
+        assert (await state.snapshot()).nodes[0].state == "up"
+        assert not (await state.renew(self.lease(), [])).draining
+
+    async def test_a_server_without_a_lease_can_drain(self, state) -> None:
+        await state.drain("static", True)
+        await state.drain("static", True)
+        assert (await state.snapshot()).draining == {"static"}
+        await state.drain("static", False)
+        await state.drain("static", False)
+        assert (await state.snapshot()).draining == frozenset()
+
+    # routes
+
+    async def test_a_claim_makes_the_route(self, state) -> None:
+        await state.renew(self.lease(), [])
+        route = Route("a", 1, 1)
+        assert await state.claim(5, route, True) == Claim(won=True, previous=None)
+        assert await state.routes([4, 5, 6]) == {5: route}
+
+    async def test_the_higher_number_wins_in_either_order(self, state) -> None:
+        await state.renew(self.lease("a"), [])
+        await state.renew(self.lease("b"), [])
+        low, high = Route("a", 1, 1), Route("b", 1, 2)
+        await state.claim(5, low, True)
+        assert await state.claim(5, high, True) == Claim(won=True, previous=low)
+        assert await state.claim(5, low, True) == Claim(won=False, previous=high)
+        assert await state.routes([5]) == {5: high}
+
+    async def test_a_claim_repeated_is_still_won(self, state) -> None:
+        await state.renew(self.lease(), [])
+        route = Route("a", 1, 1)
+        for takeover in (True, True, False):
+            assert await state.claim(5, route, takeover) == Claim(won=True, previous=None)
+
+    async def test_without_takeover_a_live_route_stays(self, state) -> None:
+        await state.renew(self.lease("a"), [])
+        await state.renew(self.lease("b"), [])
+        first = Route("a", 1, 1)
+        assert (await state.claim(5, first, False)).won
+        assert await state.claim(5, Route("b", 1, 2), False) == Claim(won=False, previous=first)
+        assert await state.routes([5]) == {5: first}
+
+    async def test_a_route_without_a_live_lease_is_none(self, state, elapse) -> None:
+        await state.renew(self.lease("a"), [])
+        await state.renew(self.lease("b"), [])
+        await state.claim(5, Route("a", 1, 8), True)
+        await elapse(6 * self.second)
+        await state.renew(self.lease("b"), [])
+        await elapse(6 * self.second)
+        assert await state.routes([5]) == {}
+        route = Route("b", 1, 7)
+        assert await state.claim(5, route, False) == Claim(won=True, previous=None)
+        assert await state.routes([5]) == {5: route}
+
+    async def test_a_route_of_an_earlier_boot_is_none(self, state) -> None:
+        await state.renew(self.lease(boot=1), [])
+        await state.claim(5, Route("a", 1, 1), True)
+        await state.renew(self.lease(boot=2), [])
+        assert await state.routes([5]) == {}
+        assert await state.claim(5, Route("a", 2, 2), False) == Claim(won=True, previous=None)
+
+    async def test_only_its_owner_releases_a_route(self, state) -> None:
+        await state.renew(self.lease("a"), [])
+        await state.renew(self.lease("b"), [])
+        route = Route("a", 1, 2)
+        await state.claim(5, route, True)
+        for other in (Route("a", 1, 1), Route("b", 1, 2), Route("a", 2, 2)):
+            await state.release(5, other)
+        assert await state.routes([5]) == {5: route}
+        await state.release(5, route)
+        await state.release(5, route)
+        assert await state.routes([5]) == {}
+
+    async def test_a_heartbeat_restores_routes_and_reports_lost_ones(self, state) -> None:
+        await state.renew(self.lease("a"), [])
+        await state.renew(self.lease("b"), [])
+        newer, older, same = Route("b", 1, 9), Route("b", 1, 3), Route("a", 1, 5)
+        await state.claim(1, newer, True)
+        await state.claim(2, older, True)
+        await state.claim(3, same, True)
+        renewal = await state.renew(self.lease("a"), [(1, 5), (2, 5), (3, 5), (4, 5)])
+        assert renewal.lost == (1,)
+        assert await state.routes([1, 2, 3, 4]) == {1: newer, 2: Route("a", 1, 5), 3: same, 4: Route("a", 1, 5)}
+
+    async def test_a_heartbeat_loses_nothing_to_dead_routes(self, state, elapse) -> None:
+        await state.renew(self.lease("a"), [])
+        await state.claim(1, Route("a", 1, 9), True)
+        await elapse(11 * self.second)
+        assert (await state.renew(self.lease("b"), [(1, 5)])).lost == ()
+        assert await state.routes([1]) == {1: Route("b", 1, 5)}
+
+    async def test_after_a_lapse_a_heartbeat_brings_the_routes_back(self, state, elapse) -> None:
+        await state.renew(self.lease("a"), [(1, 5)])
+        await elapse(11 * self.second)
+        assert await state.routes([1]) == {}
+        assert (await state.renew(self.lease("a"), [(1, 5)])).lost == ()
+        assert await state.routes([1]) == {1: Route("a", 1, 5)}
+
+    # reservations
+
+    async def test_an_assignment_counts_at_once(self, state) -> None:
+        await state.renew(self.lease("a", sessions=3), [])
+        snapshot = await state.assign(
+            [Choice(1, "a", b"1"), Choice(2, "a", b"2"), Choice(3, "static", b"3")], 60 * self.second, 60 * self.second
+        )
+        assert snapshot.reserved == {"a": 2, "static": 1}
+        assert (snapshot.nodes[0].sessions, snapshot.nodes[0].reserved, snapshot.nodes[0].load) == (3, 2, 5)
+        later = await state.snapshot()
+        assert later.reserved == snapshot.reserved
+
+    async def test_one_reservation_per_account(self, state) -> None:
+        await self.assign(state, 1, "a")
+        assert (await self.assign(state, 1, "a")).reserved == {"a": 1}
+        assert (await self.assign(state, 1, "b")).reserved == {"b": 1}
+
+    async def test_a_reservation_lapses(self, state, elapse) -> None:
+        await self.assign(state, 1, "a", hold=20)
+        await self.assign(state, 2, "a", hold=5)
+        await elapse(6 * self.second)
+        assert (await state.snapshot()).reserved == {"a": 1}
+        await elapse(15 * self.second)
+        assert (await state.snapshot()).reserved == {}
+
+    async def test_assigning_again_starts_the_hold_again(self, state, elapse) -> None:
+        await self.assign(state, 1, "a", hold=10)
+        await elapse(6 * self.second)
+        await self.assign(state, 1, "a", hold=10)
+        await elapse(6 * self.second)
+        assert (await state.snapshot()).reserved == {"a": 1}
+
+    async def test_a_login_is_counted_once_between_two_heartbeats(self, state) -> None:
+        await state.renew(self.lease("a", sessions=0), [])
+        await self.assign(state, 1, "a")
+        await self.assign(state, 2, "a")
+        await state.claim(1, Route("a", 1, 1), True)
+        (node,) = (await state.snapshot()).nodes
+        assert (node.sessions, node.reserved) == (0, 2)
+        await state.renew(self.lease("a", sessions=1), [(1, 1)])
+        (node,) = (await state.snapshot()).nodes
+        assert (node.sessions, node.reserved) == (1, 1)
+
+    async def test_a_login_elsewhere_marks_the_reservation_too(self, state) -> None:
+        await state.renew(self.lease("a"), [])
+        await state.renew(self.lease("b"), [])
+        await self.assign(state, 1, "a")
+        await state.claim(1, Route("b", 1, 1), True)
+        await state.renew(self.lease("b", sessions=1), [(1, 1)])
+        assert (await state.snapshot()).reserved == {"a": 1}
+        await state.renew(self.lease("a"), [])
+        assert (await state.snapshot()).reserved == {}
+
+    async def test_a_lost_claim_marks_nothing(self, state) -> None:
+        await state.renew(self.lease("a"), [])
+        await state.claim(1, Route("a", 1, 2), True)
+        await self.assign(state, 1, "a")
+        await state.claim(1, Route("a", 1, 1), True)
+        await state.renew(self.lease("a", sessions=1), [(1, 2)])
+        assert (await state.snapshot()).reserved == {"a": 1}
+
+    async def test_an_assignment_after_the_login_is_not_marked(self, state) -> None:
+        await state.renew(self.lease("a"), [])
+        await self.assign(state, 1, "a")
+        await state.claim(1, Route("a", 1, 1), True)
+        await self.assign(state, 1, "a")
+        await state.renew(self.lease("a", sessions=1), [(1, 1)])
+        assert (await state.snapshot()).reserved == {"a": 1}
+
+    async def test_a_superseded_heartbeat_settles_nothing(self, state) -> None:
+        await state.renew(self.lease(boot=2), [])
+        await self.assign(state, 1, "a")
+        await state.claim(1, Route("a", 2, 1), True)
+        await state.renew(self.lease(boot=1), [])
+        assert (await state.snapshot()).reserved == {"a": 1}
+
+    # tokens
+
+    async def test_a_token_digest_lives_its_time(self, state, elapse) -> None:
+        assert await state.token_digest(1) is None
+        await self.assign(state, 1, "a", ttl=10)
+        assert await state.token_digest(1) == b"digest of 1"
+        assert await state.token_digest(2) is None
+        await elapse(11 * self.second)
+        assert await state.token_digest(1) is None
+
+    async def test_a_newer_token_replaces_the_older(self, state, elapse) -> None:
+        await state.assign([Choice(1, "a", b"old")], 5 * self.second, 20 * self.second)
+        await state.assign([Choice(1, "a", b"new")], 5 * self.second, 8 * self.second)
+        assert await state.token_digest(1) == b"new"
+        await elapse(9 * self.second)
+        assert await state.token_digest(1) is None
+
+    async def test_any_bytes_survive(self, state) -> None:
+        digest = bytes(range(256))
+        await state.assign([Choice(1, "ä b:c", digest)], 60 * self.second, 60 * self.second)
+        assert await state.token_digest(1) == digest
+        assert (await state.snapshot()).reserved == {"ä b:c": 1}
+
+    async def test_a_revoked_token_is_gone(self, state) -> None:
+        await self.assign(state, 1, "a")
+        await self.assign(state, 2, "a")
+        await state.revoke(1)
+        await state.revoke(1)
+        assert await state.token_digest(1) is None
+        assert await state.token_digest(2) == b"digest of 2"
+
+    # failures
+
+    async def test_failures_are_counted_per_key(self, state) -> None:
+        await state.fail(["x", "y"], 60 * self.second)
+        await state.fail(["x"], 60 * self.second)
+        counted = await state.failures(["x", "y", "z"])
+        assert [count for count, _ in counted] == [2, 1, 0]
+        assert 50 * self.second < counted[0][1] <= 60 * self.second
+        assert counted[2][1] == 0
+
+    async def test_a_counter_lives_from_its_first_failure(self, state, elapse) -> None:
+        await state.fail(["x"], 10 * self.second)
+        await elapse(6 * self.second)
+        await state.fail(["x"], 10 * self.second)
+        ((count, left),) = await state.failures(["x"])
+        assert count == 2
+        assert 0 < left <= 4.1 * self.second
+        await elapse(6 * self.second)
+        assert [count for count, _ in await state.failures(["x"])] == [0]
+        await state.fail(["x"], 10 * self.second)
+        assert [count for count, _ in await state.failures(["x"])] == [1]
