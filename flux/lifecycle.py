@@ -177,7 +177,7 @@ async def every(
 
 async def _once(function: Callable[[], Coroutine[Any, Any, object]], what: str, log: Logger) -> None:
     """Run ``function`` and log its failure; raise only if *this* coroutine is cancelled."""
-    cancelled = False
+    cancelled = finished = False
 
     def cancel(_: Deferred[None]) -> None:
         nonlocal cancelled
@@ -185,6 +185,8 @@ async def _once(function: Callable[[], Coroutine[Any, Any, object]], what: str, 
         run.cancel()
 
     def end(result: object) -> None:
+        nonlocal finished
+        finished = True
         if not ended.called:
             ended.callback(result)
 
@@ -197,7 +199,8 @@ async def _once(function: Callable[[], Coroutine[Any, Any, object]], what: str, 
         if not cancelled:
             log.failure("{what} failed", what=what)
     if cancelled:
-        await run
+        if not finished:
+            await run
         raise CancelledError
 
 

@@ -1,0 +1,43 @@
+"""The configuration: an INI file and ``--set`` options become frozen settings.
+
+``kinds``     how a value is written and checked
+``settings``  the table of all keys, and the settings themselves
+``loading``   reading, and reporting every mistake at once
+"""
+
+from flux.config.kinds import HostPort, is_local
+from flux.config.loading import ConfigError, Mistake, load
+from flux.config.settings import (
+    SECTIONS,
+    Chat,
+    ChatServer,
+    Difference,
+    Key,
+    Limits,
+    Log,
+    Settings,
+    State,
+    Status,
+    Store,
+    keys,
+)
+
+__all__ = [
+    "SECTIONS",
+    "Chat",
+    "ChatServer",
+    "ConfigError",
+    "Difference",
+    "HostPort",
+    "Key",
+    "Limits",
+    "Log",
+    "Mistake",
+    "Settings",
+    "State",
+    "Status",
+    "Store",
+    "is_local",
+    "keys",
+    "load",
+]

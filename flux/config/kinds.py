@@ -1,0 +1,242 @@
+"""Kinds of values a configuration key can have: from the text in the file to a checked value."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from twisted.internet.endpoints import serverFromString
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How one kind of value is written.
+
+    :ivar expected: completes "expected ...".
+    :ivar parse: the value of a text; raises ``ValueError`` saying what is wrong with it.
+    :ivar secret: neither the text nor the value may be shown.
+    """
+
+    expected: str
+    parse: Callable[[str], Any]
+    secret: bool = False
+
+
+class HostPort(NamedTuple):
+    """A TCP address to connect to."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _in_range(value: float, text: str, minimum: float, maximum: float) -> None:
+    if value < minimum:
+        raise ValueError(f'"{text}" is too small')
+    if value > maximum:
+        raise ValueError(f'"{text}" is too large')
+
+
+def whole(minimum: int, maximum: int = 10**9) -> Kind:
+    """A whole number."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,18}", text):
+            raise ValueError(f'"{text}" is not a whole number')
+        value = int(text)
+        _in_range(value, text, minimum, maximum)
+        return value
+
+    return Kind(f"a whole number from {minimum} to {maximum}", parse)
+
+
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def duration(minimum: str, maximum: str) -> Kind:
+    """A time span; the value is in seconds."""
+
+    def seconds(text: str) -> float:
+        match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)([smhd]?)", text)
+        if not match:
+            raise ValueError(f'"{text}" is not a time span')
+        return float(match[1]) * _SECONDS[match[2]]
+
+    def parse(text: str) -> float:
+        value = seconds(text)
+        _in_range(value, text, seconds(minimum), seconds(maximum))
+        return value
+
+    return Kind(f"a number of seconds, or one with s, m, h or d, from {minimum} to {maximum}", parse)
+
+
+_BYTES = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+
+
+def size(minimum: str, maximum: str) -> Kind:
+    """A size; the value is in bytes."""
+
+    def count(text: str) -> int:
+        match = re.fullmatch(r"([0-9]{1,15})([kmg]?)", text.lower())
+        if not match:
+            raise ValueError(f'"{text}" is not a size')
+        return int(match[1]) * _BYTES[match[2]]
+
+    def parse(text: str) -> int:
+        value = count(text)
+        _in_range(value, text, count(minimum), count(maximum))
+        return value
+
+    return Kind(f"a number of bytes, or one with k, m or g, from {minimum} to {maximum}", parse)
+
+
+def choice(*names: str, own: bool = False) -> Kind:
+    """One of ``names``; with ``own`` also the dotted path of a class of the user's."""
+
+    def parse(text: str) -> str:
+        if text in names or (own and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", text)):
+            return text
+        near = get_close_matches(text.lower(), names, 1)
+        raise ValueError(f'"{text}" is unknown' + (f" (did you mean {near[0]}?)" if near else ""))
+
+    return Kind(", ".join(names) + (", or the dotted path of a class of your own" if own else ""), parse)
+
+
+_WORDS = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
+
+
+def _parse_yes_no(text: str) -> bool:
+    try:
+        return _WORDS[text.lower()]
+    except KeyError:
+        raise ValueError(f'"{text}" is neither yes nor no') from None
+
+
+YES_NO = Kind("yes or no", _parse_yes_no)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def _parse_name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise ValueError(f'"{text}" is not a name')
+    return text
+
+
+NAME = Kind("1 to 64 letters, digits, dots, dashes and underscores", _parse_name)
+
+
+def _parse_names(text: str) -> tuple[str, ...]:
+    names = tuple(_parse_name(part.strip()) for part in text.split(",")) if text else ()
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f'"{name}" stands there twice')
+    return names
+
+
+NAMES = Kind("names separated by commas, or nothing", _parse_names)
+
+
+def _parse_path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise ValueError("this is not a path")
+    return Path(text)
+
+
+PATH = Kind("the path of a file", _parse_path)
+
+
+def _parse_host(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        pass
+    if len(text) > 253 or not all(
+        re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})", label) for label in text.removesuffix(".").split(".")
+    ):
+        raise ValueError(f'"{text}" is not a host')
+    return text
+
+
+HOST = Kind("a host name or an IP address", _parse_host)
+PORT = whole(1, 65535)
+
+
+def _parse_address(text: str) -> HostPort | None:
+    if not text:
+        return None
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or (":" in host and not bracketed):
+        raise ValueError(f'"{text}" is not host:port')
+    return HostPort(_parse_host(host[1:-1] if bracketed else host), PORT.parse(port))
+
+
+ADDRESS = Kind("host:port, or nothing", _parse_address)
+
+
+def _parse_endpoint(text: str) -> str:
+    try:
+        # The parsers only keep the reactor for listening, which does not happen here.
+        serverFromString(None, text)
+    except Exception as error:
+        raise ValueError(f'"{text}" is not an endpoint: {error}') from error
+    return text
+
+
+ENDPOINT = Kind("a Twisted server endpoint such as tcp:8090:interface=127.0.0.1", _parse_endpoint)
+
+
+def is_local(endpoint: str) -> bool:
+    """Whether what listens on ``endpoint`` can only be reached from this machine, as far as its text tells."""
+    kind, _, rest = endpoint.partition(":")
+    if kind == "haproxy":
+        return is_local(rest)
+    if kind == "unix":
+        return True
+    arguments = [part.replace("\\:", ":") for part in re.split(r"(?<!\\):", rest)]
+    interface = next((part.removeprefix("interface=") for part in arguments if part.startswith("interface=")), "")
+    if not interface and kind in ("tcp", "tcp6") and len(arguments) > 1 and "=" not in arguments[1]:
+        interface = arguments[1]
+    try:
+        return interface == "localhost" or ipaddress.ip_address(interface).is_loopback
+    except ValueError:
+        return False
+
+
+def secret(minimum: int) -> Kind:
+    """A secret of at least ``minimum`` characters, or nothing."""
+
+    def parse(text: str) -> str:
+        value = _look_up(text)
+        if value and len(value) < minimum:
+            raise ValueError("the secret is too short")
+        if text and not value:
+            raise ValueError("the secret is empty")
+        return value
+
+    return Kind(f"env:NAME, file:/path or a text of at least {minimum} characters, or nothing", parse, secret=True)
+
+
+def _look_up(text: str) -> str:
+    where, _, name = text.partition(":")
+    if where == "env":
+        try:
+            return os.environ[name]
+        except KeyError:
+            raise ValueError(f"the environment has no {name}") from None
+    if where == "file":
+        try:
+            return Path(name).read_text("utf-8").strip()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise ValueError(f"{name} cannot be read: {reason}") from error
+    return text

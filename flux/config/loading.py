@@ -1,0 +1,218 @@
+"""From a file and ``--set`` options to settings, or to the list of all mistakes.
+
+::
+
+    flux.ini ──> entries ──┐
+                           ├──> one entry per key ──> values ──> Settings
+    --set    ──> entries ──┘    (--set wins)
+
+An *entry* is one key with its text and where it stands.  The lines are taken
+apart here and not by ``configparser``, which stops at the first mistake it finds
+and does not tell on which line a value stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flux.config.kinds import is_local
+from flux.config.settings import SECTIONS, ChatServer, Key, Settings, keys
+
+
+class Entry(NamedTuple):
+    """``text`` given for ``section.key``; ``source`` says where."""
+
+    section: str
+    key: str
+    text: str
+    source: str
+
+
+class Mistake(NamedTuple):
+    """One thing wrong: ``subject`` is ``section.key``, ``[section]`` or a file; ``source`` may be empty."""
+
+    subject: str
+    what: str
+    source: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.what}" + (f" ({self.source})" if self.source else "")
+
+
+class ConfigError(Exception):
+    """The configuration is wrong; ``mistakes`` are all of them."""
+
+    def __init__(self, mistakes: Iterable[Mistake]) -> None:
+        self.mistakes = tuple(mistakes)
+        count = len(self.mistakes)
+        heading = "1 mistake" if count == 1 else f"{count} mistakes"
+        super().__init__("\n  ".join([f"{heading} in the configuration:", *map(str, self.mistakes)]))
+
+
+@dataclass(slots=True)
+class _Given:
+    """What was written, and what is wrong with it so far."""
+
+    entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
+    #: Section to where it is first mentioned.
+    sections: dict[str, str] = field(default_factory=dict)
+    mistakes: list[Mistake] = field(default_factory=list)
+
+
+def load(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Settings:
+    """The settings of a file and of ``SECTION.KEY=VALUE`` overrides, which win over it.
+
+    Reads the file, and those that secrets are in: call it outside the reactor's
+    thread when the reactor runs.
+
+    :raise ConfigError: with every mistake there is.
+    """
+    given = _Given()
+    if path is not None:
+        _read_file(Path(path), given)
+    for override in overrides:
+        _read_override(override, given)
+    settings = _settings(given)
+    if given.mistakes:
+        raise ConfigError(given.mistakes)
+    return settings
+
+
+# --- what is written ---------------------------------------------------------
+
+
+def _read_file(path: Path, given: _Given) -> None:
+    try:
+        text = path.read_text("utf-8-sig")
+    except OSError as error:
+        given.mistakes.append(Mistake(str(path), f"cannot be read: {error.strerror}"))
+        return
+    except UnicodeDecodeError:
+        given.mistakes.append(Mistake(str(path), "cannot be read: it is not UTF-8"))
+        return
+    section = ""
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.strip()
+        source = f"{path}, line {number}"
+        if not line or line[0] in "#;":
+            continue
+        if line[0] == "[":
+            section = line[1:-1].strip() if line[-1] == "]" else ""
+            if section:
+                given.sections.setdefault(section, source)
+            else:
+                given.mistakes.append(Mistake(str(path), f'"{line}" is not a [section]', f"line {number}"))
+            continue
+        name, equals, value = line.partition("=")
+        if not equals or not section:
+            what = "stands outside a section" if equals else "begins a line that is neither key = value nor [section]"
+            # The first word only: the rest may be a secret.
+            given.mistakes.append(Mistake(str(path), f'"{name.split()[0]}" {what}', f"line {number}"))
+            continue
+        entry = Entry(section, name.strip().lower(), value.strip(), source)
+        if first := given.entries.get(entry[:2]):
+            given.mistakes.append(Mistake(f"{section}.{entry.key}", f"is given twice, first in {first.source}", source))
+        else:
+            given.entries[entry[:2]] = entry
+
+
+def _read_override(override: str, given: _Given) -> None:
+    name, equals, value = override.partition("=")
+    # Names of chat servers may have dots, names of keys have none.
+    section, dot, key = name.strip().rpartition(".")
+    if not equals or not dot:
+        given.mistakes.append(Mistake(f"--set {name}", "expected SECTION.KEY=VALUE"))
+        return
+    entry = Entry(section.strip(), key.strip().lower(), value.strip(), f"--set {name.strip()}")
+    given.sections.setdefault(entry.section, entry.source)
+    given.entries[entry[:2]] = entry
+
+
+# --- what it means -----------------------------------------------------------
+
+
+def _settings(given: _Given) -> Settings:
+    sections: dict[str, Any] = {name: _section(name, section, given) for name, section in SECTIONS.items()}
+    names: tuple[str, ...] = sections.pop("chatservers").name
+    servers = [_chat_server(name, given) for name in names if name not in SECTIONS]
+    _unknown(names, given)
+    settings = Settings(**sections, chatservers=tuple(server for server in servers if server))
+    _relations(settings, names, given)
+    return settings
+
+
+def _values(name: str, known: dict[str, Key], given: _Given) -> dict[str, Any]:
+    """The valid values given in section ``name``."""
+    values = {}
+    for key in known.values():
+        entry = given.entries.get((name, key.name))
+        if entry is None:
+            continue
+        try:
+            values[key.name] = key.kind.parse(entry.text)
+        except ValueError as error:
+            what = f"{error}; expected {key.kind.expected}"
+            given.mistakes.append(Mistake(f"{name}.{key.name}", what, entry.source))
+    return values
+
+
+def _section(name: str, section: type, given: _Given) -> Any:
+    return section(**_values(name, keys(section), given))
+
+
+def _chat_server(name: str, given: _Given) -> ChatServer | None:
+    known = keys(ChatServer)
+    missing = [k for k in known.values() if k.default is None and (name, k.name) not in given.entries]
+    for key in missing:
+        listed = given.entries["chatservers", "name"].source
+        what = f"is missing; expected {key.kind.expected} for the chat server named in chatservers.name"
+        given.mistakes.append(Mistake(f"{name}.{key.name}", what, listed))
+    before = len(given.mistakes)
+    values = _values(name, known, given)
+    return None if missing or len(given.mistakes) > before else ChatServer(name, **values)
+
+
+def _unknown(servers: Sequence[str], given: _Given) -> None:
+    """Report sections and keys that do not exist, with the nearest one that does."""
+    known = {name: list(keys(section)) for name, section in SECTIONS.items()}
+    known.update((name, list(keys(ChatServer))) for name in servers if name not in SECTIONS)
+    for section, source in given.sections.items():
+        if section not in known:
+            near = get_close_matches(section.lower(), known, 1)
+            hint = f"did you mean [{near[0]}]?" if near else "and no chat server of chatservers.name"
+            given.mistakes.append(Mistake(f"[{section}]", f"is no section, {hint}", source))
+    for section, key, _, source in given.entries.values():
+        if section not in known or key in known[section]:
+            continue
+        near = [f"{section}.{match}" for match in get_close_matches(key, known[section], 1)]
+        near += [f"{other}.{key}" for other in known if key in known[other]]
+        hint = f"did you mean {near[0]}?" if near else "there are " + ", ".join(known[section])
+        given.mistakes.append(Mistake(f"{section}.{key}", f"is no key, {hint}", source))
+
+
+def _relations(settings: Settings, servers: Sequence[str], given: _Given) -> None:
+    """Report values that are good alone and wrong together."""
+
+    def report(name: str, what: str) -> None:
+        section, _, key = name.partition(".")
+        entry = given.entries.get((section, key))
+        given.mistakes.append(Mistake(name, what, entry.source if entry else "the default"))
+
+    status = settings.status
+    if not status.cluster_key and not is_local(status.listen) and ("status", "cluster_key") not in given.entries:
+        report(
+            "status.listen",
+            "it hands out login tokens and would be reachable from other machines; "
+            "expected interface=127.0.0.1, or a status.cluster_key",
+        )
+    if status.heartbeat > status.lease / 2:
+        report(
+            "status.heartbeat", f"{status.heartbeat:g} s; expected at most half of status.lease ({status.lease:g} s)"
+        )
+    for server in servers:
+        if server in SECTIONS:
+            report("chatservers.name", f'"{server}" is the name of a section of its own; expected another name')

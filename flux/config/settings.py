@@ -1,0 +1,230 @@
+"""The table of all configuration keys, and the frozen settings made from it.
+
+One dataclass per section of the file, one field per key: its type, its default as
+written in the file, its kind, what it means, and whether it is *live*, that is,
+whether a running process takes a new value on SIGHUP.  ``etc/flux.ini`` repeats
+this table for people; a test keeps the two together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flux.config.kinds import (
+    ADDRESS,
+    ENDPOINT,
+    HOST,
+    NAME,
+    NAMES,
+    PATH,
+    PORT,
+    YES_NO,
+    HostPort,
+    Kind,
+    choice,
+    duration,
+    secret,
+    size,
+    whole,
+)
+
+
+class Key(NamedTuple):
+    """What the table says of a key. ``default`` is the text in the file, None where a value must be given."""
+
+    name: str
+    kind: Kind
+    default: str | None
+    doc: str
+    live: bool
+
+
+def _key(kind: Kind, default: str | None, doc: str, *, live: bool = False) -> Any:
+    about: dict[str, Any] = {"kind": kind, "default": default, "doc": doc, "live": live}
+    if default is None:
+        return field(metadata=about, repr=not kind.secret, kw_only=True)
+    return field(default=kind.parse(default), metadata=about, repr=not kind.secret)
+
+
+def keys(section: type) -> dict[str, Key]:
+    """The keys of a section's dataclass by name, in order."""
+    return {f.name: Key(f.name, **f.metadata) for f in fields(section) if f.metadata}
+
+
+#: Limits for which 0 means: none.
+COUNT = whole(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """``[chat]``: the chat server of this process."""
+
+    name: str = _key(NAME, "chat1", "What this server is called; no two live servers share a name.")
+    listen: str = _key(ENDPOINT, "tcp:8090:interface=127.0.0.1:backlog=4096", "Where clients connect.")
+    advertise: HostPort | None = _key(
+        ADDRESS, "", "host:port that clients are told to connect to; empty: what it listens on."
+    )
+    capacity: int = _key(COUNT, "0", "Sessions this server takes; 0: no limit.")
+    weight: int = _key(whole(1, 1000), "1", "Its share of the users, relative to other servers.")
+    heartbeat_timeout: float = _key(
+        duration("1s", "1d"), "60", "A client that has sent ping and then nothing for this long is closed.", live=True
+    )
+    login_timeout: float = _key(
+        duration("1s", "1d"), "120", "A connection that has not logged in for this long is closed.", live=True
+    )
+    slow_timeout: float = _key(
+        duration("1s", "1d"), "60", "A client that takes nothing of what waits for it for this long is cut.", live=True
+    )
+    buffer: int = _key(
+        size("4k", "1g"), "262144", "Bytes that may wait for a slow client; above it, it is fed from the store later."
+    )
+    takeover: bool = _key(
+        YES_NO, "yes", "A second login of an account closes the first; no: the second is refused.", live=True
+    )
+    drain: float = _key(duration("0s", "1h"), "10", "How long stopping may take to bring replies out.", live=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """``[status]``: which chat servers live, and which one a user gets."""
+
+    listen: str = _key(
+        ENDPOINT, "tcp:50052:interface=127.0.0.1", "Where gates and tools ask; beyond loopback only with a cluster_key."
+    )
+    balancer: str = _key(
+        choice("least_connections", "consistent_hash", "round_robin", "power_of_two", own=True),
+        "least_connections",
+        "How a server is chosen for a user.",
+        live=True,
+    )
+    token_ttl: float = _key(duration("1m", "366d"), "86400", "How long a login token may be used.", live=True)
+    lease: float = _key(duration("1s", "10m"), "10", "A chat server silent for this long gets no users.")
+    heartbeat: float = _key(duration("0.1s", "5m"), "3", "How often a chat server reports; at most half the lease.")
+    check_interval: float = _key(
+        duration("0.1s", "1h"), "5", "How often servers of the static list are tried.", live=True
+    )
+    check_timeout: float = _key(
+        duration("0.1s", "1m"), "2", "A server of the static list that takes longer to answer is down.", live=True
+    )
+    cluster_key: str = _key(secret(16), "", "What the first request of a connection must show; empty: nothing.")
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """``[store]``: what is kept for ever."""
+
+    kind: str = _key(choice("sqlite", own=True), "sqlite", "What keeps accounts and messages.")
+    path: Path = _key(PATH, "flux-data/flux.db", "The SQLite file; its folder is made when missing.")
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """``[state]``: what servers share while they run."""
+
+    kind: str = _key(choice("memory", own=True), "memory", "What holds leases, routes and tokens.")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """``[limits]``: how much one client may ask for."""
+
+    max_line: int = _key(size("1k", "16m"), "131072", "Longest line taken from a client, in bytes.", live=True)
+    max_errors: int = _key(COUNT, "20", "Bad lines in a row after which a client is cut.", live=True)
+    connections_per_address: int = _key(COUNT, "100", "Connections from one address.", live=True)
+    logins_per_minute: int = _key(COUNT, "10", "Failed logins a minute per account and address.", live=True)
+    logins_per_minute_address: int = _key(COUNT, "60", "Failed logins a minute per address.", live=True)
+    messages_per_second: int = _key(COUNT, "20", "Messages a second of one account, in the long run.", live=True)
+    messages_burst: int = _key(whole(1), "100", "Messages an account may send at once after a pause.", live=True)
+    catchups: int = _key(COUNT, "64", "Sessions that are filled from the store at the same time.", live=True)
+    password_min: int = _key(whole(0, 1024), "8", "Characters of a new password.", live=True)
+    password_min_numbered: int = _key(whole(0, 1024), "6", "The same for the numbered dialect.", live=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatServerNames:
+    """``[chatservers]``: the static list of classic deployments."""
+
+    name: tuple[str, ...] = _key(
+        NAMES, "", "Names of chat servers that hold no lease; each has a section of that name.", live=True
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ChatServer:
+    """A section named in ``[chatservers]``: one server of the static list."""
+
+    name: str
+    host: str = _key(HOST, None, "Where it listens.", live=True)
+    port: int = _key(PORT, None, "Where it listens.", live=True)
+    capacity: int = _key(COUNT, "0", "Sessions it takes; 0: no limit.", live=True)
+    weight: int = _key(whole(1, 1000), "1", "Its share of the users, relative to other servers.", live=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """``[log]``: what the log shows, and how."""
+
+    format: str = _key(choice("text", "json"), "text", "text for people, json: one object a line for programs.")
+    level: str = _key(
+        choice("debug", "info", "warn", "error", "critical"), "info", "The least important level shown.", live=True
+    )
+
+
+#: The sections of the file that always exist, in the order of ``etc/flux.ini``.
+SECTIONS: dict[str, type] = {
+    "chat": Chat,
+    "status": Status,
+    "store": Store,
+    "state": State,
+    "limits": Limits,
+    "chatservers": ChatServerNames,
+    "log": Log,
+}
+
+
+class Difference(NamedTuple):
+    """Keys that differ, as ``section.key``: those a running process takes, and those that need a restart."""
+
+    live: tuple[str, ...]
+    restart: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A complete configuration; ``Settings()`` is the default one."""
+
+    chat: Chat = Chat()
+    status: Status = Status()
+    store: Store = Store()
+    state: State = State()
+    limits: Limits = Limits()
+    log: Log = Log()
+    chatservers: tuple[ChatServer, ...] = ()
+
+    def difference(self, new: Settings) -> Difference:
+        """What ``new`` would change."""
+        live: list[str] = []
+        restart: list[str] = []
+        for name, section in SECTIONS.items():
+            if section is ChatServerNames:
+                if self.chatservers != new.chatservers:
+                    live.append(name)
+                continue
+            for key in keys(section).values():
+                if getattr(getattr(self, name), key.name) != getattr(getattr(new, name), key.name):
+                    (live if key.live else restart).append(f"{name}.{key.name}")
+        return Difference(tuple(live), tuple(restart))
+
+    def with_live(self, new: Settings) -> Settings:
+        """These settings with the live keys of ``new``: what a running process goes on with."""
+        sections = {
+            name: replace(
+                getattr(self, name),
+                **{key.name: getattr(getattr(new, name), key.name) for key in keys(section).values() if key.live},
+            )
+            for name, section in SECTIONS.items()
+            if section is not ChatServerNames
+        }
+        return replace(self, **sections, chatservers=new.chatservers)

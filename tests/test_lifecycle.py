@@ -1,0 +1,332 @@
+"""Coroutines that nobody awaits, deadlines, retries, repetition, and stages."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.logger import Logger
+
+from flux.lifecycle import CannotStart, DeadlineExceeded, Stage, Stages, Tasks, backoff, every, sleep, spawn, within
+
+log = Logger()
+
+
+def pending(d: Deferred[Any]) -> bool:
+    return not d.called
+
+
+# --- spawn and Tasks ---------------------------------------------------------
+
+
+async def test_spawn_hands_over_the_result() -> None:
+    async def work() -> int:
+        return 7
+
+    assert await spawn(work(), "work", log) == 7
+
+
+async def test_spawn_logs_a_failure_once_with_what_it_was(flush_logged_errors: Any) -> None:
+    async def work() -> None:
+        raise ZeroDivisionError
+
+    assert await spawn(work(), "dividing", log) is None
+    [event] = flush_logged_errors(ZeroDivisionError)
+    assert (event["what"], event["log_namespace"]) == ("dividing", log.namespace)
+
+
+async def test_cancelling_what_was_spawned_raises_where_it_waits() -> None:
+    seen = []
+
+    async def work() -> None:
+        try:
+            await Deferred()
+        except CancelledError:
+            seen.append("cancelled")
+            raise
+
+    task = spawn(work(), "work", log)
+    task.cancel()
+    assert await task is None
+    assert seen == ["cancelled"]
+
+
+async def test_tasks_are_gone_when_the_owner_has_stopped() -> None:
+    tasks, cleaned = Tasks(log), Deferred[None]()
+
+    async def work() -> None:
+        try:
+            await Deferred()
+        finally:
+            await cleaned
+
+    tasks.spawn(work(), "work")
+    tasks.spawn(sleep(1, clock := Clock()), "sleeping")
+    assert len(tasks) == 2
+    stopped = Deferred.fromCoroutine(tasks.stop())
+    assert (len(tasks), pending(stopped), clock.getDelayedCalls()) == (1, True, [])
+    cleaned.callback(None)
+    await stopped
+    assert len(tasks) == 0
+
+
+async def test_tasks_forget_what_has_ended(flush_logged_errors: Any) -> None:
+    tasks, answer = Tasks(log), Deferred[None]()
+
+    async def work() -> None:
+        await answer
+        raise KeyError("x")
+
+    async def quick() -> None:
+        return
+
+    tasks.spawn(work(), "work")
+    tasks.spawn(quick(), "quick work")
+    assert len(tasks) == 1
+    answer.callback(None)
+    assert len(tasks) == 0
+    assert len(flush_logged_errors(KeyError)) == 1
+    await tasks.stop()
+
+
+async def test_nothing_starts_after_the_owner_has_stopped() -> None:
+    tasks, ran = Tasks(log), []
+
+    async def work() -> None:
+        ran.append(1)
+
+    await tasks.stop()
+    tasks.spawn(work(), "late work").cancel()
+    assert (ran, len(tasks)) == ([], 0)
+
+
+# --- within, backoff, every --------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["deferred", "coroutine"])
+async def test_within_hands_over_results_and_errors(kind: str) -> None:
+    async def wait(d: Deferred[int]) -> int:
+        return await d
+
+    def make(d: Deferred[int]) -> Awaitable[int]:
+        return d if kind == "deferred" else wait(d)
+
+    clock = Clock()
+    assert await within(5, make(succeed(3)), clock, "it") == 3
+    with pytest.raises(ZeroDivisionError):
+        await within(5, make(fail(ZeroDivisionError())), clock, "it")
+    assert clock.getDelayedCalls() == []
+
+
+async def test_within_cancels_what_takes_too_long() -> None:
+    clock, cancelled = Clock(), []
+    waiting = Deferred.fromCoroutine(within(5, Deferred(cancelled.append), clock, "the store"))
+    clock.advance(4.9)
+    assert pending(waiting)
+    clock.advance(0.1)
+    with pytest.raises(DeadlineExceeded, match=r"^the store: nothing after 5 s$"):
+        await waiting
+    assert len(cancelled) == 1
+    assert issubclass(DeadlineExceeded, TimeoutError)
+
+
+async def test_a_cancelled_wait_is_not_a_missed_deadline() -> None:
+    clock = Clock()
+    waiting = Deferred.fromCoroutine(within(5, Deferred(), clock, "it"))
+    waiting.cancel()
+    with pytest.raises(CancelledError):
+        await waiting
+    assert clock.getDelayedCalls() == []
+
+
+def test_backoff_doubles_to_a_maximum_and_is_jittered() -> None:
+    waits = backoff(0.1, 2, random.Random(7))
+    for ceiling in (0.1, 0.2, 0.4, 0.8, 1.6, 2, 2, 2):
+        assert ceiling / 2 <= next(waits) <= ceiling
+    assert len({next(waits) for _ in range(20)}) == 20
+
+
+class Runs:
+    """A function for ``every`` whose runs end when told."""
+
+    def __init__(self) -> None:
+        self.running: list[Deferred[None]] = []
+        self.count = 0
+
+    async def __call__(self) -> None:
+        self.count += 1
+        self.running.append(Deferred())
+        await self.running[-1]
+        self.running.pop()
+
+
+async def test_every_never_overlaps_and_pauses_after_each_run() -> None:
+    clock, runs, tasks = Clock(), Runs(), Tasks(log)
+    tasks.spawn(every(5, runs, clock, "checking", log), "checks")
+    clock.advance(60)
+    assert runs.count == 1
+    runs.running[0].callback(None)
+    clock.advance(4.9)
+    assert runs.count == 1
+    clock.advance(0.1)
+    assert runs.count == 2
+    await tasks.stop()
+    clock.advance(60)
+    assert (runs.count, len(tasks)) == (2, 0)
+
+
+async def test_every_stops_during_its_pause() -> None:
+    clock, tasks, count = Clock(), Tasks(log), []
+
+    async def run() -> None:
+        count.append(1)
+
+    tasks.spawn(every(lambda: 1 + len(count), run, clock, "checking", log), "checks")
+    clock.advance(2)
+    clock.advance(2.9)
+    assert len(count) == 2
+    clock.advance(0.1)
+    assert len(count) == 3
+    await tasks.stop()
+    assert clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("error", [KeyError, CancelledError])
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_failed_run_is_logged_and_the_next_one_comes(
+    error: type[Exception], late: bool, flush_logged_errors: Any
+) -> None:
+    clock, tasks, waits = Clock(), Tasks(log), []
+
+    async def run() -> None:
+        waits.append(Deferred[None]())
+        if late:
+            await waits[-1]
+        raise error
+
+    tasks.spawn(every(1, run, clock, "checking", log), "checks")
+    waits[0].callback(None)
+    [event] = flush_logged_errors(error)
+    assert event["what"] == "checking"
+    clock.advance(1)
+    assert len(waits) == 2
+    waits[1].callback(None)
+    flush_logged_errors(error)
+    await tasks.stop()
+
+
+async def test_every_ends_only_when_its_run_has_ended() -> None:
+    clock, tasks, cleaned = Clock(), Tasks(log), Deferred[None]()
+
+    async def run() -> None:
+        try:
+            await Deferred()
+        finally:
+            await cleaned
+
+    tasks.spawn(every(1, run, clock, "checking", log), "checks")
+    stopped = Deferred.fromCoroutine(tasks.stop())
+    assert pending(stopped)
+    cleaned.callback(None)
+    await stopped
+    assert clock.getDelayedCalls() == []
+
+
+# --- Stages ------------------------------------------------------------------
+
+
+class Record:
+    """Stages that write down what happens to them."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.seen: list[str] = []
+
+    def stage(
+        self,
+        name: str,
+        start: Callable[[], Awaitable[object]] = lambda: succeed(None),
+        stop: Callable[[], Awaitable[object]] = lambda: succeed(None),
+    ) -> Stage:
+        async def noted(what: str, function: Callable[[], Awaitable[object]]) -> None:
+            self.seen.append(f"{what} {name}")
+            await function()
+
+        return Stage(name, lambda: noted("start", start), lambda: noted("stop", stop), start_within=10, stop_within=5)
+
+    def stages(self, *stages: Stage) -> Stages:
+        return Stages(list(stages), self.clock, log)
+
+
+async def test_stages_start_in_order_and_stop_in_reverse() -> None:
+    record = Record()
+    stages = record.stages(record.stage("a"), record.stage("b"), record.stage("c"))
+    await stages.start()
+    await stages.stop()
+    await stages.stop()
+    assert record.seen == ["start a", "start b", "start c", "stop c", "stop b", "stop a"]
+
+
+async def test_a_stage_waits_for_the_one_before() -> None:
+    record, up = Record(), Deferred[None]()
+    stages = record.stages(record.stage("a", start=lambda: up), record.stage("b"))
+    started = Deferred.fromCoroutine(stages.start())
+    assert record.seen == ["start a"]
+    up.callback(None)
+    await started
+    assert record.seen == ["start a", "start b"]
+
+
+@pytest.mark.parametrize(
+    ("error", "text"), [(OSError("address in use"), "b: address in use"), (ZeroDivisionError(), "b: ZeroDivisionError")]
+)
+async def test_a_start_that_fails_stops_what_was_started(error: Exception, text: str) -> None:
+    record = Record()
+    stages = record.stages(record.stage("a"), record.stage("b", start=lambda: fail(error)), record.stage("c"))
+    with pytest.raises(CannotStart) as caught:
+        await stages.start()
+    assert str(caught.value) == text
+    assert caught.value.__cause__ is error
+    assert record.seen == ["start a", "start b", "stop a"]
+
+
+async def test_a_start_that_hangs_fails() -> None:
+    record = Record()
+    stages = record.stages(record.stage("a"), record.stage("b", start=Deferred))
+    started = Deferred.fromCoroutine(stages.start())
+    record.clock.advance(10)
+    with pytest.raises(CannotStart, match=r"^b: starting: nothing after 10 s$"):
+        await started
+    assert record.seen == ["start a", "start b", "stop a"]
+
+
+async def test_a_cancelled_start_stops_what_was_started() -> None:
+    record = Record()
+    stages = record.stages(record.stage("a"), record.stage("b", start=Deferred))
+    started = Deferred.fromCoroutine(stages.start())
+    started.cancel()
+    with pytest.raises(CancelledError):
+        await started
+    assert record.seen == ["start a", "start b", "stop a"]
+
+
+async def test_a_stop_that_fails_or_hangs_holds_up_nobody(flush_logged_errors: Any) -> None:
+    record = Record()
+    stages = record.stages(
+        record.stage("a"),
+        record.stage("b", stop=lambda: fail(ZeroDivisionError())),
+        record.stage("c", stop=Deferred),
+    )
+    await stages.start()
+    stopped = Deferred.fromCoroutine(stages.stop())
+    record.clock.advance(5)
+    await stopped
+    assert record.seen[3:] == ["stop c", "stop b", "stop a"]
+    late, failed = flush_logged_errors()
+    assert (late["stage"], late["late"]) == ("c", "stopping: nothing after 5 s")
+    assert failed["stage"] == "b"
+    assert failed["log_failure"].check(ZeroDivisionError)
