@@ -23,7 +23,7 @@ _TOO_LARGE = re.compile(r"of length <= (\d+)")
 _NAMED_FIELD = re.compile(r"(?:missing required|contains unknown) field `(.*)`")
 
 
-class Request(msgspec.Struct, tag_field="type", gc=False, kw_only=True):
+class Request(msgspec.Struct, tag_field="type", gc=False, kw_only=True, omit_defaults=True):
     """Base of all requests; the docstring and ``answer`` of each are its help text."""
 
     ref: Ref | UnsetType = UNSET
