@@ -1,0 +1,159 @@
+"""Server processes that a measurement or a verification starts, watches and kills.
+
+Figures of a process come from ``/proc`` (Linux).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+#: A server that does not listen by then has failed to start, in seconds.
+START_WITHIN = 30.0
+#: A server that still runs so long after SIGTERM is killed, in seconds.
+STOP_WITHIN = 20.0
+_TICKS = os.sysconf("SC_CLK_TCK")
+_TWISTD = "from twisted.scripts.twistd import run; run()"
+
+
+class ServerFailed(Exception):
+    """A server process did not do what it was started for: the text says what, with the end of its output."""
+
+
+class ServerProcess:
+    """A running server.
+
+    :param arguments: of the Python interpreter that runs this.
+    :param output: file that takes what it prints.
+    :param cpus: processors it may run on; empty: all.
+    """
+
+    def __init__(self, arguments: Sequence[str], output: Path, cpus: Sequence[int] = ()) -> None:
+        self._output = output
+        with output.open("ab") as stream:
+            self._process = subprocess.Popen(
+                [sys.executable, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+            )
+        # Before it has made a thread, which would keep the old set.
+        if cpus:
+            os.sched_setaffinity(self._process.pid, cpus)
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def cpu_seconds(self) -> float:
+        """CPU time of all its threads so far, in user and kernel mode."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    def resident(self) -> int:
+        """Bytes of memory it occupies now."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text("ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def printed(self) -> str:
+        """The end of what it has printed."""
+        return self._output.read_text("utf-8", "replace")[-4000:]
+
+    def check(self) -> None:
+        """:raises ServerFailed: it is not running any more."""
+        status = self._process.poll()
+        if status is not None:
+            raise ServerFailed(f"the server ended with status {status}:\n{self.printed()}")
+
+    def wait_until_listening(self, *ports: int) -> None:
+        """Return when all ``ports`` of the loopback interface accept connections.
+
+        :raises ServerFailed: it ended, or took longer than ``START_WITHIN``.
+        """
+        deadline = time.monotonic() + START_WITHIN
+        for port in ports:
+            while not listens(port):
+                self.check()
+                if time.monotonic() > deadline:
+                    raise ServerFailed(f"nothing listens on port {port}:\n{self.printed()}")
+                time.sleep(0.005)
+
+    def kill(self) -> None:
+        """SIGKILL, and return when it is gone. Does nothing if it has ended."""
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM, after ``STOP_WITHIN`` SIGKILL; return the exit status."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(STOP_WITHIN)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return self._process.wait()
+
+
+def twistd(command: str, settings: Mapping[str, str]) -> list[str]:
+    """Interpreter arguments that run ``twistd -n COMMAND --set ...``."""
+    arguments = ["-c", _TWISTD, "--nodaemon", "--pidfile=", command]
+    for key, value in settings.items():
+        arguments += ["--set", f"{key}={value}"]
+    return arguments
+
+
+def flux_settings(chat_port: int, status_port: int, database: Path) -> dict[str, str]:
+    """Settings of a server that is to be loaded from one address, without limits in the way."""
+    return {
+        "chat.listen": f"tcp:{chat_port}:interface=127.0.0.1:backlog=4096",
+        "status.listen": f"tcp:{status_port}:interface=127.0.0.1",
+        "store.path": str(database),
+        "limits.connections_per_address": "0",
+        "limits.messages_per_second": "0",
+        "log.level": "warn",
+    }
+
+
+def listens(port: int) -> bool:
+    """Whether the loopback interface accepts connections on ``port``."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def free_port() -> int:
+    """A port nobody listens on, outside the range that outgoing connections take theirs from.
+
+    From that range, a client that tries to reconnect to a killed server may be given
+    the server's port as its own, and then the server cannot have it back.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
+    for _ in range(100):
+        port = random.randrange(min(10_000, lowest // 2), lowest)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise ServerFailed("no free port found")
+
+
+def processors() -> tuple[Sequence[int], Sequence[int]]:
+    """One processor for the server and another for the load; the same where there is only one."""
+    available = sorted(os.sched_getaffinity(0))
+    return available[:1], available[1:2] or available[:1]
