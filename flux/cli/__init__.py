@@ -1,0 +1,1 @@
+"""The ``flux`` command: one module per subcommand, imported when it is called."""

@@ -1,0 +1,154 @@
+"""``flux check``: is the configuration right, and does everything it names work?
+
+Reads the configuration as the server would, then tries each thing it names, one
+line a step::
+
+    ok          3 ms  configuration
+    ok         12 ms  store: opens
+    FAILED      1 ms  chat.listen tcp:8090:interface=127.0.0.1
+                      Couldn't listen on 127.0.0.1:8090: [Errno 98] Address already in use.
+                      Is the server running already? Stop it, or choose another chat.listen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint, connectProtocol, serverFromString
+from twisted.internet.interfaces import IReactorTime, ITCPTransport
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import react
+from twisted.python.failure import Failure
+
+from flux.config import ChatServer, ConfigError, HostPort, Settings, load
+from flux.lifecycle import within
+
+#: A name, and what tries it; a text that it returns is shown, an error is what is wrong and what to do.
+Step = tuple[str, Callable[[], Awaitable[object]]]
+
+#: A step that takes longer has failed, in seconds.
+STEP_WITHIN = 10.0
+
+
+class CheckFailed(Exception):
+    """A step failed; the text says what is wrong and, on a line of its own, what to do."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``flux check``."""
+    parser.add_argument("-c", "--config", metavar="FILE", help="the configuration file")
+    parser.add_argument(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="instead of what the file says; may be given many times",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check, and return 0 if everything is right, else 1."""
+    began = time.monotonic()
+    try:
+        settings = load(args.config, args.overrides)
+    except ConfigError as error:
+        print(_line("FAILED", time.monotonic() - began, "configuration", str(error)))
+        return 1
+    print(_line("ok", time.monotonic() - began, "configuration"))
+    status = 1
+
+    async def check(reactor: Any) -> None:
+        nonlocal status
+        status = 0 if await attempt(steps(settings, reactor), reactor) else 1
+
+    try:
+        react(check)
+    except SystemExit:  # which is how react always ends, with 0 also when it was interrupted
+        return status
+
+
+def steps(settings: Settings, reactor: Any) -> list[Step]:
+    """All that ``settings`` name: what stores and shares, where it listens, whom it asks."""
+    from flux.assembly import checks
+
+    listening = [("chat.listen", settings.chat.listen), ("status.listen", settings.status.listen)]
+    return [
+        *checks(settings, reactor),
+        *((f"{key} {endpoint}", partial(can_listen, key, endpoint, reactor)) for key, endpoint in listening),
+        *(
+            (
+                f"chat server {server.name} at {HostPort(server.host, server.port)}",
+                partial(answers, server, settings.status.check_timeout, reactor),
+            )
+            for server in settings.chatservers
+        ),
+    ]
+
+
+async def attempt(steps: Iterable[Step], clock: IReactorTime) -> bool:
+    """Try ``steps`` one after the other, a line each; whether all went well."""
+    good = True
+    for name, step in steps:
+        began = clock.seconds()
+        try:
+            result = await within(STEP_WITHIN, step(), clock, name)
+        except Exception as error:
+            good = False
+            print(_line("FAILED", clock.seconds() - began, name, str(error) or type(error).__name__))
+        else:
+            print(_line("ok", clock.seconds() - began, name, result if isinstance(result, str) else ""))
+    return good
+
+
+def _line(outcome: str, seconds: float, name: str, text: str = "") -> str:
+    first = f"{outcome:<6} {seconds * 1000:>7.0f} ms  {name}"
+    return "\n".join([first, *(f"{'':19}{line}" for line in text.splitlines())])
+
+
+async def can_listen(key: str, endpoint: str, reactor: Any) -> None:
+    """Listen on ``endpoint`` for a moment.
+
+    :raise CheckFailed: somebody else does, or we may not.
+    """
+    try:
+        port = await serverFromString(reactor, endpoint).listen(Factory.forProtocol(Protocol))
+    except Exception as error:
+        advice = f"Is the server running already? Stop it, or choose another {key}."
+        raise CheckFailed(f"{error}\n{advice}") from error
+    # Typed as returning nothing or a Deferred; a listening TCP or UNIX port returns a Deferred.
+    await port.stopListening()
+
+
+class _Visit(Protocol):
+    """A connection that is closed as soon as it stands."""
+
+    def __init__(self) -> None:
+        self.gone: Deferred[None] = Deferred()
+
+    def abort(self) -> None:
+        assert ITCPTransport.providedBy(self.transport)
+        self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.gone.callback(None)
+
+
+async def answers(server: ChatServer, timeout: float, reactor: Any) -> None:
+    """Connect to a server of the static list within ``timeout`` seconds.
+
+    :raise CheckFailed: nobody listens there.
+    """
+    endpoint = HostnameEndpoint(reactor, server.host, server.port, timeout)
+    try:
+        visit = await connectProtocol(endpoint, _Visit())
+    except Exception as error:
+        advice = f"Start that server, or correct {server.name}.host and {server.name}.port."
+        raise CheckFailed(f"{str(error) or type(error).__name__}\n{advice}") from error
+    visit.abort()
+    await visit.gone

@@ -1,0 +1,48 @@
+"""The ``flux`` command: finds the subcommand's module and runs it.
+
+A module of the table has ``configure(parser)``, which declares its arguments, and
+``run(args)``, which returns the exit status.  Only the module that is called is
+imported, so ``flux --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib import import_module
+
+import flux
+
+#: Name: (module, one line of help).
+COMMANDS = {
+    "chat": ("flux.cli.chat", "chat from the terminal"),
+    "check": ("flux.cli.check", "check a configuration and try everything it names"),
+    "bench": ("flux.cli.bench", "measure throughput and latency against a bare relay"),
+    "verify": ("flux.cli.verify", "kill a server under load and look for lost messages"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``flux ARGUMENTS`` and return its exit status."""
+    width = max(map(len, COMMANDS))
+    parser = argparse.ArgumentParser(
+        prog="flux",
+        usage="flux COMMAND [ARGUMENTS]",
+        description="commands:\n" + "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()),
+        epilog="flux COMMAND --help tells more of one. The server is started with: twistd -n flux",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"flux {flux.__version__}")
+    parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    called = parser.parse_args(arguments)
+
+    module_name, text = COMMANDS[called.command]
+    module = import_module(module_name)
+    command = argparse.ArgumentParser(prog=f"flux {called.command}", description=text)
+    module.configure(command)
+    try:
+        status: int = module.run(command.parse_args(called.arguments))
+    except KeyboardInterrupt:
+        return 130
+    return status

@@ -1,0 +1,185 @@
+"""What a log event looks like, which events are shown, and where they go.
+
+::
+
+    Logger().info(...) ──> Threshold (level, may change at run time) ──> text or JSON ──> stdout, file, syslog
+
+Text is for people: one line an event, a traceback indented below it::
+
+    2026-11-20T19:14:02.123Z info  chat.session [conn 42] user 7 logged in
+
+JSON is for programs: one object a line with ``time``, ``level``, ``namespace``,
+``message``, ``failure`` where there is one, and all fields of the event that JSON
+can hold.  Events of a connection carry its number as ``conn``.
+
+What Twisted itself tells at info (factories starting, ports closing) counts as debug.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from constantly import NamedConstant
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.logger import (
+    FileLogObserver,
+    FilteringLogObserver,
+    ILogFilterPredicate,
+    ILogObserver,
+    LogEvent,
+    LogLevel,
+    PredicateResult,
+    formatEvent,
+)
+from twisted.python.logfile import LogFile
+from zope.interface import implementer
+
+Format = Callable[[LogEvent], str]
+
+_ESCAPES = {code: f"\\x{code:02x}" for code in [*range(0x20), *range(0x7F, 0xA0)]} | {0x09: "\t", 0x0A: "\\n"}
+
+# constantly compares its constants in order of definition, which mypy does not know.
+_RANKS: dict[NamedConstant, int] = {level: rank for rank, level in enumerate(LogLevel.iterconstants())}
+
+
+def _level(event: LogEvent) -> NamedConstant:
+    level: NamedConstant = event.get("log_level", LogLevel.info)
+    namespace = event.get("log_namespace", "")
+    if level is LogLevel.info and (namespace.startswith("twisted.") or namespace == "log_legacy"):
+        return LogLevel.debug
+    return level
+
+
+def _time(event: LogEvent) -> str:
+    return datetime.fromtimestamp(event["log_time"], UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _message(event: LogEvent) -> str:
+    """The event's text; what UTF-8 cannot hold is escaped."""
+    return formatEvent(event).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _traceback(event: LogEvent) -> str:
+    if "log_failure" not in event:
+        return ""
+    text: str = event["log_failure"].getTraceback()
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def as_text(event: LogEvent) -> str:
+    """The event for people. Control characters are escaped, so nobody can forge a line."""
+    namespace = event.get("log_namespace", "-").removeprefix("flux.")
+    conn = f" [conn {event['conn']}]" if "conn" in event else ""
+    line = f"{_time(event)} {_level(event).name:<5} {namespace}{conn} {_message(event)}".translate(_ESCAPES)
+    below = [part.translate(_ESCAPES) for part in _traceback(event).split("\n") if part.strip()]
+    return "\n\t".join([line, *below]) + "\n"
+
+
+def as_json(event: LogEvent) -> str:
+    """The event for programs: one object and a newline."""
+    record: dict[str, Any] = {
+        "time": _time(event),
+        "level": _level(event).name,
+        "namespace": event.get("log_namespace", ""),
+        "message": _message(event),
+    }
+    if traceback := _traceback(event):
+        record["failure"] = traceback
+    for name, value in event.items():
+        if name.startswith("log_") or name in record:
+            continue
+        try:
+            record[name] = msgspec.Raw(msgspec.json.encode(value))
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            continue
+    return msgspec.json.encode(record).decode("utf-8") + "\n"
+
+
+FORMATS: dict[str, Format] = {"text": as_text, "json": as_json}
+
+
+@implementer(ILogFilterPredicate)
+class Threshold:
+    """Lets events of :attr:`level` and above pass.
+
+    :ivar level: ``debug``, ``info``, ``warn``, ``error`` or ``critical``; may be set at any time.
+    """
+
+    def __init__(self, level: str) -> None:
+        self.level = level
+
+    @property
+    def level(self) -> str:
+        return self._name
+
+    @level.setter
+    def level(self, name: str) -> None:
+        self._rank = _RANKS[LogLevel.levelWithName(name)]
+        self._name = name
+
+    def __call__(self, event: LogEvent) -> NamedConstant:
+        return PredicateResult.maybe if _RANKS[_level(event)] >= self._rank else PredicateResult.no
+
+
+def observer_for_twistd(
+    options: Mapping[str, Any], style: str, threshold: Threshold, reactor: IReactorFromThreads
+) -> ILogObserver | None:
+    """The observer that twistd is to use, writing to where its options say.
+
+    twistd has no way to change only how its log looks, so where it goes is decided
+    here just as twistd would: ``--syslog``, ``--logfile`` (rotated by size, and on
+    SIGUSR1), stdout with ``-n``, else ``twistd.log``.
+
+    :param options: twistd's own options.
+    :param style: ``text`` or ``json``.
+    :return: None with ``--logger``: the user brings an observer.
+    """
+    if options.get("logger"):
+        return None
+    destination: ILogObserver
+    if options.get("syslog"):
+        destination = _Syslog(options.get("prefix") or "flux", FORMATS[style])
+    else:
+        destination = FileLogObserver(_file(options, reactor), FORMATS[style])
+    observer: ILogObserver = FilteringLogObserver(destination, [threshold])
+    return observer
+
+
+def _file(options: Mapping[str, Any], reactor: IReactorFromThreads) -> Any:
+    name = options.get("logfile") or ""
+    if name == "-" and not options.get("nodaemon"):
+        raise SystemExit("A daemon cannot log to stdout: give --logfile a file, or -n to stay in the foreground.")
+    if name == "-" or (not name and options.get("nodaemon")):
+        return sys.stdout
+    file = LogFile.fromFullPath(name or "twistd.log")
+    if signal.getsignal(signal.SIGUSR1) in (None, signal.SIG_DFL):
+        signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(file.rotate))
+    return file
+
+
+@implementer(ILogObserver)
+class _Syslog:
+    """Writes to the system's log, which adds the time itself."""
+
+    def __init__(self, prefix: str, style: Format) -> None:
+        import syslog
+
+        syslog.openlog(prefix, syslog.LOG_PID, syslog.LOG_DAEMON)
+        self._write = syslog.syslog
+        self._format = style
+        self._priorities = {
+            LogLevel.debug: syslog.LOG_DEBUG,
+            LogLevel.info: syslog.LOG_INFO,
+            LogLevel.warn: syslog.LOG_WARNING,
+            LogLevel.error: syslog.LOG_ERR,
+            LogLevel.critical: syslog.LOG_CRIT,
+        }
+
+    def __call__(self, event: LogEvent) -> None:
+        for line in self._format(event).splitlines():
+            self._write(self._priorities[_level(event)], line)

@@ -1,0 +1,259 @@
+"""One flux process under twistd: started, reloaded, stopped, and its exit status.
+
+twistd calls a service and knows nothing of starts that take time or fail.  This
+service fills the gap::
+
+    startService ─> reactor runs ─> assembly.start() ─┬─> banner; a daemon's parent exits with 0
+                                                      └─> one line on stderr, exit status 1
+
+    SIGTERM, SIGINT ─> reactor.stop() ─> stopService ─> assembly.stop() ─> exit status 0
+    once more       ─> exit at once
+    SIGHUP          ─> the configuration is read again ─> assembly.reload()
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, MutableMapping
+from types import FrameType
+from typing import Any, Protocol
+
+from twisted.application.service import IServiceCollection, Service
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+from twisted.internet.error import CannotListenError
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import ILogObserver, Logger
+
+from flux.config import ConfigError, Settings
+from flux.errors import FluxError
+from flux.lifecycle import CannotStart, Tasks
+from flux.log import Threshold
+
+#: Causes of a failed start that the one line explains; for others the log has a traceback.
+EXPLAINED = (OSError, CannotListenError, FluxError)
+
+
+class Assembly(Protocol):
+    """The services of one process, put together."""
+
+    async def start(self) -> None:
+        """Up to listening. A failure or cancellation leaves nothing running.
+
+        :raise CannotStart: says in one line why.
+        """
+
+    async def stop(self) -> None:
+        """Drain and stop, within deadlines of its own."""
+
+    def reload(self, settings: Settings) -> None:
+        """Go on with new values of the live keys; all others are as at the start."""
+
+    def banner(self) -> str:
+        """Where to connect and what to type, for the person who started it."""
+
+
+class ExitStatus:
+    """The status this process will exit with.
+
+    twistd always ends with 0 (or by a signal), so another status is put in place
+    by the last exit function: by then twistd has removed its pid file and closed its log.
+    Make it early: exit functions run in reverse order.
+    """
+
+    def __init__(self) -> None:
+        self.value = 0
+        atexit.register(self._apply)
+
+    def _apply(self) -> None:
+        if self.value:
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(self.value)
+
+
+class FluxProcess(Service):
+    """The service that twistd runs.
+
+    :param assemble: makes the assembly; called when the reactor runs.
+    :param reread: the settings as the file has them now, or ``ConfigError``; called in a thread.
+    :param observer: where the log goes; None leaves it to twistd.
+    :param twistd: twistd's options; a daemon's pipe to its waiting parent is taken out of them.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        assemble: Callable[[], Assembly],
+        reread: Callable[[], Settings],
+        threshold: Threshold,
+        observer: ILogObserver | None,
+        twistd: MutableMapping[str, Any],
+        exit_status: ExitStatus,
+        reactor: Any,
+    ) -> None:
+        self.name = name
+        self._settings = settings
+        self._assemble = assemble
+        self._reread = reread
+        self._threshold = threshold
+        self._observer = observer
+        self._twistd = twistd
+        self._exit_status = exit_status
+        self._reactor = reactor
+        self._tasks = Tasks(self.log)
+        self._reloading = DeferredLock()
+        self._starting: Deferred[None] | None = None
+        self._assembly: Assembly | None = None
+        self._parent_pipe: int | None = None
+        self._told_to_stop = False
+        self._stopping = False
+
+    # --- called by twistd ---
+
+    def setServiceParent(self, parent: IServiceCollection) -> None:
+        """Bring our log observer along: twistd asks the application for one before it starts to log."""
+        if self._observer is not None:
+            parent.setComponent(ILogObserver, self._observer)  # type: ignore[attr-defined]
+        super().setServiceParent(parent)
+
+    def startService(self) -> None:
+        super().startService()
+        # With the pipe in our hands, the parent of a daemon waits until we listen, and fails if we do.
+        self._parent_pipe = self._twistd.pop("statusPipe", None)
+        self._reactor.callWhenRunning(self._run)
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        self._stopping = True
+        return Deferred.fromCoroutine(self._stop())
+
+    # --- start and stop ---
+
+    def _run(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop_signal)
+        signal.signal(signal.SIGHUP, self._on_reload_signal)
+        self._starting = Deferred.fromCoroutine(self._start())
+
+    async def _start(self) -> None:
+        began = self._reactor.seconds()
+        self._raise_file_limit()
+        try:
+            assembly = self._assemble()
+            await assembly.start()
+        except CancelledError:
+            self._tell_parent(b"1 stopped while starting")
+            return
+        except Exception as error:
+            self._fail(error)
+            return
+        self._assembly = assembly
+        self.log.info(
+            "{title} started in {ms} ms, process {pid}",
+            title=self.name,
+            ms=round((self._reactor.seconds() - began) * 1000),
+            pid=os.getpid(),
+        )
+        with contextlib.suppress(OSError):  # nobody reads our output
+            print(assembly.banner(), file=sys.__stdout__, flush=True)
+        self._tell_parent(b"0")
+
+    def _fail(self, error: Exception) -> None:
+        explained = isinstance(error, CannotStart) and isinstance(error.__cause__, (*EXPLAINED, type(None)))
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if explained:
+            self.log.critical("cannot start {title}: {reason}", title=self.name, reason=reason)
+        else:
+            self.log.failure("cannot start {title}", title=self.name)
+        with contextlib.suppress(OSError):
+            print(f"cannot start {self.name}: {reason}", file=sys.__stderr__, flush=True)
+        self._tell_parent(b"1 " + reason.encode("ascii", "backslashreplace"))
+        self._exit_status.value = 1
+        self._stop_reactor()
+
+    def _stop_reactor(self) -> None:
+        """End the process; the reactor comes back to :meth:`stopService` on its way out."""
+        if not self._stopping:
+            self._stopping = True
+            self._reactor.stop()
+
+    async def _stop(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+            await self._starting
+        await self._tasks.stop()
+        if self._assembly is not None:
+            try:
+                await self._assembly.stop()
+            except Exception:
+                self.log.failure("stopping {title} failed", title=self.name)
+                self._exit_status.value = 1
+        self.log.info("{title} stopped", title=self.name)
+
+    def _tell_parent(self, message: bytes) -> None:
+        """Tell the parent of a daemon how the start went: it reads at most 100 bytes, a "0" for success."""
+        if self._parent_pipe is not None:
+            with contextlib.suppress(OSError):  # the parent is gone
+                os.write(self._parent_pipe, message[:100])
+            os.close(self._parent_pipe)
+            self._parent_pipe = None
+
+    def _raise_file_limit(self) -> None:
+        """Every connection is a file: take as many as the system lets us."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError) as error:
+            self.log.warn("the limit of open files stays {soft}: {reason}", soft=soft, reason=str(error))
+        else:
+            self.log.info("the limit of open files is {hard} (was {soft})", soft=soft, hard=hard)
+
+    # --- signals ---
+
+    def _on_stop_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._told_to_stop:
+            os._exit(1)
+        self._told_to_stop = True
+        self._reactor.callFromThread(self._stop_on_signal, signal.Signals(number).name)
+
+    def _stop_on_signal(self, name: str) -> None:
+        self.log.info("{signal}: stopping; once more to exit at once", signal=name)
+        self._stop_reactor()
+
+    def _on_reload_signal(self, number: int, frame: FrameType | None) -> None:
+        self._reactor.callFromThread(lambda: self._tasks.spawn(self._reload(), "reading the configuration again"))
+
+    async def _reload(self) -> None:
+        if self._assembly is None:
+            self.log.warn("SIGHUP: nothing is read again while starting")
+            return
+        await self._reloading.acquire()
+        try:
+            new = await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._reread)
+        except ConfigError as error:
+            for mistake in error.mistakes:
+                self.log.error("SIGHUP: {mistake}", mistake=str(mistake))
+            self.log.error("SIGHUP: the settings stay as they are until the configuration is right")
+        else:
+            self._apply(self._assembly, new)
+        finally:
+            self._reloading.release()
+
+    def _apply(self, assembly: Assembly, new: Settings) -> None:
+        changed = self._settings.difference(new)
+        settings = self._settings.with_live(new)
+        self._threshold.level = settings.log.level
+        assembly.reload(settings)
+        self._settings = settings
+        self.log.info("SIGHUP: changed {keys}", keys=", ".join(changed.live) or "nothing")
+        if changed.restart:
+            self.log.warn("SIGHUP: a restart is needed for {keys}", keys=", ".join(changed.restart))

@@ -1,0 +1,133 @@
+"""The twistd commands: from their options to the service that twistd runs.
+
+``flux`` has everything in one process; ``flux-status`` and ``flux-chat`` are its
+parts in processes of their own.  ``twisted/plugins/flux_plugin.py`` names the three
+objects at the end of this module; nothing else of flux is imported for
+``twistd --help``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.python.usage import Options
+
+import flux
+from flux.config import ConfigError, Mistake, Settings, load
+from flux.log import Threshold, observer_for_twistd
+from flux.process import Assembly, ExitStatus, FluxProcess
+
+
+class FluxOptions(Options):
+    """What may follow the command's name; :attr:`settings` is what it amounts to."""
+
+    optParameters = [  # noqa: RUF012 - Twisted's way to declare options
+        ["config", "c", None, "The configuration file. Every key and its default: etc/flux.ini of the source."],
+    ]
+
+    settings: Settings
+
+    def __init__(self, command: Command) -> None:
+        super().__init__()
+        self.longdesc = command.about
+        self._command = command
+        self._overrides: list[str] = []
+        self._path: Path | None = None
+
+    def opt_set(self, override: str) -> None:
+        """SECTION.KEY=VALUE, instead of what the file says. May be given many times."""
+        self._overrides.append(override)
+
+    def opt_version(self) -> None:
+        """Display the version of flux and exit."""
+        print(f"flux {flux.__version__}")
+        raise SystemExit(0)
+
+    def postOptions(self) -> None:
+        """Read the configuration.
+
+        :raise SystemExit: it is wrong; all its mistakes go to stderr, the exit status is 1.
+        """
+        # Absolute, since twistd may change the directory before the file is read again.
+        self._path = Path(self["config"]).absolute() if self["config"] else None
+        try:
+            self.settings = self.load()
+        except ConfigError as error:
+            raise SystemExit(f"{self._command.name}: {error}") from None
+
+    def load(self) -> Settings:
+        """The settings as file and overrides have them now.
+
+        :raise ConfigError: with every mistake.
+        """
+        settings = load(self._path, self._overrides)
+        self._command.refuse(settings)
+        return settings
+
+
+class Command:
+    """A twistd command: the two names that ``ServiceMaker`` looks for, ``Options`` and ``makeService``.
+
+    :param roles: the services it runs: ``status``, ``chat``.
+    """
+
+    def __init__(self, name: str, roles: frozenset[str], about: str) -> None:
+        self.name = name
+        self.roles = roles
+        self.about = about
+
+    def Options(self) -> FluxOptions:
+        return FluxOptions(self)
+
+    def makeService(self, options: FluxOptions) -> IService:
+        from twisted.internet import reactor as installed
+
+        reactor: Any = installed  # as many interfaces as the reactor has, there is no type for
+        settings = options.settings
+        twistd: Any = options.parent if options.parent is not None else {}
+        threshold = Threshold(settings.log.level)
+
+        def assemble() -> Assembly:
+            from flux.assembly import assemble
+
+            return assemble(settings, self.roles, reactor)
+
+        service: IService = FluxProcess(
+            self.name,
+            settings,
+            assemble,
+            options.load,
+            threshold,
+            observer_for_twistd(twistd, settings.log.format, threshold, reactor),
+            twistd,
+            ExitStatus(),
+            reactor,
+        )
+        return service
+
+    def refuse(self, settings: Settings) -> None:
+        """Refuse what this command cannot do with ``settings``, rather than pretend.
+
+        :raise ConfigError: says what.
+        """
+        if settings.state.kind == "memory" and self.roles == {"status"}:
+            what = (
+                "memory is not shared, so flux-status would never hear of a chat server; expected the dotted path of "
+                "a class of your own that is, or `twistd flux`, which has both in one process"
+            )
+            raise ConfigError([Mistake("state.kind", what)])
+
+
+flux_all = Command(
+    "flux",
+    frozenset({"status", "chat"}),
+    "The whole of flux in one process: the chat server, and the status service that assigns users to chat servers.",
+)
+flux_status = Command(
+    "flux-status",
+    frozenset({"status"}),
+    "The status service alone: knows which chat servers live, assigns users to them and issues login tokens.",
+)
+flux_chat = Command("flux-chat", frozenset({"chat"}), "A chat server alone.")

@@ -1,0 +1,75 @@
+"""An assembly without services, for tests of the process around it; run as a script it is twistd on this assembly.
+
+``chat.name`` says how it behaves: ``fails``, ``breaks`` or ``hangs`` at the start,
+``breaks-at-stop`` or ``hangs-at-stop``.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import ILogObserver, LogEvent, Logger, formatEvent
+from zope.interface import implementer
+
+from flux.config import Settings
+from flux.lifecycle import CannotStart
+
+log = Logger(namespace="fake")
+
+
+class FakeAssembly:
+    def __init__(self, settings: Settings, roles: frozenset[str]) -> None:
+        self.settings = settings
+        self.roles = roles
+        self.behaviour = settings.chat.name
+
+    async def start(self) -> None:
+        log.info("starting {roles}", roles=" ".join(sorted(self.roles)))
+        log.debug("a detail")
+        if self.behaviour == "fails":
+            raise CannotStart("the store: it is used\nby process 7") from OSError()
+        if self.behaviour == "breaks":
+            raise ZeroDivisionError("a bug")
+        if self.behaviour == "hangs":
+            await Deferred()
+
+    async def stop(self) -> None:
+        log.info("draining")
+        if self.behaviour == "hangs-at-stop":
+            await Deferred()
+        if self.behaviour == "breaks-at-stop":
+            raise ZeroDivisionError("a bug")
+
+    def reload(self, settings: Settings) -> None:
+        log.info("reloaded: name={name} takeover={takeover}", name=settings.chat.name, takeover=settings.chat.takeover)
+
+    def banner(self) -> str:
+        return "ready: type\n  telnet 127.0.0.1 8090"
+
+
+def assemble(settings: Settings, roles: frozenset[str], reactor: Any) -> FakeAssembly:
+    return FakeAssembly(settings, roles)
+
+
+def checks(settings: Settings, reactor: Any) -> list[Any]:
+    return [("store: opens", lambda: succeed(f"at {settings.store.path}"))]
+
+
+def own_observer() -> ILogObserver:
+    """A log observer of the user's own, for ``--logger``."""
+
+    @implementer(ILogObserver)
+    class Own:
+        def __call__(self, event: LogEvent) -> None:
+            print(f"own: {formatEvent(event)}", file=sys.__stdout__)
+
+    return Own()
+
+
+if __name__ == "__main__":
+    sys.modules["flux.assembly"] = sys.modules[__name__]
+    from twisted.scripts.twistd import run
+
+    run()

@@ -1,0 +1,246 @@
+"""The process around the services: start, signals, reload and exit status, in the foreground and as a daemon."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from server_process import ServerProcess, environment, server, with_fake_assembly
+
+
+def flux(*arguments: str, cwd: Path) -> Any:
+    return server(with_fake_assembly("-n", "flux", *arguments), cwd, environment())
+
+
+def messages(process: ServerProcess) -> list[str]:
+    """The log without times."""
+    return [line.split(" ", 1)[-1] for line in process.lines]
+
+
+# --- start and stop ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_the_exit_status_is_0(number: signal.Signals, tmp_path: Path) -> None:
+    with flux(cwd=tmp_path) as process:
+        process.wait_for("telnet 127.0.0.1 8090")
+        process.signal(number)
+        assert process.end() == (0, "")
+    seen = messages(process)
+    assert seen.index("info  fake starting chat status") < seen.index("info  fake draining")
+    assert f"info  process.FluxProcess {number.name}: stopping; once more to exit at once" in seen
+    assert seen[-1] == "info  process.FluxProcess flux stopped"
+    assert not (tmp_path / "twistd.pid").exists()
+
+
+def test_the_banner_follows_the_start_as_it_is(tmp_path: Path) -> None:
+    with flux(cwd=tmp_path) as process:
+        process.wait_for("flux started in")
+        assert process.wait_for("") == "ready: type"
+        assert process.wait_for("") == "  telnet 127.0.0.1 8090"
+
+
+def test_a_second_signal_exits_at_once(tmp_path: Path) -> None:
+    with flux("--set", "chat.name=hangs-at-stop", cwd=tmp_path) as process:
+        process.wait_for("telnet")
+        process.signal(signal.SIGTERM)
+        process.wait_for("draining")
+        process.signal(signal.SIGTERM)
+        assert process.end() == (1, "")
+
+
+def test_a_failed_start_is_one_line_and_exit_status_1(tmp_path: Path) -> None:
+    with flux("--set", "chat.name=fails", cwd=tmp_path) as process:
+        assert process.end() == (1, "cannot start flux: the store: it is used by process 7\n")
+    seen = messages(process)
+    assert "critical process.FluxProcess cannot start flux: the store: it is used by process 7" in seen
+    assert not any("Traceback" in line or "draining" in line or "ready" in line for line in seen)
+    assert not (tmp_path / "twistd.pid").exists()
+
+
+def test_a_start_that_fails_for_a_bug_is_traced_in_the_log(tmp_path: Path) -> None:
+    with flux("--set", "chat.name=breaks", cwd=tmp_path) as process:
+        assert process.end() == (1, "cannot start flux: a bug\n")
+    assert any("\tbuiltins.ZeroDivisionError: a bug" in line for line in process.lines)
+
+
+def test_a_failed_stop_is_exit_status_1(tmp_path: Path) -> None:
+    with flux("--set", "chat.name=breaks-at-stop", cwd=tmp_path) as process:
+        process.wait_for("telnet")
+        process.signal(signal.SIGTERM)
+        assert process.end() == (1, "")
+    assert "critical process.FluxProcess stopping flux failed" in messages(process)
+
+
+def test_a_signal_while_starting_ends_the_start(tmp_path: Path) -> None:
+    with flux("--set", "chat.name=hangs", cwd=tmp_path) as process:
+        process.wait_for("starting")
+        process.signal(signal.SIGTERM)
+        assert process.end() == (0, "")
+    assert not any("draining" in line for line in process.lines)
+
+
+def test_the_limit_of_open_files_is_raised(tmp_path: Path) -> None:
+    command = ["bash", "-c", 'ulimit -Sn 300; ulimit -Hn 400; exec "$@"', "-", *with_fake_assembly("-n", "flux")]
+    with server(command, tmp_path, environment()) as process:
+        assert process.wait_for("limit of open files").endswith("the limit of open files is 400 (was 300)")
+
+
+# --- commands and options ----------------------------------------------------
+
+
+def test_all_mistakes_stop_the_start(tmp_path: Path) -> None:
+    with flux("--set", "chat.weight=0", "--set", "chat.nmae=x", cwd=tmp_path) as process:
+        status, errors = process.end()
+    assert status == 1
+    assert errors.startswith("flux: 2 mistakes in the configuration:\n  chat.weight: ")
+    assert "chat.nmae: is no key, did you mean chat.name? (--set chat.nmae)" in errors
+    assert process.lines == []
+
+
+def test_each_command_has_its_roles(tmp_path: Path) -> None:
+    with server(with_fake_assembly("-n", "flux-chat"), tmp_path, environment()) as process:
+        assert process.wait_for("fake starting").endswith("fake starting chat")
+    own = ["--set", "state.kind=my.State"]
+    with server(with_fake_assembly("-n", "flux-status", *own), tmp_path, environment()) as process:
+        assert process.wait_for("fake starting").endswith("fake starting status")
+
+
+def test_a_status_service_alone_refuses_unshared_state(tmp_path: Path) -> None:
+    with server(with_fake_assembly("-n", "flux-status"), tmp_path, environment()) as process:
+        status, errors = process.end()
+    assert status == 1
+    assert "\n  state.kind: memory is not shared" in errors
+
+
+def test_the_version(tmp_path: Path) -> None:
+    from flux import __version__
+
+    with flux("--version", cwd=tmp_path) as process:
+        assert process.end() == (0, "")
+    assert process.lines == [f"flux {__version__}"]
+
+
+# --- reload ------------------------------------------------------------------
+
+
+def test_a_hangup_applies_what_it_can_and_says_what_it_cannot(tmp_path: Path) -> None:
+    ini = tmp_path / "flux.ini"
+    ini.write_text("[chat]\nname = a\n", "utf-8")
+    with flux("--config", "flux.ini", "--set", "chat.weight=2", cwd=tmp_path) as process:
+        process.wait_for("telnet")
+
+        ini.write_text("[chat]\nname = b\ntakeover = no\nweight = 3\n", "utf-8")
+        process.signal(signal.SIGHUP)
+        assert process.wait_for("reloaded").endswith("name=a takeover=False")
+        assert process.wait_for("SIGHUP").endswith("SIGHUP: changed chat.takeover")
+        assert process.wait_for("SIGHUP").endswith("SIGHUP: a restart is needed for chat.name")
+
+        ini.write_text("[chat]\ntakeover = maybe\nname = -\n[log]\nlevel = debug\n", "utf-8")
+        process.signal(signal.SIGHUP)
+        assert 'error process.FluxProcess SIGHUP: chat.name: "-" is not a name' in process.wait_for("SIGHUP")
+        assert 'SIGHUP: chat.takeover: "maybe" is neither' in process.wait_for("SIGHUP")
+        assert process.wait_for("SIGHUP").endswith("the settings stay as they are until the configuration is right")
+
+        ini.write_text("[chat]\nname = a\n", "utf-8")
+        process.signal(signal.SIGHUP)
+        assert process.wait_for("reloaded").endswith("name=a takeover=True")
+        assert process.wait_for("SIGHUP").endswith("SIGHUP: changed chat.takeover")
+
+        process.signal(signal.SIGHUP)
+        assert process.wait_for("SIGHUP").endswith("SIGHUP: changed nothing")
+        process.signal(signal.SIGTERM)
+        assert process.end() == (0, "")
+
+
+def test_the_level_changes_at_run_time(tmp_path: Path) -> None:
+    ini = tmp_path / "flux.ini"
+    ini.write_text("[log]\nlevel = warn\n", "utf-8")
+    with flux("--config", "flux.ini", cwd=tmp_path) as process:
+        process.wait_for("telnet")
+        assert process.lines == ["ready: type", "  telnet 127.0.0.1 8090"]
+        ini.write_text("[log]\nlevel = info\n", "utf-8")
+        process.signal(signal.SIGHUP)
+        assert process.wait_for("SIGHUP").endswith("SIGHUP: changed log.level")
+        process.signal(signal.SIGTERM)
+        process.wait_for("SIGTERM: stopping")
+
+
+def test_a_hangup_while_starting_changes_nothing(tmp_path: Path) -> None:
+    with flux("--set", "chat.name=hangs", cwd=tmp_path) as process:
+        process.wait_for("starting")
+        process.signal(signal.SIGHUP)
+        process.wait_for("SIGHUP: nothing is read again while starting")
+        process.signal(signal.SIGTERM)
+        assert process.end() == (0, "")
+
+
+# --- where the log goes ------------------------------------------------------
+
+
+def test_the_log_goes_to_the_file_and_the_banner_to_the_person(tmp_path: Path) -> None:
+    command = with_fake_assembly("-n", "--logfile", "flux.log", "flux", "--set", "log.format=json")
+    with server(command, tmp_path, environment()) as process:
+        process.wait_for("telnet")
+        process.signal(signal.SIGTERM)
+        assert process.end() == (0, "")
+    assert process.lines == ["ready: type", "  telnet 127.0.0.1 8090"]
+    events = [json.loads(line) for line in (tmp_path / "flux.log").read_text("utf-8").splitlines()]
+    assert {"roles": "chat status", "message": "starting chat status"}.items() <= events[1].items()
+
+
+def test_the_level_of_the_start_holds(tmp_path: Path) -> None:
+    with flux("--set", "log.level=debug", cwd=tmp_path) as process:
+        assert process.wait_for("a detail").endswith("debug fake a detail")
+
+
+def test_an_observer_of_the_users_own_is_left_to_twistd(tmp_path: Path) -> None:
+    command = with_fake_assembly("-n", "--logger", "fake_assembly.own_observer", "flux")
+    with server(command, tmp_path, environment()) as process:
+        assert process.wait_for("starting chat") == "own: starting chat status"
+
+
+# --- daemons -----------------------------------------------------------------
+
+
+def daemon(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        with_fake_assembly(*arguments), cwd=cwd, env=environment(), capture_output=True, text=True, check=False
+    )
+
+
+def wait_for_end(pid: int) -> None:
+    handle = os.pidfd_open(pid)
+    try:
+        assert select.select([handle], [], [], 60)[0]
+    finally:
+        os.close(handle)
+
+
+def test_a_daemon_has_started_when_its_parent_returns(tmp_path: Path) -> None:
+    done = daemon("flux", cwd=tmp_path)
+    pid = int((tmp_path / "twistd.pid").read_text("ascii"))
+    log = (tmp_path / "twistd.log").read_text("utf-8")
+    os.kill(pid, signal.SIGTERM)
+    wait_for_end(pid)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "flux started in" in log
+    assert not (tmp_path / "twistd.pid").exists()
+
+
+def test_a_daemon_that_cannot_start_fails_for_its_parent(tmp_path: Path) -> None:
+    done = daemon("flux", "--set", "chat.name=fails", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "the store: it is used by process 7" in done.stderr
+
+
+def test_a_daemon_does_not_log_to_stdout(tmp_path: Path) -> None:
+    done = daemon("--logfile", "-", "flux", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("A daemon cannot log to stdout")
