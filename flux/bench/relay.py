@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet import protocol
-from twisted.internet.interfaces import IReactorTCP
+from twisted.internet.interfaces import IReactorTCP, ITCPTransport
 from twisted.protocols.basic import LineOnlyReceiver
 
 WELCOME = b'{"type":"login.ok"}'
@@ -31,6 +31,7 @@ class Relay(LineOnlyReceiver):
     """One connection."""
 
     delimiter = b"\n"
+    transport: ITCPTransport
 
     def __init__(self, rooms: dict[bytes, list[Relay]]) -> None:
         self._rooms = rooms
@@ -46,12 +47,15 @@ class Relay(LineOnlyReceiver):
         if room is None:
             self._room = self._rooms.setdefault(line, [])
             self._room.append(self)
-            self.sendLine(WELCOME)
+            self._say(WELCOME)
             return
         for other in room:
             if other is not self:
-                other.sendLine(line)
-        self.sendLine(ACKNOWLEDGEMENT)
+                other._say(line)
+        self._say(ACKNOWLEDGEMENT)
+
+    def _say(self, line: bytes) -> None:
+        self.transport.write(line + b"\n")
 
     def connectionLost(self, reason: Any = None) -> None:
         """Leave the room."""
@@ -59,7 +63,7 @@ class Relay(LineOnlyReceiver):
             self._room.remove(self)
 
 
-class RelayFactory(protocol.Factory):
+class RelayFactory(protocol.ServerFactory):
     """All connections of one relay."""
 
     noisy = False
@@ -74,8 +78,8 @@ class RelayFactory(protocol.Factory):
 
 def listen(reactor: IReactorTCP) -> int:
     """Start a relay on a free port of the loopback interface and return the port."""
-    port = reactor.listenTCP(0, RelayFactory(), backlog=4096, interface="127.0.0.1")
-    return int(port.getHost().port)
+    address: Any = reactor.listenTCP(0, RelayFactory(), backlog=4096, interface="127.0.0.1").getHost()
+    return int(address.port)
 
 
 def main() -> None:
