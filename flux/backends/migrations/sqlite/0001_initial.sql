@@ -1,0 +1,95 @@
+-- Accounts, friends, chats, messages.
+
+CREATE TABLE accounts (
+    id            INTEGER PRIMARY KEY,
+    name          TEXT NOT NULL,
+    key           TEXT NOT NULL UNIQUE,  -- the name folded
+    password_hash TEXT NOT NULL,
+    email         TEXT NOT NULL,
+    nick          TEXT NOT NULL,
+    description   TEXT NOT NULL DEFAULT '',
+    sex           TEXT NOT NULL DEFAULT '',
+    icon          TEXT NOT NULL DEFAULT ''
+) STRICT;
+
+-- The newest session number of each account. Apart from accounts, because every login
+-- writes it: hundreds of these rows share the page that one commit has to write.
+CREATE TABLE sessions (
+    uid    INTEGER PRIMARY KEY REFERENCES accounts,
+    number INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE boots (
+    node TEXT PRIMARY KEY,
+    boot INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE friends (
+    uid    INTEGER NOT NULL REFERENCES accounts,
+    friend INTEGER NOT NULL REFERENCES accounts,
+    remark TEXT NOT NULL,
+    mutual INTEGER NOT NULL,  -- 0: one-sided, the other has not accepted
+    PRIMARY KEY (uid, friend)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE friend_requests (
+    uid    INTEGER NOT NULL REFERENCES accounts,  -- who has to answer
+    sender INTEGER NOT NULL REFERENCES accounts,
+    note   TEXT NOT NULL,
+    remark TEXT NOT NULL,  -- what the sender will call uid once accepted
+    at     INTEGER NOT NULL,
+    PRIMARY KEY (uid, sender)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE blocks (
+    uid     INTEGER NOT NULL REFERENCES accounts,
+    blocked INTEGER NOT NULL REFERENCES accounts,
+    PRIMARY KEY (uid, blocked)
+) STRICT, WITHOUT ROWID;
+
+-- One-to-one chats (low and high: the two accounts) and groups (both NULL).
+CREATE TABLE chats (
+    id      INTEGER PRIMARY KEY,
+    low     INTEGER REFERENCES accounts,
+    high    INTEGER REFERENCES accounts,
+    version INTEGER NOT NULL DEFAULT 1  -- raised by every change of members
+) STRICT;
+CREATE UNIQUE INDEX chats_by_pair ON chats (low, high) WHERE low IS NOT NULL;
+
+CREATE TABLE groups (
+    chat         INTEGER PRIMARY KEY REFERENCES chats,
+    name         TEXT NOT NULL,
+    description  TEXT NOT NULL,
+    closed       INTEGER NOT NULL,
+    open_history INTEGER NOT NULL
+) STRICT;
+
+-- Members of chats of both kinds. By account first: a login reads all chats of one.
+CREATE TABLE members (
+    uid      INTEGER NOT NULL REFERENCES accounts,
+    chat     INTEGER NOT NULL REFERENCES chats,
+    first    INTEGER NOT NULL,
+    received INTEGER NOT NULL,
+    read     INTEGER NOT NULL,
+    role     TEXT NOT NULL CHECK (role IN ('owner', 'admin', 'member')),
+    PRIMARY KEY (uid, chat)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX members_by_chat ON members (chat, uid, first);
+
+-- The only place that says how far a chat has come: its head is its highest seq. Whoever
+-- prunes history keeps the newest message of each chat, or its seqs would be given again.
+--
+-- Rows lie in the order of their commits, so a batch writes few pages. For the same reason
+-- the index of cids has the cid first: clients that let theirs ascend with time append to
+-- it; random ones cost one page of the index each.
+CREATE TABLE messages (
+    id     INTEGER PRIMARY KEY,
+    chat   INTEGER NOT NULL,
+    seq    INTEGER NOT NULL,
+    sender INTEGER NOT NULL,
+    at     INTEGER NOT NULL,
+    cid    TEXT NOT NULL,
+    text   TEXT NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX messages_by_seq ON messages (chat, seq);
+CREATE UNIQUE INDEX messages_by_cid ON messages (cid, sender, chat) WHERE cid <> '';

@@ -1,0 +1,57 @@
+"""Where accounts stand in their chats, and all that a login shows."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+import msgspec
+
+from flux.backends.sqlite.accounts import profile
+from flux.backends.sqlite.friends import friend_requests, friends
+from flux.backends.sqlite.groups import groups
+from flux.backends.sqlite.history import UNREAD
+from flux.backends.sqlite.rows import all_rows
+from flux.backends.sqlite.writer import Writer
+from flux.model import Cursor, CursorMove, Overview
+
+# One statement for any number of moves: who may move how far, and then the rows that do move.
+ADVANCE = """
+    WITH asked AS (
+        SELECT json_extract(value, '$[0]') AS uid, json_extract(value, '$[1]') AS number,
+               json_extract(value, '$[2]') AS chat, json_extract(value, '$[3]') AS received,
+               json_extract(value, '$[4]') AS read
+        FROM json_each(?)),
+    granted AS (
+        SELECT a.uid, a.chat, max(a.received) AS received, max(a.read) AS read,
+               ifnull((SELECT max(seq) FROM messages WHERE chat = a.chat), 0) AS head
+        FROM asked a JOIN sessions s ON s.uid = a.uid AND a.number >= s.number
+        GROUP BY a.uid, a.chat)
+    UPDATE members SET
+        received = max(members.received, min(g.received, g.head)),
+        read = max(members.read, min(g.read, g.head))
+    FROM granted g
+    WHERE members.uid = g.uid AND members.chat = g.chat
+        AND (members.received < min(g.received, g.head) OR members.read < min(g.read, g.head))"""
+
+CURSORS = f"""
+    SELECT mine.chat, ifnull(c.low + c.high - mine.uid, 0), mine.received, mine.read,
+           ifnull((SELECT max(seq) FROM messages WHERE chat = mine.chat), 0), {UNREAD}
+    FROM members mine JOIN chats c ON c.id = mine.chat
+    WHERE mine.uid = ? ORDER BY mine.chat"""
+
+
+def advance(writer: Writer, moves: Sequence[CursorMove]) -> None:
+    """See ``IStore``; so for the other functions here."""
+    rows = [(move.uid, move.number, move.chat, move.received, move.read) for move in moves]
+    writer.db.execute(ADVANCE, (msgspec.json.encode(rows).decode(),))
+
+
+def overview(db: sqlite3.Connection, uid: int) -> Overview:
+    return Overview(
+        profile=profile(db, uid),
+        friends=friends(db, uid),
+        requests=friend_requests(db, uid),
+        groups=groups(db, uid),
+        cursors=tuple(Cursor(*row) for row in all_rows(db, CURSORS, (uid,))),
+    )

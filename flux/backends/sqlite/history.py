@@ -1,0 +1,117 @@
+"""Reading messages: history, what is still to be pushed, the conversation list."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from msgspec import UNSET
+
+from flux.backends.sqlite.chats import LARGEST_ID
+from flux.backends.sqlite.rows import all_rows, one_row
+from flux.errors import Forbidden, NotFound
+from flux.model import UNREAD_CAP, Conversation, Message, Page
+
+MESSAGES = (
+    "SELECT m.seq, m.sender, a.name, m.text, m.at FROM messages m JOIN accounts a ON a.id = m.sender"
+    " WHERE m.chat = ? AND m.seq > ? AND m.seq < ? ORDER BY m.seq {order} LIMIT ?"
+)
+OLDEST = MESSAGES.format(order="ASC")
+NEWEST = MESSAGES.format(order="DESC")
+
+UNREAD = f"""(
+    SELECT count(*) FROM (
+        SELECT 1 FROM messages u
+        WHERE u.chat = mine.chat AND u.seq > max(mine.read, mine.first - 1) AND u.sender <> mine.uid
+        LIMIT {UNREAD_CAP}))"""
+"""How many messages a row ``mine`` of members has left to read."""
+
+CONVERSATIONS = f"""
+    WITH mine AS (
+        SELECT m.uid, m.chat, m.first, m.read, l.id AS last
+        FROM members m
+        JOIN messages l ON l.chat = m.chat AND l.seq = (SELECT max(seq) FROM messages WHERE chat = m.chat)
+        LEFT JOIN groups g ON g.chat = m.chat
+        WHERE m.uid = ?1 AND (l.seq >= m.first OR g.open_history)
+        ORDER BY l.at DESC, l.id DESC LIMIT ?2)
+    SELECT c.id, c.low, c.high, ifnull(g.name, p.name), l.seq, l.sender, a.name, l.text, l.at, {UNREAD}, mine.read
+    FROM mine
+    JOIN messages l ON l.id = mine.last
+    JOIN accounts a ON a.id = l.sender
+    JOIN chats c ON c.id = mine.chat
+    LEFT JOIN groups g ON g.chat = c.id
+    LEFT JOIN accounts p ON p.id = c.low + c.high - ?1
+    ORDER BY l.at DESC, l.id DESC"""
+
+
+def message(chat: int, low: int | None, high: int | None, row: tuple[Any, ...]) -> Message:
+    """A row of (seq, sender, name, text, at) of a one-to-one chat, or of a group if there is no pair."""
+    seq, sender, name, text, at = row
+    if low is None or high is None:
+        return Message(chat, seq, sender, name, text, at, UNSET, chat)
+    return Message(chat, seq, sender, name, text, at, low + high - sender)
+
+
+def history(
+    db: sqlite3.Connection, uid: int, chat: int, to: int, group: int, before: int, after: int, limit: int
+) -> Page:
+    """See ``IStore``; so for the other functions here."""
+    if to:
+        found = one_row(db, "SELECT id FROM chats WHERE low = ? AND high = ?", (min(uid, to), max(uid, to)))
+        if found is None:
+            return Page(0, (), False)
+        chat = found[0]
+    row = one_row(
+        db,
+        "SELECT c.low, c.high, m.first, g.open_history FROM chats c"
+        " LEFT JOIN groups g ON g.chat = c.id LEFT JOIN members m ON m.chat = c.id AND m.uid = ?"
+        " WHERE c.id = ? AND (g.chat IS NOT NULL OR NOT ?)",
+        (uid, chat or group, bool(group)),
+    )
+    if row is None:
+        raise NotFound("there is no such group" if group else "there is no such chat")
+    low, high, first, open_history = row
+    chat = chat or group
+    if first is None:
+        raise Forbidden("you are not a member of this chat")
+    floor = 0 if open_history else first - 1
+    rows = all_rows(
+        db,
+        OLDEST if after else NEWEST,
+        (chat, max(after, floor), before or LARGEST_ID, limit + 1),
+    )
+    messages = [message(chat, low, high, row) for row in rows[:limit]]
+    if not after:
+        messages.reverse()
+    return Page(chat, tuple(messages), len(rows) > limit)
+
+
+def fill(db: sqlite3.Connection, uid: int, chat: int, after: int, limit: int) -> tuple[Message, ...]:
+    row = one_row(
+        db,
+        "SELECT c.low, c.high, m.first FROM members m JOIN chats c ON c.id = m.chat WHERE m.uid = ? AND m.chat = ?",
+        (uid, chat),
+    )
+    if row is None:
+        return ()
+    low, high, first = row
+    rows = all_rows(db, OLDEST, (chat, max(after, first - 1), LARGEST_ID, limit))
+    return tuple(message(chat, low, high, row) for row in rows)
+
+
+def conversations(db: sqlite3.Connection, uid: int, limit: int) -> tuple[Conversation, ...]:
+    found = []
+    for chat, low, high, name, *last, unread, read in all_rows(db, CONVERSATIONS, (uid, limit)):
+        group = low is None
+        found.append(
+            Conversation(
+                chat,
+                name,
+                message(chat, low, high, tuple(last)),
+                unread,
+                read,
+                UNSET if group else low + high - uid,
+                chat if group else UNSET,
+            )
+        )
+    return tuple(found)

@@ -1,0 +1,170 @@
+"""The database file: who may open it, how, and which tables it has.
+
+One process owns a file.  It holds a lock on ``<path>.lock`` while it runs, and that
+file says who it is, so that a second process can name it.
+
+Migrations are the files ``migrations/sqlite/NNNN_*.sql``, numbered from 1.  Each runs
+in one transaction with the number it leaves behind in ``PRAGMA user_version``, so a
+file is never between two of them.  After that the tables are compared with those the
+migrations make in an empty database: a file that was restored in part or altered by
+hand is refused before anything is written to it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import sqlite3
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+
+from flux.errors import Unavailable
+
+Connect = Callable[..., sqlite3.Connection]
+
+APPLICATION_ID = 0x666C7578
+"""``flux`` in ASCII, at byte 68 of the file (PRAGMA application_id; ``file`` shows it)."""
+
+OLDEST_SQLITE = (3, 37, 0)
+"""STRICT tables; RETURNING and UPDATE FROM are older."""
+
+BUSY_TIMEOUT = 5.0
+"""Seconds to wait for a lock held by a tool that looks into the file."""
+
+
+class FileLock:
+    """The right of one process to a database file, held until :meth:`release` or the process ends.
+
+    :raises Unavailable: another process has it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        name = path.with_name(path.name + ".lock")
+        self._fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.pread(self._fd, 200, 0).decode("utf-8", "replace").strip() or "another process"
+            os.close(self._fd)
+            raise Unavailable(
+                f"{path} is in use by {owner}: stop that one, or give this one another store.path"
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Give the right up. The lock file stays: removing it would let two processes lock two files."""
+        os.ftruncate(self._fd, 0)
+        os.close(self._fd)
+
+
+def own(path: Path) -> FileLock:
+    """Make the directory, and lock the file for this process.
+
+    :raises Unavailable: another process has it, or there is no right to write there.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return FileLock(path)
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be used (store.path): {error.strerror}") from error
+
+
+def open_writer(path: Path, connect: Connect) -> sqlite3.Connection:
+    """The connection that writes, to a file with the current schema; the file and its directory are made.
+
+    :raises Unavailable: the file cannot be used; says why and which setting names it.
+    """
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        oldest = ".".join(map(str, OLDEST_SQLITE))
+        raise Unavailable(f"this Python has SQLite {sqlite3.sqlite_version}; flux needs {oldest} or later")
+    try:
+        # Made here, because SQLite would make it readable for everybody.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        db = _open(path, connect)
+    except (OSError, sqlite3.Error) as error:
+        raise Unavailable(f"{path} cannot be used (store.path): {error}") from error
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA foreign_keys = ON")
+        db.execute("PRAGMA secure_delete = OFF")
+        db.execute(f"PRAGMA cache_size = {-64 * 1024}")
+        db.execute("PRAGMA wal_autocheckpoint = 4000")
+        db.execute(f"PRAGMA journal_size_limit = {64 << 20}")
+        migrate(db, path)
+    except sqlite3.DatabaseError as error:
+        db.close()
+        raise Unavailable(f"{path} cannot be used (store.path): {error}") from error
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def open_reader(path: Path, connect: Connect) -> sqlite3.Connection:
+    """A connection that only reads."""
+    db = _open(path, connect)
+    db.execute("PRAGMA query_only = ON")
+    db.execute(f"PRAGMA cache_size = {-16 * 1024}")
+    return db
+
+
+def _open(path: Path, connect: Connect) -> sqlite3.Connection:
+    db = connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT)
+    db.execute("PRAGMA temp_store = MEMORY")
+    return db
+
+
+def migrations() -> list[str]:
+    """The migrations, in order; the number of each is its place, from 1."""
+    folder = files("flux.backends").joinpath("migrations", "sqlite")
+    found = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
+    for number, file in enumerate(found, 1):
+        assert file.name.startswith(f"{number:04}_"), f"migration {file.name} should have number {number}"
+    return [file.read_text("utf-8") for file in found]
+
+
+def migrate(db: sqlite3.Connection, path: Path) -> None:
+    """Bring the schema up to date.
+
+    :raises Unavailable: the file is none of ours, of a later version, or not what its version says.
+    """
+    scripts = migrations()
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION_ID and (application or version or _tables(db)):
+        raise Unavailable(f"{path} belongs to another program: give flux another store.path")
+    if version > len(scripts):
+        raise Unavailable(
+            f"{path} was written by a later flux (schema {version}, this one knows {len(scripts)}): "
+            "install that version, or give this one another store.path"
+        )
+    for number, script in enumerate(scripts[version:], version + 1):
+        try:
+            db.executescript(
+                f"BEGIN IMMEDIATE;\n{script}\n"
+                f"PRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {number};\nCOMMIT;"
+            )
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+    if missing := sorted(_expected(scripts) - _tables(db)):
+        names = ", ".join(name for name, _ in missing)
+        raise Unavailable(f"{path} is damaged or was altered (schema {len(scripts)} without its {names}): restore it")
+
+
+def _expected(scripts: list[str]) -> set[tuple[str, str]]:
+    with sqlite3.connect(":memory:") as db:
+        for script in scripts:
+            db.executescript(script)
+        tables = _tables(db)
+    db.close()
+    return tables
+
+
+def _tables(db: sqlite3.Connection) -> set[tuple[str, str]]:
+    return set(db.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall())

@@ -1,0 +1,276 @@
+"""``IStore`` on one SQLite file: each method is a call on the writer's lane or on the readers'."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import TypeVar
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from flux.backends.sqlite import accounts, cursors, friends, groups, history
+from flux.backends.sqlite.append import append
+from flux.backends.sqlite.lanes import IReactor, Lane
+from flux.backends.sqlite.reader import Reader
+from flux.backends.sqlite.schema import Connect, open_reader, open_writer, own
+from flux.backends.sqlite.writer import AfterCommit, Writer
+from flux.errors import FluxError
+from flux.interfaces import IStore
+from flux.model import (
+    Changes,
+    Conversation,
+    Credentials,
+    CursorMove,
+    Draft,
+    Friend,
+    FriendRequest,
+    FriendStatus,
+    Group,
+    Member,
+    MemberChange,
+    Membership,
+    Message,
+    Overview,
+    Page,
+    Profile,
+    Receipt,
+    Role,
+)
+
+T = TypeVar("T")
+
+READERS = 2
+"""Threads that read: a long read holds up half of the others, no more."""
+
+READS_AT_ONCE = 50
+"""Calls in one snapshot: what waits is shared among the readers."""
+
+PROBES = 20
+"""Commits that are measured by :meth:`SqliteStore.checks`."""
+
+
+@implementer(IStore)
+class SqliteStore:
+    """The record in one file, owned by this process.
+
+    :param path: the database; its directory is made where it is missing.
+    :param now: the clock of messages, in seconds since the epoch.
+    :param deadline: seconds until a call fails with ``Unavailable``.
+    :param bound: calls that may wait for the writer, and for the readers.
+    :param chats_bound: members of chats kept in memory, twice (see :class:`~flux.backends.sqlite.chats.Chats`).
+    :param changes_bound: chats and accounts that :meth:`changes` remembers.
+    :param connect: makes connections.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        reactor: IReactor,
+        *,
+        now: Callable[[], float] = time.time,
+        deadline: float = 10.0,
+        bound: int = 10_000,
+        chats_bound: int = 100_000,
+        changes_bound: int = 200_000,
+        connect: Connect = sqlite3.connect,
+    ) -> None:
+        self.path = Path(path).absolute()
+        self._reactor = reactor
+        self._now = now
+        self._chats_bound = chats_bound
+        self._changes_bound = changes_bound
+        self._connect = connect
+        self._writer: Lane[Writer] = Lane(
+            reactor, "writer", self._open_writer, bound=bound, deadline=deadline, most=bound
+        )
+        self._readers: Lane[sqlite3.Connection] = Lane(
+            reactor,
+            "reader",
+            self._open_reader,
+            bound=bound,
+            deadline=deadline,
+            threads=READERS,
+            most=READS_AT_ONCE,
+        )
+
+    async def start(self) -> None:
+        """See ``IStore``; so for the other methods here."""
+        await self._writer.start()
+        try:
+            await self._readers.start()
+        except BaseException:
+            await self._writer.stop()
+            raise
+
+    async def stop(self) -> None:
+        await self._readers.stop()
+        await self._writer.stop()
+
+    def checks(self) -> list[tuple[str, Callable[[], Awaitable[str]]]]:
+        """Steps that show whether this store can be used, in order; each returns a sentence or raises.
+
+        The first opens the store and the last closes it, so that the one who asks needs no more than this.
+        """
+
+        async def open_it() -> str:
+            await self.start()
+            return f"{self.path} is ours"
+
+        async def integrity() -> str:
+            return f"the tables are whole: {await self._read(_quick_check)}"
+
+        async def commits() -> str:
+            taken = []
+            for _ in range(PROBES):
+                started = self._reactor.seconds()
+                await self._write(_touch)
+                taken.append(self._reactor.seconds() - started)
+            return f"a commit takes {median(taken) * 1000:.2f} ms (median of {PROBES})"
+
+        async def close() -> str:
+            await self.stop()
+            return "closed"
+
+        return [("open", open_it), ("integrity", integrity), ("write and fsync", commits), ("close", close)]
+
+    # in the threads of the lanes
+
+    def _open_writer(self) -> Writer:
+        lock = own(self.path)
+        try:
+            db = open_writer(self.path, self._connect)
+        except BaseException:
+            lock.release()
+            raise
+        return Writer(db, lock.release, self._chats_bound, self._changes_bound, self._now)
+
+    def _open_reader(self) -> Reader:
+        return Reader(open_reader(self.path, self._connect))
+
+    # what every method is
+
+    def _write(self, work: Callable[..., T], *arguments: object) -> Deferred[T]:
+        return self._writer.call(lambda writer: work(writer, *arguments))
+
+    def _read(self, work: Callable[..., T], *arguments: object) -> Deferred[T]:
+        return self._readers.call(lambda db: work(db, *arguments))
+
+    # boots and accounts
+
+    def next_boot(self, node: str) -> Awaitable[int]:
+        return self._write(accounts.next_boot, node)
+
+    def create_account(self, name: str, key: str, password_hash: str, nick: str, email: str) -> Awaitable[int]:
+        return self._write(accounts.create_account, name, key, password_hash, nick, email)
+
+    def credentials(self, uid: int, key: str) -> Awaitable[Credentials | None]:
+        return self._read(accounts.credentials, uid, key)
+
+    def set_password(self, uid: int, password_hash: str) -> Awaitable[None]:
+        return self._write(accounts.set_password, uid, password_hash)
+
+    def profile(self, uid: int) -> Awaitable[Profile]:
+        return self._read(accounts.profile, uid)
+
+    def set_profile(
+        self, uid: int, nick: str | None, description: str | None, sex: str | None, icon: str | None
+    ) -> Awaitable[Profile]:
+        return self._write(accounts.set_profile, uid, nick, description, sex, icon)
+
+    def search(self, query: str, limit: int) -> Awaitable[tuple[Profile, ...]]:
+        return self._read(accounts.search, query, limit)
+
+    def open_session(self, uid: int) -> Awaitable[int]:
+        return self._write(accounts.open_session, uid)
+
+    def overview(self, uid: int) -> Awaitable[Overview]:
+        return self._read(cursors.overview, uid)
+
+    # friends
+
+    def friend_add(self, uid: int, to: int, note: str, remark: str, one_sided: bool) -> Awaitable[FriendStatus]:
+        return self._write(friends.friend_add, uid, to, note, remark, one_sided)
+
+    def friend_answer(self, uid: int, sender: int, accept: bool, remark: str) -> Awaitable[FriendStatus]:
+        return self._write(friends.friend_answer, uid, sender, accept, remark)
+
+    def friend_remove(self, uid: int, other: int) -> Awaitable[None]:
+        return self._write(friends.friend_remove, uid, other)
+
+    def block(self, uid: int, other: int) -> Awaitable[None]:
+        return self._write(friends.block, uid, other)
+
+    def unblock(self, uid: int, other: int) -> Awaitable[None]:
+        return self._write(friends.unblock, uid, other)
+
+    def friends(self, uid: int) -> Awaitable[tuple[Friend, ...]]:
+        return self._read(friends.friends, uid)
+
+    def friend_requests(self, uid: int) -> Awaitable[tuple[FriendRequest, ...]]:
+        return self._read(friends.friend_requests, uid)
+
+    # groups
+
+    def group_create(self, uid: int, name: str, description: str, closed: bool, open_history: bool) -> Awaitable[Group]:
+        return self._write(groups.group_create, uid, name, description, closed, open_history)
+
+    def group_join(self, uid: int, group: int) -> Awaitable[MemberChange]:
+        return self._write(groups.group_join, uid, group)
+
+    def group_leave(self, uid: int, group: int) -> Awaitable[MemberChange]:
+        return self._write(groups.group_leave, uid, group)
+
+    def group_add(self, actor: int, group: int, uid: int) -> Awaitable[MemberChange]:
+        return self._write(groups.group_add, actor, group, uid)
+
+    def group_remove(self, actor: int, group: int, uid: int) -> Awaitable[MemberChange]:
+        return self._write(groups.group_remove, actor, group, uid)
+
+    def group_role(self, actor: int, group: int, uid: int, role: Role) -> Awaitable[MemberChange]:
+        return self._write(groups.group_role, actor, group, uid, role)
+
+    def groups(self, uid: int) -> Awaitable[tuple[Group, ...]]:
+        return self._read(groups.groups, uid)
+
+    def members(self, uid: int, group: int) -> Awaitable[tuple[Member, ...]]:
+        return self._read(groups.members, uid, group)
+
+    def membership(self, chat: int) -> Awaitable[Membership]:
+        return self._read(groups.membership, chat)
+
+    # messages
+
+    def append(self, drafts: Sequence[Draft]) -> Awaitable[list[Receipt | FluxError]]:
+        return self._write(append, drafts)
+
+    def history(self, uid: int, chat: int, to: int, group: int, before: int, after: int, limit: int) -> Awaitable[Page]:
+        return self._read(history.history, uid, chat, to, group, before, after, limit)
+
+    def fill(self, uid: int, chat: int, after: int, limit: int) -> Awaitable[tuple[Message, ...]]:
+        return self._read(history.fill, uid, chat, after, limit)
+
+    def conversations(self, uid: int, limit: int) -> Awaitable[tuple[Conversation, ...]]:
+        return self._read(history.conversations, uid, limit)
+
+    def advance(self, moves: Sequence[CursorMove]) -> Awaitable[None]:
+        return self._write(cursors.advance, moves)
+
+    def changes(self, mark: int) -> Awaitable[Changes]:
+        return self._writer.call(AfterCommit(lambda writer: writer.changes.since(mark)))
+
+
+def _quick_check(db: sqlite3.Connection) -> str:
+    faults = [fault for (fault,) in db.execute("PRAGMA quick_check(1)").fetchall()]
+    if faults != ["ok"]:
+        raise sqlite3.DatabaseError(faults[0])
+    return "ok"
+
+
+def _touch(writer: Writer) -> None:
+    """Something to commit that leaves nothing behind."""
+    writer.db.execute("INSERT INTO boots VALUES ('', 0)")
+    writer.db.execute("DELETE FROM boots WHERE node = ''")
