@@ -1,0 +1,74 @@
+"""The client: what a program needs to chat, on any Twisted reactor.
+
+::
+
+    from flux.client import Client, Message, Online, Offline, Ended
+
+    client = Client(reactor, [("127.0.0.1", 8090)])
+    await client.register("zhang san", "correct horse")          # once; opens and closes a connection of its own
+    me = await client.login("zhang san", password="correct horse")  # or login(22, token="...")
+    receipt = await client.send("hello", to=7)                   # or group=3; returns once it is committed
+    async for event in client.events:                            # one consumer; ends after Ended
+        match event:
+            case Message(): ...                                  # acknowledged when the next event is asked for
+            case Offline(reason=reason, retry_in=seconds): ...   # reconnects by itself
+            case Ended(reason=reason): ...                       # logout, closed, takeover, admin, password, ...
+    await client.logout()                                        # or close(): leaves, the session ends with the link
+
+What it promises:
+
+- A send resolves exactly once, and several sends to one chat keep their order: each carries a ``cid`` and is
+  repeated, after ``unavailable``, ``rate_limited`` or a broken connection, until the server said yes or no.
+  At most ``max_pending`` wait at a time; one more raises :class:`QueueFull`.
+- Every message of others appears once in ``events``, in the order of its chat, across reconnects; what was taken from
+  ``events`` is acknowledged (gathered, 200 ms or 50 messages), what was not comes again after the next login.
+- The connection is watched by pings and restored with jittered backoff (0.1 s to 10 s), rotating through the addresses.
+  ``moved`` is followed. A session that was taken over, kicked or refused ends with :class:`Ended`.
+- Requests (``friends()``, ``history()``, ... one method per request of the protocol, or ``request(struct, reply)``)
+  raise the error the server named (:mod:`flux.errors`), :class:`NotConnected` or ``flux.lifecycle.DeadlineExceeded``.
+
+How the parts move::
+
+    Connection   one TCP connection: lines, requests and their replies, pings
+    Client       one session over many connections: login, reconnect, moved, end
+      Outbox     sends, a lane per chat, until each is answered
+      Inbox      events until the application takes them; stops the reading when full
+      Seen       which messages were there already
+      Cursors    ``received`` and ``read``, gathered
+"""
+
+from flux.client.client import Client
+from flux.client.connection import Address, parse_address
+from flux.client.errors import ClientError, NotConnected, QueueFull, SessionEnded
+from flux.client.events import ClientEvent, Connecting, Ended, Offline, Online
+from flux.model import (
+    FriendAnswered,
+    FriendRequested,
+    GroupChanged,
+    Message,
+    Presence,
+    ReadUpTo,
+    Typing,
+)
+
+__all__ = [
+    "Address",
+    "Client",
+    "ClientError",
+    "ClientEvent",
+    "Connecting",
+    "Ended",
+    "FriendAnswered",
+    "FriendRequested",
+    "GroupChanged",
+    "Message",
+    "NotConnected",
+    "Offline",
+    "Online",
+    "Presence",
+    "QueueFull",
+    "ReadUpTo",
+    "SessionEnded",
+    "Typing",
+    "parse_address",
+]

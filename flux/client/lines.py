@@ -1,0 +1,104 @@
+"""A line from the server as a typed reply or event, and its errors as exceptions.
+
+Servers may be newer than this client: an unknown ``type`` is passed over, unknown
+fields are not looked at.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Union
+
+import msgspec
+
+from flux import errors, model
+from flux.errors import FluxError
+from flux.wire import replies
+from flux.wire.catalogue import ErrorReply, Reply
+from flux.wire.fields import Ref
+
+_EVENTS = (
+    model.Message,
+    model.ReadUpTo,
+    model.Typing,
+    model.Presence,
+    model.FriendRequested,
+    model.FriendAnswered,
+    model.GroupChanged,
+    model.Kicked,
+    model.Moved,
+)
+_REPLIES = (
+    ErrorReply,
+    replies.RegisterOk,
+    replies.LoginOk,
+    replies.LogoutOk,
+    replies.SendOk,
+    replies.HistoryOk,
+    replies.ChatsOk,
+    replies.FriendAddOk,
+    replies.FriendAnswerOk,
+    replies.FriendRemoveOk,
+    replies.UserBlockOk,
+    replies.UserUnblockOk,
+    replies.FriendsOk,
+    replies.FriendRequestsOk,
+    replies.GroupCreateOk,
+    replies.GroupJoinOk,
+    replies.GroupLeaveOk,
+    replies.GroupAddOk,
+    replies.GroupRemoveOk,
+    replies.GroupRoleOk,
+    replies.GroupsOk,
+    replies.GroupMembersOk,
+    replies.UserSearchOk,
+    replies.ProfileGetOk,
+    replies.ProfileSetOk,
+    replies.PasswordChangeOk,
+    replies.PingOk,
+    replies.HelpOk,
+)
+_decoder: msgspec.json.Decoder[Reply | model.Event] = msgspec.json.Decoder(Union[_REPLIES + _EVENTS])  # noqa: UP007 (of a tuple)
+
+_ERRORS: dict[str, type[FluxError]] = {
+    error.name: error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, FluxError)
+}
+
+
+class NotFlux(Exception):
+    """What the server sent is no line of this protocol."""
+
+
+def decode(line: bytes) -> Reply | model.Event | None:
+    """Turn a line into a reply or event; None for a type this client does not know.
+
+    A reply that makes no sense comes back as the error it means for its request.
+
+    :raises NotFlux: the line is not a JSON object.
+    """
+    try:
+        return _decoder.decode(line)
+    except msgspec.ValidationError as problem:
+        return _salvage(line, str(problem))
+    except (ValueError, RecursionError) as problem:
+        raise NotFlux(str(problem)) from None
+
+
+def _salvage(line: bytes, problem: str) -> ErrorReply | None:
+    loose: Any = msgspec.json.decode(line)
+    if not isinstance(loose, dict):
+        raise NotFlux("not an object")
+    try:
+        ref = msgspec.convert(loose.get("ref"), Ref)
+    except msgspec.ValidationError:
+        return None
+    return ErrorReply(ref=ref, code=1111, name="internal", detail=f"the server's answer makes no sense: {problem}")
+
+
+def as_exception(reply: ErrorReply) -> FluxError:
+    """The exception for an ``error`` line; one with a name this client does not know is a plain ``FluxError``."""
+    if reply.name == "rate_limited":
+        retry_after = reply.retry_after if isinstance(reply.retry_after, int) else 1000
+        return errors.RateLimited(reply.detail, retry_after)
+    if reply.name in _ERRORS:
+        return _ERRORS[reply.name](reply.detail)
+    return FluxError(f"{reply.detail} ({reply.name}, {reply.code})")
