@@ -222,7 +222,8 @@ class IStore(Interface):
     def history(uid: int, chat: int, to: int, group: int, before: int, after: int, limit: int) -> Awaitable[Page]:
         """Messages of the chat (given by one of ``chat``, ``to``, ``group``; the others 0).
 
-        ``before`` and ``after`` are exclusive, 0 where absent; with neither, the newest.
+        ``before`` (0 where absent) and ``after`` (-1 where absent) are exclusive; with
+        neither, the newest.
         A one-to-one chat that has no messages yet is an empty page with ``chat`` 0.
 
         :raises flux.errors.NotFound: no such chat.

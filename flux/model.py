@@ -36,7 +36,7 @@ class Event(msgspec.Struct, frozen=True, gc=False, tag_field="type"):
 # --- records: accounts -------------------------------------------------------
 
 
-class Profile(Value):
+class Profile(Value, frozen=True):
     """What everybody may know of an account."""
 
     id: int
@@ -47,7 +47,7 @@ class Profile(Value):
     icon: str = ""
 
 
-class Credentials(Value):
+class Credentials(Value, frozen=True):
     """What a password login is checked against."""
 
     id: int
@@ -55,7 +55,7 @@ class Credentials(Value):
     password_hash: str
 
 
-class Friend(Value):
+class Friend(Value, frozen=True):
     """A row of an account's friend list.
 
     ``mutual`` is False for a one-sided entry whose other side has not accepted
@@ -69,7 +69,7 @@ class Friend(Value):
     mutual: bool
 
 
-class FriendRequest(Value, rename={"sender": "from"}):
+class FriendRequest(Value, frozen=True, rename={"sender": "from"}):
     """A request that waits for an answer."""
 
     sender: int
@@ -81,7 +81,7 @@ class FriendRequest(Value, rename={"sender": "from"}):
 # --- records: chats ----------------------------------------------------------
 
 
-class Group(Value):
+class Group(Value, frozen=True):
     """A group as one of its members sees it."""
 
     group: int
@@ -91,7 +91,7 @@ class Group(Value):
     role: Role
 
 
-class Member(Value):
+class Member(Value, frozen=True):
     """A member of a group, as the other members see it."""
 
     id: int
@@ -99,14 +99,14 @@ class Member(Value):
     role: Role
 
 
-class Participant(Value):
+class Participant(Value, frozen=True):
     """A member as delivery sees it: nothing below ``first`` is pushed or filled."""
 
     id: int
     first: int
 
 
-class Membership(Value):
+class Membership(Value, frozen=True):
     """The members of a chat at one member version.
 
     :ivar group: False for a one-to-one chat, whose two members never change.
@@ -119,7 +119,7 @@ class Membership(Value):
     participants: tuple[Participant, ...]
 
 
-class MemberChange(Value):
+class MemberChange(Value, frozen=True):
     """A committed change of a group's members.
 
     :ivar version: the member version it produced.
@@ -134,7 +134,7 @@ class MemberChange(Value):
     role: Role | UnsetType = UNSET
 
 
-class Cursor(Value):
+class Cursor(Value, frozen=True):
     """Where an account stands in one of its chats.
 
     :ivar peer: the other account of a one-to-one chat, 0 in a group.
@@ -155,7 +155,7 @@ UNREAD_CAP = 1000
 """``Cursor.unread`` stops counting here: 1000 means a thousand or more."""
 
 
-class Overview(Value):
+class Overview(Value, frozen=True):
     """All that a login needs, read in one snapshot begun after the call."""
 
     profile: Profile
@@ -165,7 +165,7 @@ class Overview(Value):
     cursors: tuple[Cursor, ...]
 
 
-class CursorMove(Value):
+class CursorMove(Value, frozen=True):
     """A cursor to advance, written under the session number that earned it.
 
     ``received`` or ``read`` is 0 where it does not move.
@@ -178,11 +178,12 @@ class CursorMove(Value):
     read: int
 
 
-class Changes(Value):
+class Changes(Value, frozen=True):
     """What moved in the store since a mark (see ``IStore.changes``).
 
     :ivar mark: opaque; hand it to the next call.
     :ivar heads: (chat, head) of the chats that got messages.
+    :ivar members: (chat, member version) of the chats that came to be or changed members.
     :ivar sessions: (account, newest session number) of the accounts that logged in.
     :ivar complete: False when the mark was too old to answer exactly: then
         everything has to be compared.
@@ -192,6 +193,7 @@ class Changes(Value):
     heads: tuple[tuple[int, int], ...]
     sessions: tuple[tuple[int, int], ...]
     complete: bool = True
+    members: tuple[tuple[int, int], ...] = ()
 
 
 # --- messages ----------------------------------------------------------------
@@ -223,7 +225,7 @@ class Receipt(msgspec.Struct, gc=False):
     version: int
 
 
-class Message(Event, tag="message", rename={"sender": "from"}):
+class Message(Event, frozen=True, tag="message", rename={"sender": "from"}):
     """A committed message; exactly one of ``to`` and ``group`` is set.
 
     :ivar name: the sender's name, so that a stranger's message can be shown.
@@ -239,7 +241,7 @@ class Message(Event, tag="message", rename={"sender": "from"}):
     group: int | UnsetType = UNSET
 
 
-class Page(Value):
+class Page(Value, frozen=True):
     """A stretch of a chat's history, ascending by ``seq``."""
 
     chat: int
@@ -247,7 +249,7 @@ class Page(Value):
     more: bool
 
 
-class Conversation(Value):
+class Conversation(Value, frozen=True):
     """A row of the conversation list."""
 
     chat: int
@@ -262,7 +264,7 @@ class Conversation(Value):
 # --- events ------------------------------------------------------------------
 
 
-class ReadUpTo(Event, tag="read"):
+class ReadUpTo(Event, frozen=True, tag="read"):
     """A member of a small chat has read everything up to ``seq``."""
 
     chat: int
@@ -270,21 +272,21 @@ class ReadUpTo(Event, tag="read"):
     seq: int
 
 
-class Typing(Event, tag="typing", rename={"sender": "from"}):
+class Typing(Event, frozen=True, tag="typing", rename={"sender": "from"}):
     """Somebody is typing."""
 
     chat: int
     sender: int
 
 
-class Presence(Event, tag="presence"):
+class Presence(Event, frozen=True, tag="presence"):
     """A friend came online or went offline."""
 
     id: int
     online: bool
 
 
-class FriendRequested(Event, tag="friend.requested", rename={"sender": "from"}):
+class FriendRequested(Event, frozen=True, tag="friend.requested", rename={"sender": "from"}):
     """Somebody asks to be a friend."""
 
     sender: int
@@ -292,14 +294,14 @@ class FriendRequested(Event, tag="friend.requested", rename={"sender": "from"}):
     note: str
 
 
-class FriendAnswered(Event, tag="friend.answered"):
+class FriendAnswered(Event, frozen=True, tag="friend.answered"):
     """A friend request of ours was answered."""
 
     id: int
     status: FriendStatus
 
 
-class GroupChanged(Event, tag="group.changed"):
+class GroupChanged(Event, frozen=True, tag="group.changed"):
     """A group's members or roles changed."""
 
     group: int
@@ -308,13 +310,13 @@ class GroupChanged(Event, tag="group.changed"):
     role: Role | UnsetType = UNSET
 
 
-class Kicked(Event, tag="kicked"):
+class Kicked(Event, frozen=True, tag="kicked"):
     """The server is about to close this connection."""
 
     reason: KickReason
 
 
-class Moved(Event, tag="moved"):
+class Moved(Event, frozen=True, tag="moved"):
     """Connect there instead; ``grace`` is how many ms this connection still lives."""
 
     host: str
@@ -335,7 +337,7 @@ class BusEvent(msgspec.Struct, frozen=True, gc=False, tag_field="event"):
     """Base of what nodes tell each other."""
 
 
-class Hint(BusEvent, tag="hint"):
+class Hint(BusEvent, frozen=True, tag="hint"):
     """A message was committed under member ``version``; ``uids`` have their routes here."""
 
     message: Message
@@ -343,20 +345,20 @@ class Hint(BusEvent, tag="hint"):
     uids: tuple[int, ...]
 
 
-class Notify(BusEvent, tag="notify"):
+class Notify(BusEvent, frozen=True, tag="notify"):
     """Show ``notice`` to the sessions of ``uids``."""
 
     notice: Notice
     uids: tuple[int, ...]
 
 
-class MembersChanged(BusEvent, tag="members"):
+class MembersChanged(BusEvent, frozen=True, tag="members"):
     """A group's members changed; a cache older than the change's version is stale."""
 
     change: MemberChange
 
 
-class Kick(BusEvent, tag="kick"):
+class Kick(BusEvent, frozen=True, tag="kick"):
     """Close the session of ``uid`` if its number is below ``below``."""
 
     uid: int
@@ -367,7 +369,7 @@ class Kick(BusEvent, tag="kick"):
 # --- placement ---------------------------------------------------------------
 
 
-class Route(Value):
+class Route(Value, frozen=True):
     """Where an account's live session is. A higher session ``number`` wins."""
 
     node: str
@@ -375,7 +377,7 @@ class Route(Value):
     number: int
 
 
-class Claim(Value):
+class Claim(Value, frozen=True):
     """The outcome of claiming a route.
 
     :ivar won: False when a higher number (or, without takeover, any live session) holds it.
@@ -386,7 +388,7 @@ class Claim(Value):
     previous: Route | None
 
 
-class Lease(Value):
+class Lease(Value, frozen=True):
     """What a chat node says of itself with every heartbeat.
 
     :ivar boot: from the store; the highest under a name is the only one that counts.
@@ -404,7 +406,7 @@ class Lease(Value):
     ttl: float
 
 
-class Renewal(Value):
+class Renewal(Value, frozen=True):
     """The answer to a heartbeat.
 
     :ivar lost: accounts whose route belongs to a higher session number now.
@@ -417,7 +419,7 @@ class Renewal(Value):
     superseded: bool
 
 
-class Node(Value):
+class Node(Value, frozen=True):
     """A chat server as placement sees it.
 
     :ivar sessions: as of its last heartbeat.
@@ -441,7 +443,7 @@ class Node(Value):
         return self.sessions + self.reserved
 
 
-class Snapshot(Value):
+class Snapshot(Value, frozen=True):
     """Servers and load at one moment.
 
     :ivar nodes: one per live lease.
@@ -454,7 +456,7 @@ class Snapshot(Value):
     draining: frozenset[str]
 
 
-class Choice(Value):
+class Choice(Value, frozen=True):
     """An assignment to record: reservation and token in one step."""
 
     uid: int
@@ -462,7 +464,7 @@ class Choice(Value):
     token_digest: bytes
 
 
-class Assignment(Value):
+class Assignment(Value, frozen=True):
     """What a user is told: connect there with this token before ``expires`` (ms)."""
 
     uid: int

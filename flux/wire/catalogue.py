@@ -87,7 +87,7 @@ class Catalogue:
 
     def __init__(self, requests: Sequence[type[Request]]) -> None:
         self.requests = {request.type(): request for request in requests}
-        self._decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Union[tuple(requests)])
+        self._decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Union[tuple(requests)])  # noqa: UP007
 
     def decode(self, line: bytes) -> Request:
         """Turn a line into a request.
@@ -145,7 +145,7 @@ class Catalogue:
             raise rejected
 
     def _unknown(self, kind: str) -> str:
-        return f"{kind[:50]!r} is not a request of this port; try {{\"type\":\"help\"}}"
+        return f'{kind[:50]!r} is not a request of this port; try {{"type":"help"}}'
 
 
 def encode_error(error: FluxError, request: str | UnsetType, ref: Ref | UnsetType) -> ErrorReply:

@@ -140,7 +140,8 @@ class NumberedDialect:
         claimed = getattr(decoded, "id", uid)
         if not isinstance(decoded, _Login) and claimed != uid:
             raise Rejected(BadRequest("id: not this connection's account"))
-        return decoded.request()
+        request: Request = decoded.request()
+        return request
 
     def event(self, event: Event) -> bytes:
         """The line for an event: messages have one, nothing else does."""

@@ -1,0 +1,244 @@
+"""The composition root: settings become services; the only module that names concrete classes.
+
+::
+
+    store ── state ── bus ── status port ── chat: boot and bus, port, lease      (started left to right)
+
+Listening is readiness: the chat port opens when everything behind it works, and the
+lease is taken as soon as the port is known.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.logger import Logger
+from twisted.python.reflect import namedAny
+from zope.interface.exceptions import Invalid
+from zope.interface.interface import InterfaceClass
+from zope.interface.verify import verifyObject
+
+from flux.backends.memory import MemoryBus, MemoryState
+from flux.backends.sqlite import SqliteStore
+from flux.chat import requests_account, requests_message, requests_people  # noqa: F401 - they fill the table
+from flux.chat.node import ChatNode
+from flux.chat.passwords import Passwords
+from flux.chat.protocol import ChatFactory
+from flux.config import Settings
+from flux.interfaces import IBus, IState, IStore
+from flux.lifecycle import CannotStart, Stage, Stages
+from flux.net.eager import make_eager
+
+Step = tuple[str, Callable[[], Awaitable[object]]]
+
+MAX_HASHING = 4
+"""Threads that hash passwords, at most; fewer on a machine with fewer processors."""
+
+
+def make_store(settings: Settings, reactor: Any) -> IStore:
+    """The store that ``[store] kind`` names: ``sqlite``, or a callable of (settings, reactor) by dotted path.
+
+    :raises flux.lifecycle.CannotStart: there is none of that name, or it is no store.
+    """
+    if settings.store.kind == "sqlite":
+        return SqliteStore(settings.store.path, reactor)
+    store: IStore = _own("store.kind", settings.store.kind, settings, reactor)
+    _verify("store.kind", IStore, store)
+    return store
+
+
+def make_state(settings: Settings, reactor: Any) -> tuple[IState, IBus]:
+    """The shared state and the bus that belongs to it: ``memory``, or a callable that returns both.
+
+    :raises flux.lifecycle.CannotStart: there are none of that name, or they are something else.
+    """
+    if settings.state.kind == "memory":
+        return MemoryState(), MemoryBus(reactor)
+    state, bus = _own("state.kind", settings.state.kind, settings, reactor)
+    _verify("state.kind", IState, state)
+    _verify("state.kind", IBus, bus)
+    return state, bus
+
+
+def _own(key: str, path: str, settings: Settings, reactor: Any) -> Any:
+    try:
+        return namedAny(path)(settings, reactor)
+    except Exception as error:
+        raise CannotStart(f"{key}: {path}: {error!r}") from error
+
+
+def _verify(key: str, interface: InterfaceClass, candidate: object) -> None:
+    try:
+        verifyObject(interface, candidate)
+    except Invalid as problem:
+        raise CannotStart(f"{key}: {' '.join(str(problem).split())}") from None
+
+
+class Listener:
+    """A listening port from an endpoint string.
+
+    :ivar port: what listens, once it does.
+    """
+
+    def __init__(self, key: str, description: str, factory: IProtocolFactory, reactor: Any) -> None:
+        self._key = key
+        self._description = description
+        self._factory = factory
+        self._reactor = reactor
+        self.port: IListeningPort | None = None
+
+    async def start(self) -> None:
+        """:raises flux.lifecycle.CannotStart: the address is taken, or not ours."""
+        try:
+            self.port = await serverFromString(self._reactor, self._description).listen(self._factory)
+        except Exception as error:
+            raise CannotStart(f"{self._key} = {self._description}: {error}") from error
+
+    async def stop(self) -> None:
+        """Accept nothing any more."""
+        port, self.port = self.port, None
+        if port is not None:
+            # Typed as returning nothing or a Deferred; awaiting needs the latter, which TCP and UNIX ports return.
+            await port.stopListening()
+
+    def address(self) -> tuple[str, int]:
+        """Host and port in numbers; a UNIX socket has port 0."""
+        assert self.port is not None
+        address: Any = self.port.getHost()
+        return getattr(address, "host", "localhost"), getattr(address, "port", 0)
+
+
+def checks(settings: Settings, reactor: Any) -> list[Step]:
+    """What ``flux check`` tries of the backends: a name and a coroutine function each."""
+    store = make_store(settings, reactor)
+    steps: list[Step] = []
+    if isinstance(store, SqliteStore):
+        steps += [(f"store {settings.store.path}: {name}", step) for name, step in store.checks()]
+    else:
+        steps += [("store: starts", store.start), ("store: stops", store.stop)]
+    state, bus = make_state(settings, reactor)
+    steps += [
+        (f"state {settings.state.kind}: starts", state.start),
+        (f"bus of state {settings.state.kind}: starts", bus.start),
+        ("bus: stops", bus.stop),
+        ("state: stops", state.stop),
+    ]
+    return steps
+
+
+class Assembly:
+    """The services of one process.
+
+    :param roles: which of ``status`` and ``chat`` run here.
+    """
+
+    log = Logger()
+
+    def __init__(self, settings: Settings, roles: frozenset[str], reactor: Any) -> None:
+        self._settings = settings
+        self._roles = roles
+        self._reactor = reactor
+        self.store = make_store(settings, reactor)
+        self.state, self.bus = make_state(settings, reactor)
+        self.node: ChatNode | None = None
+        stages = [
+            Stage("the shared state", self.state.start, self.state.stop),
+            Stage("the bus", self.bus.start, self.bus.stop),
+        ]
+        if "chat" in roles:
+            # The store is needed by the chat service alone, and goes last.
+            stages.insert(0, Stage("the store", self.store.start, self.store.stop))
+            stages += self._chat()
+        self._stages = Stages(stages, reactor, self.log)
+
+    def _chat(self) -> list[Stage]:
+        settings = self._settings
+        passwords = Passwords(self._reactor, min(MAX_HASHING, os.cpu_count() or 1))
+        self.node = node = ChatNode(
+            settings, self.store, self.state, self.bus, self._reactor, passwords, fatal=self._fatal
+        )  # fmt: skip
+        self.chat_listener = listener = Listener("chat.listen", settings.chat.listen, ChatFactory(node), self._reactor)
+
+        async def start_hashing() -> None:
+            passwords.start()
+
+        async def stop_hashing() -> None:
+            passwords.stop()
+
+        async def listen() -> None:
+            await listener.start()
+            make_eager(listener.port, settings.chat.buffer)
+            try:
+                await node.take_lease(*self.advertised())
+            except BaseException:
+                await listener.stop()
+                raise
+
+        async def drain() -> None:
+            await listener.stop()
+            await node.stop(settings.chat.drain)
+
+        return [
+            Stage("hashing", start_hashing, stop_hashing),
+            Stage("the chat node", node.start, _nothing),
+            Stage("the chat port", listen, drain, stop_within=settings.chat.drain + 5.0),
+        ]
+
+    def advertised(self) -> tuple[str, int]:
+        """Where clients of this chat server are told to connect."""
+        chat = self._settings.chat
+        if chat.advertise is not None:
+            return chat.advertise.host, chat.advertise.port
+        return self.chat_listener.address()
+
+    def _fatal(self, reason: str) -> None:
+        self.log.critical("this process ends: {reason}", reason=reason)
+        self._reactor.stop()
+
+    async def start(self) -> None:
+        """Up to listening; see :class:`flux.process.Assembly`."""
+        await self._stages.start()
+
+    async def stop(self) -> None:
+        """Drain and stop, last started first."""
+        await self._stages.stop()
+
+    def reload(self, settings: Settings) -> None:
+        """Go on with new values of the live keys."""
+        self._settings = settings
+        if self.node is not None:
+            self.node.reload(settings)
+
+    def banner(self) -> str:
+        """Where to connect, and what to type."""
+        lines = []
+        if "chat" in self._roles:
+            host, port = self.chat_listener.address()
+            lines += [
+                f"flux chat server {self._settings.chat.name!r} listens on {host}:{port}",
+                "",
+                f"  flux chat {host}:{port}          the terminal client",
+                f"  nc {host} {port}                 or type JSON lines yourself:",
+                "",
+                '  {"type":"register","name":"ann","password":"correct horse"}',
+                '  {"type":"login","name":"ann","password":"correct horse"}',
+                '  {"type":"send","to":2,"text":"hello"}',
+                '  {"type":"help"}',
+            ]
+        return "\n".join(lines)
+
+
+async def _nothing() -> None:
+    """A stage without anything to undo."""
+
+
+def assemble(settings: Settings, roles: frozenset[str], reactor: Any) -> Assembly:
+    """Put the services of one process together.
+
+    :raises flux.lifecycle.CannotStart: a setting names something that is not there.
+    """
+    return Assembly(settings, roles, reactor)

@@ -1,0 +1,109 @@
+"""The connections of a node: how many per address, which are idle, which are stuck.
+
+One pass over all of them a second replaces a timer per connection, which would cost
+more than the messages do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
+
+from flux.config import Settings
+from flux.net.lines import STOPPING
+
+if TYPE_CHECKING:
+    from flux.chat.protocol import ChatConnection
+
+LINGER = 5.0
+"""Seconds a closed connection may take to bring out its last lines."""
+
+
+class Connections:
+    """The set of open connections."""
+
+    log = Logger()
+
+    def __init__(self, settings: Settings) -> None:
+        self._all: set[ChatConnection] = set()
+        self._per_address: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+        self.reload(settings)
+
+    def reload(self, settings: Settings) -> None:
+        """Go on with new limits."""
+        self._login = settings.chat.login_timeout
+        self._heartbeat = settings.chat.heartbeat_timeout
+        self._slow = settings.chat.slow_timeout
+        self._most = settings.limits.connections_per_address
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, connection: ChatConnection) -> bool:
+        """Take a connection in; False where its address has too many already."""
+        self._all.add(connection)
+        self._per_address[connection.address] += 1
+        if not self._most or self._per_address[connection.address] <= self._most:
+            return True
+        self._refused[connection.address] += 1
+        return False
+
+    def remove(self, connection: ChatConnection) -> None:
+        """A connection is gone."""
+        if connection in self._all:
+            self._all.discard(connection)
+            left = self._per_address[connection.address] - 1
+            if left:
+                self._per_address[connection.address] = left
+            else:
+                del self._per_address[connection.address]
+
+    def hold(self) -> None:
+        """Read no more requests."""
+        for connection in list(self._all):
+            connection.hold(STOPPING)
+
+    def close(self) -> None:
+        """Close all, after what was written."""
+        for connection in list(self._all):
+            connection.close()
+
+    def abort(self) -> None:
+        """Cut all."""
+        for connection in list(self._all):
+            connection.abort()
+
+    def check(self, now: float) -> None:
+        """Close who was silent or stuck for too long; once a second."""
+        for address, count in self._refused.items():
+            self.log.warn("{count} connections over the limit refused from {address}", count=count, address=address)
+        self._refused.clear()
+        for connection in list(self._all):
+            if connection.choked or connection.closed:
+                self._check_stuck(connection, now)
+                continue
+            connection.stuck_at = -1
+            session = connection.session
+            if session is None or not session.uid:
+                if now - connection.born > self._login:
+                    self.log.info("no login within the time, closed", conn=connection.conn)
+                    connection.close()
+            elif session.pinged and now - connection.seen > self._heartbeat:
+                self.log.info("user {uid} fell silent, closed", uid=session.uid, conn=connection.conn)
+                connection.close()
+
+    def _check_stuck(self, connection: ChatConnection, now: float) -> None:
+        taken = connection.taken()
+        if taken != connection.stuck_at:
+            connection.stuck_at, connection.stuck_since = taken, now
+        elif connection.closed:
+            if now - connection.stuck_since > LINGER:
+                connection.abort()
+        elif now - connection.stuck_since > self._slow:
+            if connection.session is not None:
+                connection.session.kick("slow")
+            else:
+                connection.close()

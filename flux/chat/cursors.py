@@ -1,0 +1,71 @@
+"""Cursor writes, gathered: once a second what moved goes to the store as one batch.
+
+Losing a batch means sending those messages again, so nothing waits for it and a
+failed one is simply tried again with the next.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
+
+from flux.errors import FluxError
+from flux.interfaces import IStore
+from flux.model import CursorMove
+
+if TYPE_CHECKING:
+    from flux.chat.session import Session
+
+EVERY = 1.0
+"""Seconds between batches."""
+
+MAX_MOVES = 5_000
+"""Moves in one call to the store."""
+
+
+class Cursors:
+    """Sessions whose cursors have moved since the last batch."""
+
+    log = Logger()
+
+    def __init__(self, store: IStore) -> None:
+        self._store = store
+        self._touched: set[Session] = set()
+        self._moves: list[CursorMove] = []
+
+    def touch(self, session: Session) -> None:
+        """``session`` has something to write, now or once its connection has drained."""
+        self._touched.add(session)
+
+    def collect(self, session: Session) -> None:
+        """Take what a session that ends has earned."""
+        self._touched.discard(session)
+        self._take(session)
+
+    async def write(self) -> None:
+        """Write what has moved. Errors are logged and the moves kept for the next time."""
+        touched, self._touched = self._touched, set()
+        for session in touched:
+            if not session.acks and session.unacked:
+                if session.connection.drained():
+                    session.confirm()
+                    self._touched.discard(session)
+                else:
+                    self._touched.add(session)
+            self._take(session)
+        while self._moves:
+            batch, self._moves = self._moves[:MAX_MOVES], self._moves[MAX_MOVES:]
+            try:
+                await self._store.advance(batch)
+            except FluxError as error:
+                self.log.warn("{count} cursors could not be written yet: {error}", count=len(batch), error=error)
+                # Bounded: an older move is contained in a later one of the same session.
+                self._moves = (batch + self._moves)[-4 * MAX_MOVES :]
+                return
+
+    def _take(self, session: Session) -> None:
+        moved, session.moved = session.moved, None
+        if moved:
+            for chat, (received, read) in moved.items():
+                self._moves.append(CursorMove(session.uid, session.number, chat, received, read))

@@ -1,0 +1,460 @@
+"""Which session gets which message, without a gap and without a repetition.
+
+Every session has a *position* in each of its chats: everything up to it was pushed on
+this connection or is the account's own.  Most of the time that is the chat's head, so
+the head is kept once per chat (``Chat.head``) and a session remembers only the chats
+where it differs (``Session.apart``).
+
+::
+
+    committed here, or a hint from another node
+        │  seq ≤ position       dropped
+        │  seq = position + 1   written (or skipped: one's own), position moves
+        ▼  anything else        the session is filled from the store
+    catch-up:  read past the position, write, repeat until nothing is behind ──> live
+
+A session is *live* when it may be written to at once.  Right after login, after
+overload, after a lost hint it is not: messages then only leave it behind, and one
+mechanism, the catch-up, brings it back.  Nothing here trusts that hints arrive.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from flux.errors import FluxError, NotFound
+from flux.interfaces import IStore
+from flux.lifecycle import Tasks, backoff, sleep
+from flux.model import Changes, Cursor, MemberChange, Membership, Message
+
+if TYPE_CHECKING:
+    from flux.chat.session import Session
+
+PAGE = 200
+"""Messages read from the store at once while catching up."""
+
+WRITE_AT = 64 * 1024
+"""Bytes gathered before a catch-up writes and looks whether the peer keeps up."""
+
+
+class Chat:
+    """What this node knows of a chat that has a session here.
+
+    :ivar head: position of the sessions that are not ``apart``.
+    :ivar version: member version of ``members``; 0 while they are not known.
+    :ivar members: account ids, empty while not known.
+    :ivar sessions: the sessions here whose accounts are members.
+    :ivar waiting: messages held back while the members are being read.
+    """
+
+    __slots__ = ("group", "head", "id", "members", "sessions", "version", "waiting")
+
+    def __init__(self, chat: int, group: bool, head: int, version: int = 0, members: tuple[int, ...] = ()) -> None:
+        self.id = chat
+        self.group = group
+        self.head = head
+        self.version = version
+        self.members = members
+        self.sessions: list[Session] = []
+        self.waiting: list[tuple[Message, int, bool]] | None = None
+
+
+class Delivery:
+    """The chats of this node, and the sessions' positions in them.
+
+    :param sessions: the node's table of live sessions by account.
+    :param catchups: how many sessions are filled from the store at the same time.
+    :param spread: takes what is in ``outgoing`` away; called after messages that had to wait.
+    :ivar outgoing: (message, member version, accounts that are not here) of messages
+        committed here, for the node to look up where they are.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        store: IStore,
+        sessions: dict[int, Session],
+        clock: IReactorTime,
+        tasks: Tasks,
+        rng: random.Random,
+        catchups: int,
+        spread: Callable[[], None],
+    ) -> None:
+        self.chats: dict[int, Chat] = {}
+        self.outgoing: list[tuple[Message, int, list[int]]] = []
+        self._store = store
+        self._sessions = sessions
+        self._clock = clock
+        self._tasks = tasks
+        self._rng = rng
+        self._slots = DeferredSemaphore(catchups or 1_000_000)
+        self.spread = spread
+
+    # --- which chats a session is in ---
+
+    def enter(self, session: Session, cursors: Iterable[Cursor]) -> None:
+        """Place a session that just logged in: its positions start at its cursors."""
+        for cursor in cursors:
+            chat = self.chats.get(cursor.chat)
+            if chat is None:
+                members = tuple(sorted((session.uid, cursor.peer))) if cursor.peer else ()
+                chat = Chat(cursor.chat, not cursor.peer, cursor.head, 1 if members else 0, members)
+                self.chats[chat.id] = chat
+            elif cursor.head > chat.head:
+                self.raise_head(chat, cursor.head)
+            self._attach(session, chat, cursor.received)
+
+    def start(self, session: Session) -> None:
+        """Everything before the messages was written: from now on this session gets them."""
+        session.placed = True
+        if session.apart:
+            self.fall_behind(session)
+        else:
+            session.live = True
+
+    def leave(self, session: Session) -> None:
+        """Forget a session that ended."""
+        for chat in session.chats:
+            chat.sessions.remove(session)
+            self._drop_if_unused(chat)
+        session.chats = []
+        session.apart = None
+
+    def position(self, session: Session, chat: Chat) -> int:
+        """Everything up to here needs no more pushing on this connection."""
+        return session.apart.get(chat.id, chat.head) if session.apart else chat.head
+
+    def reached(self, session: Session, chat: Chat, seq: int) -> None:
+        """Everything up to ``seq`` was written on another path: inside a login's answer."""
+        self._place(session, chat, seq)
+
+    def _attach(self, session: Session, chat: Chat, position: int) -> None:
+        if session not in chat.sessions:
+            chat.sessions.append(session)
+            session.chats.append(chat)
+        self._place(session, chat, position)
+
+    def _detach(self, session: Session, chat: Chat) -> None:
+        if session in chat.sessions:
+            chat.sessions.remove(session)
+            session.chats.remove(chat)
+            if session.apart:
+                session.apart.pop(chat.id, None)
+            session.forget(chat.id)
+        self._drop_if_unused(chat)
+
+    def _place(self, session: Session, chat: Chat, position: int) -> None:
+        """Record a position; sessions behind their chat's head get filled."""
+        if position == chat.head:
+            if session.apart:
+                session.apart.pop(chat.id, None)
+            return
+        if session.apart is None:
+            session.apart = {}
+        session.apart[chat.id] = position
+        if position < chat.head:
+            self.fall_behind(session)
+
+    # --- messages ---
+
+    def announce(self, message: Message, version: int, spread: bool) -> None:
+        """A message was committed under member ``version``.
+
+        :param spread: True where it was committed here: the nodes of the members who
+            are not here then get a hint, by way of ``outgoing``.
+        """
+        chat = self.chats.get(message.chat)
+        if chat is None:
+            chat = self._discover(message)
+            if chat is None:
+                if spread and isinstance(message.to, int):
+                    self.outgoing.append((message, version, [message.to]))
+                return
+        if chat.waiting is not None:
+            chat.waiting.append((message, version, spread))
+        elif version > chat.version and chat.group:
+            self._reload(chat, [(message, version, spread)])
+        else:
+            self._deliver(chat, message, spread)
+
+    def _discover(self, message: Message) -> Chat | None:
+        """A chat that no session here was in: is somebody in it now?
+
+        A one-to-one chat is as old as its first message, so its members' positions
+        are 0.  The members of a group have to be looked up.
+        """
+        if isinstance(message.to, int):
+            members = tuple(sorted((message.sender, message.to)))
+            here = [self._sessions[uid] for uid in members if uid in self._sessions]
+            if not here:
+                return None
+            chat = Chat(message.chat, False, 0, 1, members)
+            self.chats[chat.id] = chat
+            for session in here:
+                self._attach(session, chat, 0)
+            return chat
+        chat = Chat(message.chat, True, message.seq - 1)
+        self.chats[chat.id] = chat
+        return chat
+
+    def _deliver(self, chat: Chat, message: Message, spread: bool) -> None:
+        """The heart: write to whom it is next, leave the others behind."""
+        if spread:
+            here = self._sessions
+            away = [uid for uid in chat.members if uid not in here]
+            if away:
+                self.outgoing.append((message, chat.version, away))
+        seq = message.seq
+        old = chat.head
+        if seq <= old:
+            # Everybody is past it, or behind and being filled.
+            return
+        chat.head = seq
+        number = chat.id
+        lines: dict[object, bytes] = {}
+        for session in chat.sessions:
+            apart = session.apart
+            position = apart.get(number, old) if apart else old
+            if position == seq - 1 and session.live:
+                if session.uid == message.sender:
+                    session.sent(number, seq)
+                else:
+                    dialect = session.dialect
+                    line = lines.get(dialect)
+                    if line is None:
+                        line = lines[dialect] = dialect.event(message)
+                    session.push(number, seq, line)
+                if apart:
+                    apart.pop(number, None)
+            else:
+                self._place(session, chat, position)
+
+    def raise_head(self, chat: Chat, head: int) -> None:
+        """The chat is known to reach up to ``head``, though nobody brought the messages."""
+        old = chat.head
+        if head <= old:
+            return
+        chat.head = head
+        for session in chat.sessions:
+            self._place(session, chat, session.apart.get(chat.id, old) if session.apart else old)
+
+    # --- members ---
+
+    def members_changed(self, change: MemberChange) -> None:
+        """A member joined or left, here or elsewhere."""
+        session = self._sessions.get(change.id)
+        chat = self.chats.get(change.chat)
+        if change.change in ("join", "add") and session is not None:
+            if chat is None:
+                chat = self.chats[change.chat] = Chat(change.chat, True, change.head)
+            if session not in chat.sessions:
+                # Who is here already keeps its position: joining twice must not skip what it lacks.
+                self._attach(session, chat, change.head)
+        if chat is None:
+            return
+        if change.change in ("leave", "remove") and session is not None:
+            self._detach(session, chat)
+        if chat.version + 1 == change.version and chat.version:
+            others = tuple(uid for uid in chat.members if uid != change.id)
+            chat.members = others if change.change in ("leave", "remove") else (*others, change.id)
+            chat.version = change.version
+        elif change.version > chat.version:
+            chat.version, chat.members = 0, ()
+
+    def _reload(self, chat: Chat, held: list[tuple[Message, int, bool]]) -> None:
+        chat.waiting = held
+        self._tasks.spawn(self._read_members(chat), f"reading the members of chat {chat.id}")
+
+    async def members(self, chat: Chat) -> tuple[int, ...]:
+        """The chat's members, read if they are not known."""
+        if not chat.version:
+            self._adopt(chat, await self._store.membership(chat.id))
+        return chat.members
+
+    async def _read_members(self, chat: Chat) -> None:
+        """Bring the members up to date, then let the waiting messages through."""
+        for delay in backoff(0.1, 5.0, self._rng):
+            try:
+                membership = await self._store.membership(chat.id)
+            except NotFound:
+                membership = None
+            except FluxError as error:
+                self.log.warn("the members of chat {chat} could not be read: {error}", chat=chat.id, error=error)
+                await sleep(delay, self._clock)
+                continue
+            break
+        if membership is not None:
+            self._adopt(chat, membership)
+        waiting, chat.waiting = chat.waiting or [], None
+        for index, (message, version, spread) in enumerate(waiting):
+            if version > chat.version and membership is not None:
+                # Changed again meanwhile: read once more before these.
+                self._reload(chat, waiting[index:])
+                break
+            self._deliver(chat, message, spread)
+        self.spread()
+        self._drop_if_unused(chat)
+
+    def _drop_if_unused(self, chat: Chat) -> None:
+        if not chat.sessions and chat.waiting is None and self.chats.get(chat.id) is chat:
+            del self.chats[chat.id]
+
+    def _adopt(self, chat: Chat, membership: Membership) -> None:
+        """Make the sessions here agree with a newer member list.
+
+        A session found in it that was not in this chat joined since it logged in
+        and the event was lost: nothing since its ``first`` was pushed here.
+        """
+        if membership.version < chat.version:
+            return
+        chat.version = membership.version
+        chat.members = tuple(participant.id for participant in membership.participants)
+        members = set(chat.members)
+        for session in list(chat.sessions):
+            if session.uid not in members:
+                self._detach(session, chat)
+        self.chats.setdefault(chat.id, chat)
+        for participant in membership.participants:
+            joined = self._sessions.get(participant.id)
+            if joined is not None and joined.placed and joined not in chat.sessions:
+                self._attach(joined, chat, participant.first - 1)
+
+    # --- catching up ---
+
+    def fall_behind(self, session: Session) -> None:
+        """Stop writing messages to this session at once; fill it from the store."""
+        session.live = False
+        if session.placed and not session.catching_up and not session.stalled:
+            session.catching_up = True
+            self._tasks.spawn(self._catch_up(session), f"filling session {session.uid}")
+
+    async def _catch_up(self, session: Session) -> None:
+        try:
+            await self._slots.acquire()
+            try:
+                for delay in backoff(0.1, 5.0, self._rng):
+                    try:
+                        await self._fill_all(session)
+                        break
+                    except FluxError as error:
+                        self.log.warn(
+                            "filling {uid} failed, trying again: {error}",
+                            uid=session.uid, error=error, conn=session.conn,
+                        )  # fmt: skip
+                        await sleep(delay, self._clock)
+            finally:
+                self._slots.release()
+        except Exception:
+            # Without its missing messages a session must not go on: a new login starts from the cursor.
+            session.connection.abort()
+            raise
+        finally:
+            session.catching_up = False
+
+    async def _fill_all(self, session: Session) -> None:
+        """Fill chat by chat until a look finds nothing behind: then the session is live."""
+        while session.placed and not session.stalled:
+            apart = session.apart
+            behind = [chat for chat in session.chats if apart and apart.get(chat.id, chat.head) < chat.head]
+            if not behind:
+                session.live = True
+                return
+            for chat in behind:
+                await self._fill(session, chat)
+
+    def _is_in(self, session: Session, chat: Chat) -> bool:
+        return session.placed and session in chat.sessions
+
+    async def _fill(self, session: Session, chat: Chat) -> None:
+        while self._is_in(session, chat) and not session.stalled:
+            position = self.position(session, chat)
+            if position >= chat.head:
+                return
+            messages = await self._store.fill(session.uid, chat.id, position, PAGE)
+            if not self._is_in(session, chat):
+                return
+            if not messages:
+                await self._correct(session, chat)
+                return
+            self._write_page(session, chat, messages)
+
+    def _write_page(self, session: Session, chat: Chat, messages: Iterable[Message]) -> None:
+        """Write what the peer takes; the position says where to go on."""
+        position = self.position(session, chat)
+        gathered: list[bytes] = []
+        size = 0
+        for message in messages:
+            if message.seq <= position:
+                continue
+            position = message.seq
+            if message.sender == session.uid:
+                session.sent(chat.id, position)
+                continue
+            line = session.dialect.event(message)
+            session.pushed(chat.id, position)
+            gathered.append(line)
+            size += len(line)
+            if size >= WRITE_AT:
+                session.write(b"".join(gathered))
+                gathered, size = [], 0
+                if session.stalled:
+                    break
+        if gathered:
+            session.write(b"".join(gathered))
+        self._place(session, chat, position)
+
+    async def _correct(self, session: Session, chat: Chat) -> None:
+        """The store has nothing past the position though the head is higher: believe the store.
+
+        Either the session is no member any more, or it joined again meanwhile (then
+        nothing below its ``first`` is for it), or a hint promised too much.
+        """
+        membership = await self._store.membership(chat.id)
+        self._adopt(chat, membership)
+        for participant in membership.participants:
+            if participant.id == session.uid and chat in session.chats:
+                self._place(session, chat, max(self.position(session, chat), participant.first - 1))
+        if membership.head < chat.head:
+            positions = [(each, self.position(each, chat)) for each in chat.sessions]
+            chat.head = membership.head
+            for each, position in positions:
+                self._place(each, chat, min(position, chat.head))
+
+    # --- the sweep ---
+
+    def compare(self, session: Session, cursors: Iterable[Cursor]) -> None:
+        """Everything was read anew for a session that is in the middle of things."""
+        for cursor in cursors:
+            chat = self.chats.get(cursor.chat)
+            if chat is None or session not in chat.sessions:
+                self.enter(session, [cursor])
+            else:
+                self.raise_head(chat, cursor.head)
+
+    async def sweep(self, changes: Changes) -> None:
+        """Compare with what moved in the store; whoever is behind gets filled."""
+        for number, version in changes.members:
+            chat = self.chats.get(number)
+            if chat is None:
+                chat = Chat(number, True, 0)
+            elif chat.version >= version or chat.waiting is not None:
+                continue
+            try:
+                membership = await self._store.membership(number)
+            except NotFound:
+                continue
+            if not chat.sessions:
+                chat.group, chat.head = membership.group, membership.head
+            self._adopt(chat, membership)
+            self._drop_if_unused(chat)
+        for number, head in changes.heads:
+            chat = self.chats.get(number)
+            if chat is not None and head > chat.head:
+                self.raise_head(chat, head)

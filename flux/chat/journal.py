@@ -1,0 +1,114 @@
+"""Group commit: the sends that arrive while a commit is running are the next transaction.
+
+No timer decides when to commit: one batch is in flight, the next one gathers behind
+it.  An idle node commits a lone message at once; a busy one commits hundreds for the
+price of one, and the latency of each is that of a commit or two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from flux.errors import FluxError, Internal, Unavailable
+from flux.interfaces import IStore
+from flux.lifecycle import Tasks
+from flux.model import Draft, Message, Receipt
+
+if TYPE_CHECKING:
+    from flux.chat.session import Session
+    from flux.wire.requests import Send
+
+MAX_WAITING = 20_000
+"""Drafts waiting for a commit; beyond, sends fail with ``unavailable`` at once."""
+
+MAX_BATCH = 2_000
+"""Drafts in one transaction: bounds how long a commit, and so every other send, takes."""
+
+
+class Entry:
+    """A draft and who waits for its receipt."""
+
+    __slots__ = ("draft", "request", "session")
+
+    def __init__(self, session: Session, request: Send, draft: Draft) -> None:
+        self.session = session
+        self.request = request
+        self.draft = draft
+
+    def message(self, receipt: Receipt) -> Message:
+        """The committed message."""
+        draft = self.draft
+        return Message(
+            receipt.chat, receipt.seq, draft.sender, self.session.name, draft.text, receipt.at,
+            draft.to or UNSET, draft.group or UNSET,
+        )  # fmt: skip
+
+
+class Journal:
+    """Feeds the store with batches of drafts.
+
+    :param settle: called with each batch's entries and their outcomes, in order.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        store: IStore,
+        settle: Callable[[list[Entry], list[Receipt | FluxError]], None],
+        tasks: Tasks,
+    ) -> None:
+        self._store = store
+        self._settle = settle
+        self._tasks = tasks
+        self._waiting: list[Entry] = []
+        self._running = False
+        self._idle: list[Deferred[None]] = []
+
+    def append(self, entry: Entry) -> None:
+        """Have the entry's draft committed.
+
+        :raises flux.errors.Unavailable: too many are waiting already.
+        """
+        if len(self._waiting) >= MAX_WAITING:
+            raise Unavailable("too many messages are waiting to be stored; try again")
+        self._waiting.append(entry)
+        if not self._running:
+            self._running = True
+            self._tasks.spawn(self._commit_all(), "committing messages")
+
+    async def flushed(self) -> None:
+        """Wait until everything appended so far has been settled."""
+        if self._running:
+            done: Deferred[None] = Deferred()
+            self._idle.append(done)
+            await done
+
+    async def _commit_all(self) -> None:
+        try:
+            while self._waiting:
+                if len(self._waiting) <= MAX_BATCH:
+                    batch, self._waiting = self._waiting, []
+                else:
+                    batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+                self._settle(batch, await self._commit(batch))
+        finally:
+            self._running = False
+            idle, self._idle = self._idle, []
+            for done in idle:
+                done.callback(None)
+
+    async def _commit(self, batch: list[Entry]) -> list[Receipt | FluxError]:
+        try:
+            return await self._store.append([entry.draft for entry in batch])
+        except FluxError as error:
+            failure: FluxError = error
+        except Exception:
+            self.log.failure("a batch of {count} messages could not be stored", count=len(batch))
+            failure = Internal("the message could not be stored")
+        return [failure] * len(batch)

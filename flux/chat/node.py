@@ -1,0 +1,363 @@
+"""A chat node: the sessions of one process, and what keeps them right.
+
+::
+
+    every heartbeat   renew the lease and all routes; sessions whose route was lost are kicked
+    every second      cursor writes, idle and stuck connections
+    every sweep       what moved in the store against the positions here (the guarantee
+                      behind all hints): 5 s, or 1 s while hints are known to get lost
+
+A node is told apart from an earlier one of the same name by its *boot* number.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from flux.chat.connections import Connections
+from flux.chat.cursors import EVERY, Cursors
+from flux.chat.delivery import Delivery
+from flux.chat.journal import Entry, Journal
+from flux.chat.passwords import Passwords
+from flux.chat.presence import Presence
+from flux.chat.protocol import ChatConnection
+from flux.chat.session import Session
+from flux.chat.spread import Spread
+from flux.chat.throttle import LoginThrottle
+from flux.config import Settings
+from flux.errors import FluxError, Unavailable
+from flux.interfaces import IBus, IBusSink, IPlacement, IState, IStore
+from flux.lifecycle import Tasks, every, sleep
+from flux.model import (
+    BusEvent,
+    Hint,
+    Kick,
+    Lease,
+    MemberChange,
+    MembersChanged,
+    Moved,
+    Notify,
+    Receipt,
+)
+from flux.model import Presence as PresenceNotice
+from flux.net.lines import Gather
+
+SWEEP = 5.0
+"""Seconds between sweeps."""
+
+SWEEP_DEGRADED = 1.0
+"""Seconds between sweeps while hints are known to get lost."""
+
+
+@implementer(IBusSink)
+class ChatNode:
+    """Everything the sessions of one process share.
+
+    :param reactor: clock only; connections come through the protocol's factory.
+    :param placement: gives moved clients another server; None where there is none to ask.
+    :param fatal: called with a reason when this process must go (its name was taken over).
+    :ivar now: the clock as of the last second, cheap to read.
+    :ivar draining: True while no logins are taken.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: IStore,
+        state: IState,
+        bus: IBus,
+        clock: IReactorTime,
+        passwords: Passwords,
+        placement: IPlacement | None = None,
+        rng: random.Random | None = None,
+        fatal: Callable[[str], None] | None = None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.limits = settings.limits
+        self.name = settings.chat.name
+        self.boot = 0
+        self.store = store
+        self.state = state
+        self.bus = bus
+        self.clock = clock
+        self.passwords = passwords
+        self.draining = False
+        self.now = clock.seconds()
+        self.wall_clock = wall_clock
+        self.sessions: dict[int, Session] = {}
+        self.logging_in: Counter[int] = Counter()
+        self.tasks = Tasks(self.log)
+        self.gather = Gather()
+        self.connections = Connections(settings)
+        self.throttle = LoginThrottle(state, self.limits.logins_per_minute, self.limits.logins_per_minute_address)
+        self.cursors = Cursors(store)
+        self.presence = Presence(self.sessions, state, bus)
+        self.spread = Spread(state, bus, self.tasks, self._is_self)
+        self._rng = rng or random.Random()
+        self.delivery = Delivery(
+            store, self.sessions, clock, self.tasks, self._rng, self.limits.catchups, self._spread
+        )  # fmt: skip
+        self.journal = Journal(store, self._settle, self.tasks)
+        self._placement = placement
+        self._fatal = fatal or (lambda reason: None)
+        self._host, self._port = "", 0
+        self._mark = 0
+        self._swept = 0.0
+        self._sweeping = False
+        self._emptied: Deferred[None] | None = None
+
+    # --- start and stop ---
+
+    async def start(self) -> None:
+        """Take a boot number and listen on the bus."""
+        self.boot = await self.store.next_boot(self.name)
+        self._mark = (await self.store.changes(0)).mark
+        self._swept = self.clock.seconds()
+        await self.bus.listen(self.name, self.boot, self)
+
+    async def take_lease(self, host: str, port: int) -> None:
+        """Announce this node as reachable at ``host:port`` and keep doing so.
+
+        :raises flux.errors.Unavailable: another live server has this name.
+        """
+        self._host, self._port = host, port
+        for node in (await self.state.snapshot()).nodes:
+            if node.name == self.name and (node.host, node.port) != (host, port):
+                raise Unavailable(
+                    f"another live chat server at {node.host}:{node.port} has the name {self.name!r}; "
+                    "give this one another [chat] name"
+                )
+        await self._renew()
+        heartbeat = self.settings.status.heartbeat
+        self.tasks.spawn(every(heartbeat, self._heartbeat, self.clock, "the heartbeat", self.log), "the heartbeat")
+        self.tasks.spawn(every(EVERY, self._second, self.clock, "the second's work", self.log), "the second's work")
+
+    async def stop(self, deadline: float) -> None:
+        """Drain: take nothing new, bring out what was accepted, close, give the lease up.
+
+        :param deadline: seconds after which connections are cut whatever they still hold.
+        """
+        self.draining = True
+        try:
+            await self.state.retire(self.name, self.boot)
+        except FluxError as error:
+            self.log.warn("the lease could not be given up: {error}", error=error)
+        self.connections.hold()
+        await self.journal.flushed()
+        await self.cursors.write()
+        for session in list(self.sessions.values()):
+            session.kick("shutdown")
+        self.connections.close()
+        await self.cursors.write()
+        if self.connections:
+            self._emptied = Deferred()
+            await self._emptied.addTimeout(deadline, self.clock, onTimeoutCancel=lambda result, seconds: None)
+            self.connections.abort()
+        await self.cursors.write()
+        await self.tasks.stop()
+
+    def reload(self, settings: Settings) -> None:
+        """Go on with new settings."""
+        self.settings = settings
+        self.limits = settings.limits
+        self.connections.reload(settings)
+        self.throttle.per_account = self.limits.logins_per_minute
+        self.throttle.per_address = self.limits.logins_per_minute_address
+
+    # --- connections and sessions ---
+
+    def connected(self, connection: ChatConnection) -> bool:
+        """A client connected; False where its address has too many connections."""
+        return self.connections.add(connection)
+
+    def disconnected(self, connection: ChatConnection) -> None:
+        """A connection is gone."""
+        self.connections.remove(connection)
+        if self._emptied is not None and not self.connections and not self._emptied.called:
+            self._emptied.callback(None)
+
+    def end(self, session: Session) -> None:
+        """A session ended, for whatever reason; does nothing the second time."""
+        if session.ended:
+            return
+        session.ended = True
+        session.live = session.placed = False
+        self.delivery.leave(session)
+        self.cursors.collect(session)
+        if session.uid and self.sessions.get(session.uid) is session:
+            del self.sessions[session.uid]
+            self.tasks.spawn(self._gone(session), f"releasing the route of {session.uid}")
+
+    async def _gone(self, session: Session) -> None:
+        uid = session.uid
+        try:
+            await self.state.release(uid, session.route)
+        except FluxError as error:
+            self.log.warn("the route of {uid} stays until its lease lapses: {error}", uid=uid, error=error)
+        if session.friends and not await self.presence.online([uid]):
+            await self.presence.notify(session.friends, PresenceNotice(uid, False))
+
+    # --- messages ---
+
+    def _settle(self, entries: list[Entry], outcomes: list[Receipt | FluxError]) -> None:
+        """A batch was committed: tell the senders, then everybody."""
+        self.gather.begin()
+        try:
+            for entry, outcome in zip(entries, outcomes, strict=True):
+                try:
+                    entry.session.settled(entry.request, outcome)
+                    if isinstance(outcome, Receipt):
+                        self.delivery.announce(entry.message(outcome), outcome.version, True)
+                except Exception:
+                    self.log.failure("delivering a message of {uid} failed", uid=entry.draft.sender)
+            self._spread()
+        finally:
+            self.gather.end()
+
+    def _spread(self) -> None:
+        if self.delivery.outgoing:
+            outgoing, self.delivery.outgoing = self.delivery.outgoing, []
+            self.spread.hint(outgoing)
+
+    async def members_changed(self, change: MemberChange) -> None:
+        """A member joined or left through this node: act on it here and tell the other nodes."""
+        self.delivery.members_changed(change)
+        try:
+            await self.bus.broadcast(MembersChanged(change))
+        except FluxError as error:
+            self.spread.degraded = True
+            self.log.warn("no other node was told of a change in {chat}: {error}", chat=change.chat, error=error)
+
+    # --- the bus ---
+
+    def deliver(self, event: BusEvent) -> None:
+        """What another node has to say."""
+        match event:
+            case Hint(message, version, uids):
+                if message.chat in self.delivery.chats or any(uid in self.sessions for uid in uids):
+                    self.delivery.announce(message, version, False)
+            case Notify(notice, uids):
+                self.presence.show(uids, notice)
+            case MembersChanged(change):
+                self.delivery.members_changed(change)
+            case Kick(uid, below, reason):
+                session = self.sessions.get(uid)
+                if session is not None and session.number < below:
+                    session.kick(reason)
+
+    def gap(self) -> None:
+        """Hints may be missing: put the routes right, then look what they were."""
+        self.tasks.spawn(self._after_gap(), "catching up after a gap on the bus")
+
+    async def _after_gap(self) -> None:
+        await self._renew()
+        await self._sweep()
+
+    # --- what repeats ---
+
+    async def _heartbeat(self) -> None:
+        try:
+            await self._renew()
+        except FluxError as error:
+            self.spread.degraded = True
+            self.log.warn("the lease could not be renewed: {error}", error=error)
+
+    async def _renew(self) -> None:
+        chat = self.settings.chat
+        lease = Lease(
+            self.name, self.boot, self._host, self._port, len(self.sessions), chat.capacity, chat.weight,
+            self.settings.status.lease,
+        )  # fmt: skip
+        routes = [(uid, session.number) for uid, session in self.sessions.items() if session.placed]
+        renewal = await self.state.renew(lease, routes)
+        if renewal.superseded:
+            self.log.error("another process started as {name}: this one ends", name=self.name)
+            for session in list(self.sessions.values()):
+                session.connection.abort()
+            self._fatal(f"another process started as {self.name!r}")
+            return
+        for uid in renewal.lost:
+            loser = self.sessions.get(uid)
+            if loser is not None and loser.placed:
+                loser.kick("takeover")
+        if renewal.draining != self.draining:
+            self.draining = renewal.draining
+            self.log.info("{what}", what="draining: no new logins" if self.draining else "taking logins again")
+            if self.draining:
+                self.tasks.spawn(self._move_all(), "moving clients to other servers")
+
+    async def _move_all(self) -> None:
+        """Ask the clients to go elsewhere, spread over the drain time so that they do not arrive at once."""
+        sessions = list(self.sessions.values())
+        if self._placement is None or not sessions:
+            return
+        grace = self.settings.chat.drain
+        for session in sessions:
+            await sleep(self._rng.random() * 2 * grace / len(sessions), self.clock)
+            if not self.draining:
+                return
+            if session.ended:
+                continue
+            try:
+                assignment = (await self._placement.assign([session.uid]))[0]
+            except FluxError as error:
+                self.log.warn("clients stay: {error}", error=error)
+                return
+            moved = Moved(assignment.host, assignment.port, "drain", int(grace * 1000), assignment.token)
+            session.show(moved)
+            self.clock.callLater(grace, self._end_moved, session)
+
+    def _end_moved(self, session: Session) -> None:
+        if not session.ended and self.draining:
+            session.kick("shutdown")
+
+    async def _second(self) -> None:
+        self.now = self.clock.seconds()
+        self.connections.check(self.now)
+        await self.cursors.write()
+        if self.now - self._swept >= (SWEEP_DEGRADED if self.spread.degraded else SWEEP):
+            self._swept = self.now
+            try:
+                await self._sweep()
+                self.spread.degraded = False
+            except FluxError as error:
+                self.log.warn("the sweep has to wait: {error}", error=error)
+
+    async def _sweep(self) -> None:
+        """Compare what moved in the store with what is known here."""
+        if self._sweeping:
+            return
+        self._sweeping = True
+        try:
+            changes = await self.store.changes(self._mark)
+            if changes.complete:
+                await self.delivery.sweep(changes)
+            else:
+                await self._compare_everything()
+            for uid, number in changes.sessions:
+                superseded = self.sessions.get(uid)
+                if superseded is not None and superseded.placed and superseded.number < number:
+                    superseded.kick("takeover")
+            self._mark = changes.mark
+        finally:
+            self._sweeping = False
+
+    async def _compare_everything(self) -> None:
+        """The mark was too old for an exact answer: read every session's chats."""
+        for session in list(self.sessions.values()):
+            if session.placed:
+                self.delivery.compare(session, (await self.store.overview(session.uid)).cursors)
+
+    def _is_self(self, node: str, boot: int) -> bool:
+        return node == self.name and boot == self.boot

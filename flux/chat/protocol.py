@@ -1,0 +1,128 @@
+"""The chat port: connections on a socket, and the factory that makes them.
+
+A connection finds out from its first line which dialect it speaks; its session does
+the rest.  What concerns the connection alone is here: bad lines, an over-long line,
+how many connections one address may have.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from flux.chat.session import Dialect, Session
+from flux.errors import LineTooLong, RateLimited
+from flux.net.lines import LineProtocol
+from flux.wire.catalogue import Rejected
+from flux.wire.named import NAMED, sniff
+from flux.wire.numbered import NUMBERED
+
+if TYPE_CHECKING:
+    from flux.chat.node import ChatNode
+
+
+class ChatConnection(LineProtocol):
+    """A client's connection.
+
+    :ivar address: the client's, without the port.
+    :ivar born: when it was made, on the node's coarse clock.
+    :ivar seen: when it last sent anything, on the same clock.
+    :ivar bad_lines: how many lines in a row were no valid request.
+    """
+
+    log = Logger()
+
+    def __init__(self, node: ChatNode, conn: str, address: str) -> None:
+        super().__init__(conn, node.gather, node.limits.max_line)
+        self.node = node
+        self.address = address
+        self.session: Session | None = None
+        self.bad_lines = 0
+        self.born = self.seen = node.now
+        self.stuck_at = -1
+        self.stuck_since = 0.0
+
+    def connectionMade(self) -> None:
+        """Join the node's connections, or be sent away where the address has too many."""
+        super().connectionMade()
+        if not self.node.connected(self):
+            error = RateLimited("too many connections from this address", 1000)
+            self.write(NAMED.error(error))
+            self.close()
+
+    def dataReceived(self, data: bytes) -> None:
+        """A sign of life, whatever it says."""
+        self.seen = self.node.now
+        super().dataReceived(data)
+
+    def line_received(self, line: bytes) -> None:
+        """Hand a line to the session; the first one decides about the dialect."""
+        session = self.session
+        if session is None:
+            dialect: Dialect = NUMBERED[self._framer.terminator] if sniff(line) else NAMED
+            session = self.session = Session(self.node, self, dialect)
+        session.line(line)
+
+    def restart(self) -> None:
+        """The session has logged out and the connection stays: begin anew in the same dialect."""
+        if self.session is not None:
+            self.session = Session(self.node, self, self.session.dialect)
+
+    def bad_line(self, rejected: Rejected) -> None:
+        """Count a line that was no valid request; too many in a row end the connection."""
+        self.bad_lines += 1
+        limit = self.node.limits.max_errors
+        if limit and self.bad_lines >= limit:
+            self.log.warn(
+                "{count} bad lines in a row from {address}, closed; the last: {error}",
+                count=self.bad_lines, address=self.address, error=rejected.error, conn=self.conn,
+            )  # fmt: skip
+            self.close()
+
+    def line_too_long(self) -> None:
+        """Say so, and close: what follows cannot be framed."""
+        limit = self.node.limits.max_line
+        self.log.warn(
+            "a line of more than {limit} bytes from {address}, closed",
+            limit=limit, address=self.address, conn=self.conn,
+        )  # fmt: skip
+        dialect = self.session.dialect if self.session else NAMED
+        self.write(dialect.error(LineTooLong(f"at most {limit} bytes")))
+        self.close()
+
+    def keeps_up(self) -> None:
+        """Fill the session with what it missed while it did not read."""
+        if self.session is not None and self.session.placed:
+            self.node.delivery.fall_behind(self.session)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The session ends with its connection."""
+        clean = self.drained() and not self.choked
+        super().connectionLost(reason)
+        self.node.disconnected(self)
+        if self.session is not None:
+            if clean and not self.session.acks:
+                self.session.confirm()
+            self.node.end(self.session)
+
+
+class ChatFactory(Factory):
+    """Makes the connections of a node.
+
+    :param noisy: Twisted's own start and stop lines say nothing an admin needs.
+    """
+
+    noisy = False
+
+    def __init__(self, node: ChatNode) -> None:
+        self._node = node
+        self._count = 0
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+        """A connection from ``addr``."""
+        self._count += 1
+        return ChatConnection(self._node, f"c{self._count}", getattr(addr, "host", "local"))

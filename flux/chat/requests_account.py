@@ -1,0 +1,319 @@
+"""Accounts: register, log in, log out, profile, password.
+
+A login goes through these steps, and their order is what makes "one live session per
+account" and "nothing is missed" true (each step may wait, and anything may happen
+meanwhile; see ``Positions`` and ``Session numbers`` in ARCHITECTURE.md)::
+
+    check password or token
+    take the next session number      the store decides who is newest
+    enter the node's table            a kick that overtakes the claim's reply finds us
+    claim the route                   the higher number wins; the loser is kicked
+    read what is pending              after the claim: who misses us has committed before
+    login.ok, then the messages
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+from msgspec import UNSET
+
+from flux.chat.dispatch import answers
+from flux.chat.login_numbered import answer_login
+from flux.chat.passwords import check_rules
+from flux.chat.session import Session
+from flux.errors import (
+    AlreadyLoggedIn,
+    BadRequest,
+    FluxError,
+    NoServer,
+    PasswordInvalid,
+    TokenInvalid,
+    Unavailable,
+    UserInvalid,
+)
+from flux.model import Cursor, Kick, Overview, Presence
+from flux.names import fold
+from flux.tokens import matches
+from flux.wire import replies, requests
+from flux.wire.numbered import NumberedDialect
+
+
+def check_name(name: str) -> str:
+    """The folded name, by which names are unique.
+
+    :raises flux.errors.BadRequest: it has control characters, or is blank.
+    """
+    if any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") for character in name):
+        raise BadRequest("name: no control characters")
+    if name != name.strip():
+        raise BadRequest("name: no spaces at its ends")
+    folded = fold(name)
+    if not folded:
+        raise BadRequest("name: empty")
+    return folded
+
+
+@answers(requests.Register, login=False)
+async def register(session: Session, request: requests.Register) -> replies.RegisterOk:
+    """Create an account."""
+    node = session.node
+    key = check_name(request.name)
+    any_password = session.dialect.any_password
+    minimum = node.limits.password_min_numbered if any_password else node.limits.password_min
+    check_rules(request.password, minimum, any_password)
+    hashed = await node.passwords.hash(request.password)
+    uid = await node.store.create_account(request.name, key, hashed, request.nick, request.email)
+    session.log.info("registered user {uid}", uid=uid, conn=session.conn)
+    return replies.RegisterOk(id=uid, name=request.name)
+
+
+@answers(requests.Login, login=False)
+async def login(session: Session, request: requests.Login) -> None:
+    """Begin a session; the reply is written here, before the first message."""
+    node = session.node
+    if session.uid:
+        raise AlreadyLoggedIn("this connection has a session; log out first")
+    if node.draining:
+        raise NoServer("this server is draining; ask for another one")
+    if isinstance(request.token, str):
+        uid = await _check_token(session, request)
+    else:
+        uid = await _check_password(session, request)
+    try:
+        await _begin(session, uid, request)
+    except BaseException:
+        node.end(session)
+        session.connection.restart()
+        raise
+
+
+async def _check_token(session: Session, request: requests.Login) -> int:
+    if not request.id or request.name:
+        raise BadRequest("id: a token goes with an id")
+    if request.password is not UNSET:
+        raise BadRequest("password, token: give one of them")
+    if not matches(str(request.token), await session.node.state.token_digest(request.id)):
+        session.log.info("token refused for user {uid}", uid=request.id, conn=session.conn)
+        raise TokenInvalid("the token is unknown, expired or revoked; log in with the password")
+    return request.id
+
+
+async def _check_password(session: Session, request: requests.Login) -> int:
+    node = session.node
+    if bool(request.id) == bool(request.name):
+        raise BadRequest("id, name: give exactly one of them")
+    if not isinstance(request.password, str):
+        raise BadRequest("password: missing")
+    key = fold(request.name) if request.name else ""
+    credentials = await node.store.credentials(request.id, key)
+    account = str(credentials.id) if credentials else key or str(request.id)
+    address = session.connection.address
+
+    async def allowed() -> None:
+        try:
+            await node.throttle.check(account, address)
+        except Unavailable:
+            # With the shared state away password logins go on; the hash itself still slows guessing.
+            session.log.warn("failed logins are not counted: the shared state is away", conn=session.conn)
+
+    stored = credentials.password_hash if credentials else None
+    right, renewed = await node.passwords.verify(request.password, stored, allowed)
+    if not right or credentials is None:
+        session.log.info("wrong password for {account}", account=account, conn=session.conn)
+        try:
+            await node.throttle.failed(account, address)
+        except Unavailable as error:
+            session.log.debug("a failed login was not counted: {error}", error=error, conn=session.conn)
+        raise PasswordInvalid("account and password do not match")
+    if renewed is not None:
+        await node.store.set_password(credentials.id, renewed)
+    return credentials.id
+
+
+async def _begin(session: Session, uid: int, request: requests.Login) -> None:
+    """Make this connection the account's one live session."""
+    node = session.node
+    takeover = node.settings.chat.takeover
+    if not takeover:
+        await _refuse_if_in_use(session, uid)
+    node.logging_in[uid] += 1
+    try:
+        number = await node.store.open_session(uid)
+        _still_here(session)
+        session.uid, session.number = uid, number
+        session.acks = request.acks and session.dialect.has_acks
+        older = node.sessions.get(uid)
+        if older is not None and older.number > number:
+            session.kick("takeover")
+            raise _Gone()
+        node.sessions[uid] = session
+        if older is not None:
+            older.kick("takeover")
+        await _claim(session, isinstance(request.token, str), takeover)
+        _still_here(session)
+        overview = await node.store.overview(uid)
+        _still_here(session)
+        session.name = overview.profile.name
+        node.delivery.enter(session, overview.cursors)
+        session.friends = tuple(friend.id for friend in overview.friends if friend.mutual)
+        online = await node.presence.online(session.friends) if session.friends else set()
+        _still_here(session)
+        session.log.info(
+            "user {uid} logged in from {address}", uid=uid, address=session.connection.address, conn=session.conn
+        )
+        if isinstance(session.dialect, NumberedDialect):
+            await answer_login(session, overview, online)
+            _still_here(session)
+        else:
+            session.reply(request, login_ok(node.name, overview, online))
+        node.delivery.start(session)
+        if session.friends:
+            await node.presence.notify(session.friends, Presence(uid, True))
+    finally:
+        node.logging_in[uid] -= 1
+        if not node.logging_in[uid]:
+            del node.logging_in[uid]
+
+
+async def _refuse_if_in_use(session: Session, uid: int) -> None:
+    """Takeover is off: who is first stays."""
+    node = session.node
+    if uid in node.sessions or uid in node.logging_in or uid in await node.state.routes([uid]):
+        raise AlreadyLoggedIn("the account is in use, and this server does not let a second login take over")
+
+
+async def _claim(session: Session, by_token: bool, takeover: bool) -> None:
+    node = session.node
+    try:
+        claim = await node.state.claim(session.uid, session.route, takeover)
+    except Unavailable:
+        if by_token:
+            raise
+        # A password login goes on without the shared state; the heartbeat restores the route.
+        node.spread.degraded = True
+        return
+    if not claim.won:
+        if not takeover:
+            raise AlreadyLoggedIn("the account is in use, and this server does not let a second login take over")
+        session.kick("takeover")
+        raise _Gone()
+    previous = claim.previous
+    if previous is not None and (previous.node, previous.boot) != (node.name, node.boot):
+        try:
+            await node.bus.publish(previous.node, previous.boot, Kick(session.uid, session.number, "takeover"))
+        except FluxError as error:
+            session.log.warn("the older session ends with a sweep: {error}", error=error, conn=session.conn)
+
+
+class _Gone(FluxError):
+    """The connection ended while its login was under way: there is nobody to answer."""
+
+
+def _still_here(session: Session) -> None:
+    if session.ended or session.connection.closed:
+        raise _Gone()
+
+
+def login_ok(server: str, overview: Overview, online: set[int]) -> replies.LoginOk:
+    """Everything a client shows first."""
+    profile = overview.profile
+    return replies.LoginOk(
+        server=server,
+        id=profile.id,
+        name=profile.name,
+        nick=profile.nick,
+        description=profile.description,
+        sex=profile.sex,
+        icon=profile.icon,
+        friends=[
+            replies.FriendView(friend.id, friend.name, friend.nick, friend.remark, friend.id in online)
+            for friend in overview.friends
+        ],
+        friend_requests=list(overview.requests),
+        groups=list(overview.groups),
+        unread=[_unread(cursor) for cursor in overview.cursors if cursor.unread],
+    )
+
+
+def _unread(cursor: Cursor) -> replies.Unread:
+    return replies.Unread(
+        chat=cursor.chat,
+        to=cursor.peer or UNSET,
+        group=UNSET if cursor.peer else cursor.chat,
+        count=cursor.unread,
+        head=cursor.head,
+    )
+
+
+@answers(requests.Logout, counts=False)
+async def logout(session: Session, request: requests.Logout) -> None:
+    """End the session and revoke its token; in the numbered dialect the connection stays."""
+    try:
+        await session.node.state.revoke(session.uid)
+    except Unavailable as error:
+        session.log.warn("the token of {uid} lives until it expires: {error}", uid=session.uid, error=error)
+    if not session.acks and session.connection.drained():
+        session.confirm()
+    session.log.info("user {uid} logged out", uid=session.uid, conn=session.conn)
+    session.node.end(session)
+    if isinstance(session.dialect, NumberedDialect):
+        session.connection.restart()
+    else:
+        session.reply(request, replies.LogoutOk())
+        session.connection.close()
+
+
+@answers(requests.ProfileGet)
+async def profile_get(session: Session, request: requests.ProfileGet) -> replies.ProfileGetOk:
+    """Anybody's public profile."""
+    profile = await session.node.store.profile(request.id or session.uid)
+    return replies.ProfileGetOk(
+        id=profile.id, name=profile.name, nick=profile.nick,
+        description=profile.description, sex=profile.sex, icon=profile.icon,
+    )  # fmt: skip
+
+
+@answers(requests.ProfileSet)
+async def profile_set(session: Session, request: requests.ProfileSet) -> replies.ProfileSetOk:
+    """Change one's own profile."""
+    profile = await session.node.store.set_profile(
+        session.uid,
+        None if request.nick is UNSET else str(request.nick),
+        None if request.description is UNSET else str(request.description),
+        None if request.sex is UNSET else str(request.sex),
+        None if request.icon is UNSET else str(request.icon),
+    )
+    return replies.ProfileSetOk(
+        id=profile.id, name=profile.name, nick=profile.nick,
+        description=profile.description, sex=profile.sex, icon=profile.icon,
+    )  # fmt: skip
+
+
+@answers(requests.UserSearch)
+async def user_search(session: Session, request: requests.UserSearch) -> replies.UserSearchOk:
+    """Find accounts by id or by the beginning of the name."""
+    found = await session.node.store.search(request.query, min(request.limit, 100))
+    views = [replies.ProfileView(p.id, p.name, p.nick, p.description, p.sex, p.icon) for p in found]
+    return replies.UserSearchOk(users=views)
+
+
+@answers(requests.PasswordChange)
+async def password_change(session: Session, request: requests.PasswordChange) -> replies.PasswordChangeOk:
+    """Change the password and revoke the token; this session stays."""
+    node = session.node
+    check_rules(request.new, node.limits.password_min, False)
+    credentials = await node.store.credentials(session.uid, "")
+    if credentials is None:
+        raise UserInvalid("this account is gone")
+    account, address = str(session.uid), session.connection.address
+    right, _ = await node.passwords.verify(
+        request.old, credentials.password_hash, lambda: node.throttle.check(account, address)
+    )
+    if not right:
+        await node.throttle.failed(account, address)
+        raise PasswordInvalid("old: this is not the current password")
+    await node.store.set_password(session.uid, await node.passwords.hash(request.new))
+    await node.state.revoke(session.uid)
+    session.log.info("user {uid} changed the password", uid=session.uid, conn=session.conn)
+    return replies.PasswordChangeOk()

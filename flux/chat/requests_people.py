@@ -1,0 +1,187 @@
+"""Friends, blocking and groups."""
+
+from __future__ import annotations
+
+from flux.chat.dispatch import answers
+from flux.chat.session import Session
+from flux.errors import BadRequest, NotFound
+from flux.model import FriendAnswered, FriendRequested, GroupChanged, MemberChange, Presence
+from flux.wire import replies, requests
+from flux.wire.numbered import OneSidedFriendAdd
+
+
+@answers(requests.FriendAdd)
+async def friend_add(session: Session, request: requests.FriendAdd) -> replies.FriendAddOk:
+    """Ask for friendship; two who ask each other are friends."""
+    node = session.node
+    one_sided = isinstance(request, OneSidedFriendAdd)
+    status = await node.store.friend_add(session.uid, request.to, request.note, request.remark, one_sided)
+    if status == "accepted":
+        await _befriended(session, request.to)
+    else:
+        await node.presence.notify([request.to], FriendRequested(session.uid, session.name, request.note))
+    return replies.FriendAddOk(to=request.to, status=status)
+
+
+answers(OneSidedFriendAdd)(friend_add)
+
+
+@answers(requests.FriendAnswer)
+async def friend_answer(session: Session, request: requests.FriendAnswer) -> replies.FriendAnswerOk:
+    """Accept or refuse."""
+    node = session.node
+    status = await node.store.friend_answer(session.uid, request.sender, request.accept, request.remark)
+    if status == "accepted":
+        await _befriended(session, request.sender)
+    else:
+        await node.presence.notify([request.sender], FriendAnswered(session.uid, status))
+    return replies.FriendAnswerOk(sender=request.sender, status=status)
+
+
+async def _befriended(session: Session, other: int) -> None:
+    """Both see each other from now on."""
+    node = session.node
+    await _refresh_friends(session, other)
+    await node.presence.notify([other], FriendAnswered(session.uid, "accepted"))
+    await node.presence.notify([other], Presence(session.uid, True))
+    if await node.presence.online([other]):
+        session.show(Presence(other, True))
+
+
+async def _refresh_friends(session: Session, other: int) -> None:
+    """Let the sessions of both, where they are here, know whom to tell of their coming and going."""
+    for uid in (session.uid, other):
+        here = session.node.sessions.get(uid)
+        if here is not None:
+            friends = await session.node.store.friends(uid)
+            here.friends = tuple(friend.id for friend in friends if friend.mutual)
+
+
+@answers(requests.FriendRemove)
+async def friend_remove(session: Session, request: requests.FriendRemove) -> replies.FriendRemoveOk:
+    """End a friendship on both sides; the other one sees this user go offline."""
+    node = session.node
+    were = request.id in session.friends
+    await node.store.friend_remove(session.uid, request.id)
+    await _refresh_friends(session, request.id)
+    if were:
+        await node.presence.notify([request.id], Presence(session.uid, False))
+    return replies.FriendRemoveOk(id=request.id)
+
+
+@answers(requests.UserBlock)
+async def user_block(session: Session, request: requests.UserBlock) -> replies.UserBlockOk:
+    """Hear nothing more from somebody."""
+    if request.id == session.uid:
+        raise BadRequest("id: this is yourself")
+    await session.node.store.block(session.uid, request.id)
+    return replies.UserBlockOk(id=request.id)
+
+
+@answers(requests.UserUnblock)
+async def user_unblock(session: Session, request: requests.UserUnblock) -> replies.UserUnblockOk:
+    """Undo a block."""
+    await session.node.store.unblock(session.uid, request.id)
+    return replies.UserUnblockOk(id=request.id)
+
+
+@answers(requests.Friends)
+async def friends(session: Session, request: requests.Friends) -> replies.FriendsOk:
+    """The friend list with presence."""
+    found = await session.node.store.friends(session.uid)
+    online = await session.node.presence.online([friend.id for friend in found if friend.mutual])
+    return replies.FriendsOk(
+        friends=[replies.FriendView(f.id, f.name, f.nick, f.remark, f.mutual and f.id in online) for f in found]
+    )
+
+
+@answers(requests.FriendRequests)
+async def friend_requests(session: Session, request: requests.FriendRequests) -> replies.FriendRequestsOk:
+    """Requests that wait for an answer."""
+    return replies.FriendRequestsOk(friend_requests=list(await session.node.store.friend_requests(session.uid)))
+
+
+# --- groups ------------------------------------------------------------------
+
+
+@answers(requests.GroupCreate)
+async def group_create(session: Session, request: requests.GroupCreate) -> replies.GroupCreateOk:
+    """Create a group, owned by this user."""
+    name = request.name.strip()
+    if not name:
+        raise BadRequest("name: empty")
+    group = await session.node.store.group_create(
+        session.uid, name, request.description, request.closed, request.history == "open"
+    )
+    await session.node.members_changed(MemberChange(group.chat, session.uid, "join", 1, 0))
+    return replies.GroupCreateOk(group=group.group, chat=group.chat, name=group.name)
+
+
+@answers(requests.GroupJoin)
+async def group_join(session: Session, request: requests.GroupJoin) -> replies.GroupJoinOk:
+    """Join an open group."""
+    change = await session.node.store.group_join(session.uid, request.group)
+    await _changed(session, change)
+    return replies.GroupJoinOk(group=request.group, chat=change.chat)
+
+
+@answers(requests.GroupLeave)
+async def group_leave(session: Session, request: requests.GroupLeave) -> replies.GroupLeaveOk:
+    """Leave a group."""
+    change = await session.node.store.group_leave(session.uid, request.group)
+    await _changed(session, change)
+    return replies.GroupLeaveOk(group=request.group, chat=change.chat)
+
+
+@answers(requests.GroupAdd)
+async def group_add(session: Session, request: requests.GroupAdd) -> replies.GroupAddOk:
+    """Add somebody."""
+    change = await session.node.store.group_add(session.uid, request.group, request.id)
+    await _changed(session, change)
+    return replies.GroupAddOk(group=request.group, id=request.id)
+
+
+@answers(requests.GroupRemove)
+async def group_remove(session: Session, request: requests.GroupRemove) -> replies.GroupRemoveOk:
+    """Remove somebody."""
+    change = await session.node.store.group_remove(session.uid, request.group, request.id)
+    await _changed(session, change)
+    return replies.GroupRemoveOk(group=request.group, id=request.id)
+
+
+@answers(requests.GroupRole)
+async def group_role(session: Session, request: requests.GroupRole) -> replies.GroupRoleOk:
+    """Change somebody's role."""
+    change = await session.node.store.group_role(session.uid, request.group, request.id, request.role)
+    await _changed(session, change)
+    return replies.GroupRoleOk(group=request.group, id=request.id)
+
+
+async def _changed(session: Session, change: MemberChange) -> None:
+    """Act on a committed change and show it to the members, and to the one it is about."""
+    node = session.node
+    await node.members_changed(change)
+    try:
+        members = {participant.id for participant in (await node.store.membership(change.chat)).participants}
+    except NotFound:
+        members = set()
+    members.add(change.id)
+    members.discard(session.uid)
+    notice = GroupChanged(change.chat, change.change, change.id, change.role)
+    await node.presence.notify(sorted(members), notice)
+
+
+@answers(requests.Groups)
+async def groups(session: Session, request: requests.Groups) -> replies.GroupsOk:
+    """The groups of this user."""
+    return replies.GroupsOk(groups=list(await session.node.store.groups(session.uid)))
+
+
+@answers(requests.GroupMembers)
+async def group_members(session: Session, request: requests.GroupMembers) -> replies.GroupMembersOk:
+    """The members of a group with presence."""
+    members = await session.node.store.members(session.uid, request.group)
+    online = await session.node.presence.online([member.id for member in members])
+    return replies.GroupMembersOk(
+        members=[replies.MemberView(m.id, m.name, m.role, m.id in online) for m in members]
+    )  # fmt: skip

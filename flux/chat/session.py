@@ -1,0 +1,270 @@
+"""One account's dialogue on one connection: requests in, replies and events out.
+
+A session knows nothing of sockets: the connection under it (TCP lines today) offers
+``write``, ``hold``/``release``, ``choked`` and ``close``.  It decodes a line in the
+connection's dialect, looks the request up in the table, and turns whatever the
+function raises into the one ``error`` line the client gets.
+
+Delivery keeps its marks here: ``live`` (messages may be written at once), ``apart``
+(positions that differ from the chats' heads), ``chats``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from flux.chat.dispatch import TABLE, Entry
+from flux.errors import FluxError, Internal, NotLoggedIn, RateLimited
+from flux.model import Event, Kicked, KickReason, Receipt, Route
+from flux.net.lines import BUSY, FULL, SLOWED
+from flux.wire.catalogue import Rejected, Reply, Request
+from flux.wire.named import NamedDialect
+from flux.wire.numbered import NumberedDialect
+from flux.wire.replies import SendOk
+from flux.wire.requests import Send
+
+if TYPE_CHECKING:
+    from flux.chat.delivery import Chat
+    from flux.chat.node import ChatNode
+    from flux.chat.protocol import ChatConnection
+
+MAX_UNSETTLED = 256
+"""Sends of one connection that may wait for their commit before it is not read any more."""
+
+Dialect = NamedDialect | NumberedDialect
+
+
+class Session:
+    """A connection's session, logged in or not yet.
+
+    :ivar uid: the account, 0 before login.
+    :ivar number: its session number.
+    :ivar placed: True from ``login.ok`` until the session ends.
+    :ivar unacked: per chat the highest seq written that the cursor has not passed.
+    :ivar moved: per chat (received, read) to be written to the store.
+    :ivar friends: accounts that see this one come and go.
+    """
+
+    __slots__ = (
+        "_due", "_settled", "_unsettled", "acks", "apart", "catching_up", "chats", "connection", "dialect", "ended",
+        "friends", "live", "moved", "name", "node", "number", "pinged", "placed", "uid", "unacked",
+    )  # fmt: skip
+
+    log = Logger()
+
+    def __init__(self, node: ChatNode, connection: ChatConnection, dialect: Dialect) -> None:
+        self.node = node
+        self.connection = connection
+        self.dialect = dialect
+        self.uid = 0
+        self.number = 0
+        self.name = ""
+        self.acks = False
+        self.placed = False
+        self.ended = False
+        self.pinged = False
+        self.live = False
+        self.catching_up = False
+        self.chats: list[Chat] = []
+        self.friends: tuple[int, ...] = ()
+        # Most sessions are idle: their dictionaries are made when there is something to note.
+        self.apart: dict[int, int] | None = None
+        self.unacked: dict[int, int] | None = None
+        self.moved: dict[int, tuple[int, int]] | None = None
+        self._unsettled = 0
+        self._settled: Deferred[None] | None = None
+        self._due = 0.0
+
+    @property
+    def conn(self) -> str:
+        """The connection's name in the log."""
+        return self.connection.conn
+
+    @property
+    def stalled(self) -> bool:
+        """True while nothing should be written: the peer does not keep up, or is gone."""
+        return self.connection.choked or self.connection.closed
+
+    @property
+    def route(self) -> Route:
+        """Where this session is."""
+        return Route(self.node.name, self.node.boot, self.number)
+
+    # --- requests ---
+
+    def line(self, line: bytes) -> None:
+        """A line whose turn has come."""
+        try:
+            request = self.dialect.decode(line, self.uid)
+        except Rejected as rejected:
+            line = self.dialect.error(rejected.error, rejected.request, rejected.ref)
+            if line:
+                self.write(line)
+            self.connection.bad_line(rejected)
+            return
+        self.connection.bad_lines = 0
+        entry = TABLE[type(request)]
+        try:
+            if entry.login and not self.placed:
+                raise NotLoggedIn("log in first")
+            if entry.counts and self.placed and self.node.limits.messages_per_second:
+                self._pace(request)
+            if entry.waits:
+                self.connection.hold(BUSY)
+                self.node.tasks.spawn(self._serve(entry, request), f"answering {request.type()}")
+                return
+            reply = entry.function(self, request)
+        except Exception as error:
+            self.fail(request, error)
+        else:
+            if reply is not None:
+                self.reply(request, reply)  # type: ignore[arg-type]
+
+    async def _serve(self, entry: Entry, request: Request) -> None:
+        """Answer a request that has to wait for something."""
+        try:
+            if self._unsettled:
+                # What was sent before takes effect before.
+                self._settled = Deferred()
+                await self._settled
+            reply = await entry.function(self, request)  # type: ignore[misc]
+            if reply is not None:
+                self.reply(request, reply)
+        except Exception as error:
+            self.fail(request, error)
+        finally:
+            self.connection.release(BUSY)
+
+    def _pace(self, request: Request) -> None:
+        """Let a burst through, then one request per interval (GCRA, ITU-T I.371).
+
+        :raises flux.errors.RateLimited: in the named dialect; the numbered one has no
+            word for it, so its connection is read more slowly instead.
+        """
+        limits = self.node.limits
+        interval = 1.0 / limits.messages_per_second
+        now = self.node.clock.seconds()
+        due = max(self._due, now)
+        wait = due - now - (limits.messages_burst - 1) * interval
+        if wait > 0:
+            if not self.dialect.any_password:
+                raise RateLimited("too many requests; slow down", max(1, round(wait * 1000)))
+            self.connection.hold(SLOWED)
+            self.node.clock.callLater(wait, self.connection.release, SLOWED)
+        self._due = due + interval
+
+    def reply(self, request: Request, reply: Reply) -> None:
+        """Answer ``request``."""
+        line = self.dialect.reply(request, reply)
+        if line:
+            self.write(line)
+
+    def fail(self, request: Request, error: BaseException) -> None:
+        """Answer ``request`` with what went wrong; a bug is logged and called ``internal``."""
+        if not isinstance(error, FluxError):
+            self.log.failure("answering {request} failed", request=request.type(), conn=self.conn)
+            error = Internal("a bug in the server; it has been logged")
+        line = self.dialect.error(error, request.type(), request.ref)
+        if line and not self.connection.closed:
+            self.write(line)
+
+    # --- sending ---
+
+    def sending(self) -> None:
+        """A send waits for its commit."""
+        self._unsettled += 1
+        if self._unsettled >= MAX_UNSETTLED:
+            self.connection.hold(FULL)
+
+    def settled(self, request: Send, outcome: Receipt | FluxError) -> None:
+        """A send was committed, or failed."""
+        self._unsettled -= 1
+        if isinstance(outcome, Receipt):
+            if not self.connection.closed:
+                cid = request.cid or UNSET
+                ok = SendOk(
+                    chat=outcome.chat, seq=outcome.seq, at=outcome.at, duplicate=outcome.duplicate, cid=cid
+                )  # fmt: skip
+                self.reply(request, ok)
+        else:
+            self.fail(request, outcome)
+        if self._unsettled == MAX_UNSETTLED // 2:
+            self.connection.release(FULL)
+        if not self._unsettled and self._settled is not None:
+            settled, self._settled = self._settled, None
+            settled.callback(None)
+
+    # --- events ---
+
+    def write(self, line: bytes) -> None:
+        """Write a whole line."""
+        self.connection.write(line)
+
+    def show(self, event: Event) -> None:
+        """Tell the client something that is not a message; dropped where it does not keep up."""
+        self.show_line(self.dialect.event(event))
+
+    def show_line(self, line: bytes) -> None:
+        """The same with an event that is encoded already; empty where the dialect has no word for it."""
+        if line and self.placed and not self.stalled:
+            self.write(line)
+
+    def push(self, chat: int, seq: int, line: bytes) -> None:
+        """Write a message."""
+        self.pushed(chat, seq)
+        self.connection.write(line)
+
+    def pushed(self, chat: int, seq: int) -> None:
+        """A message is being written; the cursor follows when it is known to have arrived."""
+        if self.unacked is None:
+            self.unacked = {}
+        self.unacked[chat] = seq
+        if not self.acks:
+            self.node.cursors.touch(self)
+
+    def sent(self, chat: int, seq: int) -> None:
+        """The account's own message is next in its position: the cursor may pass it, unless others wait."""
+        if self.unacked and chat in self.unacked:
+            if not self.acks:
+                self.unacked[chat] = seq
+        else:
+            self.advance(chat, seq, 0)
+
+    def advance(self, chat: int, received: int, read: int) -> None:
+        """Note a cursor to be written with the next batch."""
+        if self.moved is None:
+            self.moved = {}
+        known = self.moved.get(chat)
+        if known is not None:
+            received, read = max(received, known[0]), max(read, known[1])
+        self.moved[chat] = (received, read)
+        self.node.cursors.touch(self)
+
+    def confirm(self) -> None:
+        """All that was written has left this process, and the client sends no ``received``."""
+        if self.unacked:
+            unacked, self.unacked = self.unacked, None
+            for chat, seq in unacked.items():
+                self.advance(chat, seq, 0)
+
+    def forget(self, chat: int) -> None:
+        """The account is no member of the chat any more: its cursor there stays."""
+        for notes in (self.unacked, self.moved):
+            if notes:
+                notes.pop(chat, None)
+
+    # --- ending ---
+
+    def kick(self, reason: KickReason) -> None:
+        """Tell the client why, and close."""
+        if not self.connection.closed:
+            self.log.info("kicked user {uid}: {reason}", uid=self.uid, reason=reason, conn=self.conn)
+            line = self.dialect.event(Kicked(reason))
+            if line:
+                self.write(line)
+        self.node.end(self)
+        self.connection.close()

@@ -1,0 +1,76 @@
+"""Hints to the nodes of members who are not here.
+
+The order matters: first the commit, then the look-up of the routes, never from a
+cache.  A login claims its route first and then reads what is pending, so whichever of
+the two comes second sees the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.logger import Logger
+
+from flux.errors import FluxError
+from flux.interfaces import IBus, IState
+from flux.lifecycle import Tasks
+from flux.model import Hint, Message
+
+MAX_WAITING = 20_000
+"""Messages waiting for a look-up; beyond, the receivers' sweeps find them."""
+
+Outgoing = list[tuple[Message, int, list[int]]]
+
+
+class Spread:
+    """Looks up, batch by batch, where the receivers are, and publishes.
+
+    :param is_self: whether a node and boot are this process.
+    :ivar degraded: True when hints were lost: the node then sweeps more often.
+    """
+
+    log = Logger()
+
+    def __init__(self, state: IState, bus: IBus, tasks: Tasks, is_self: Callable[[str, int], bool]) -> None:
+        self.degraded = False
+        self._state = state
+        self._bus = bus
+        self._tasks = tasks
+        self._is_self = is_self
+        self._waiting: Outgoing = []
+        self._running = False
+
+    def hint(self, outgoing: Outgoing) -> None:
+        """Tell the nodes of the receivers: (message, member version, receivers not here)."""
+        if len(self._waiting) >= MAX_WAITING:
+            self.degraded = True
+            return
+        self._waiting.extend(outgoing)
+        if not self._running:
+            self._running = True
+            self._tasks.spawn(self._run(), "telling other nodes")
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, []
+                try:
+                    await self._publish(batch)
+                except FluxError as error:
+                    self.degraded = True
+                    self.log.warn("{count} messages wait for a sweep: {error}", count=len(batch), error=error)
+        finally:
+            self._running = False
+
+    async def _publish(self, batch: Outgoing) -> None:
+        routes = await self._state.routes(list({uid for _, _, uids in batch for uid in uids}))
+        if not routes:
+            return
+        for message, version, uids in batch:
+            nodes: dict[tuple[str, int], list[int]] = {}
+            for uid in uids:
+                route = routes.get(uid)
+                if route is not None and not self._is_self(route.node, route.boot):
+                    nodes.setdefault((route.node, route.boot), []).append(uid)
+            for (node, boot), here in nodes.items():
+                await self._bus.publish(node, boot, Hint(message, version, tuple(here)))

@@ -1,0 +1,44 @@
+"""Guessing passwords is slow: failed logins are counted per account and address.
+
+Counting per account alone would let anybody lock an account's owner out; counting
+per address alone would let one address try many accounts.  So there are two counters,
+and a login is refused when either is full.
+"""
+
+from __future__ import annotations
+
+from flux.errors import RateLimited
+from flux.interfaces import IState
+
+WINDOW = 60.0
+"""Seconds a counter lives, from its first failure."""
+
+
+class LoginThrottle:
+    """Counts failed password logins in the shared state.
+
+    :ivar per_account: failures a minute for one account from one address; 0 means no limit.
+    :ivar per_address: failures a minute from one address; 0 means no limit.
+    """
+
+    def __init__(self, state: IState, per_account: int, per_address: int) -> None:
+        self._state = state
+        self.per_account = per_account
+        self.per_address = per_address
+
+    async def check(self, account: str, address: str) -> None:
+        """:raises flux.errors.RateLimited: there were too many failures lately."""
+        if not self.per_account and not self.per_address:
+            return
+        counts = await self._state.failures(self._keys(account, address))
+        for (count, left), limit in zip(counts, (self.per_account, self.per_address), strict=True):
+            if limit and count >= limit:
+                raise RateLimited("too many failed logins; wait before trying again", max(1, round(left * 1000)))
+
+    async def failed(self, account: str, address: str) -> None:
+        """Count a wrong password."""
+        await self._state.fail(self._keys(account, address), WINDOW)
+
+    @staticmethod
+    def _keys(account: str, address: str) -> list[str]:
+        return [f"login:{account}@{address}", f"login@{address}"]
