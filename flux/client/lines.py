@@ -76,9 +76,10 @@ def decode(line: bytes) -> Reply | model.Event | None:
     :raises NotFlux: the line is not a JSON object.
     """
     try:
-        return _decoder.decode(line)
-    except msgspec.ValidationError as problem:
-        return _salvage(line, str(problem))
+        try:
+            return _decoder.decode(line)
+        except msgspec.ValidationError as problem:
+            return _salvage(line, str(problem))
     except (ValueError, RecursionError) as problem:
         raise NotFlux(str(problem)) from None
 

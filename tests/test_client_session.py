@@ -1,0 +1,504 @@
+"""A client's session over many connections: logins, departures, reconnects, moves, ends."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from scripted_server import PROFILE, ScriptedServer, result, start, waiting
+
+from flux.client import (
+    ClientError,
+    Ended,
+    NotConnected,
+    Offline,
+    Online,
+    Presence,
+    QueueFull,
+    SessionEnded,
+)
+from flux.client import connection as connection_module
+from flux.errors import Forbidden, PasswordInvalid, UserExists
+from flux.lifecycle import DeadlineExceeded
+
+ONE, TWO, THREE = ("one", 1), ("two", 2), ("three", 3)
+
+
+@pytest.fixture
+def server() -> ScriptedServer:
+    return ScriptedServer()
+
+
+# --- logging in --------------------------------------------------------------
+
+
+def test_login_asks_for_acks_and_brings_the_profile(server: ScriptedServer) -> None:
+    client = server.client()
+    login = result(client.login("ann", password="secret word"))
+    assert login.name == "ann"
+    request = server.link.take("login")
+    assert (request["name"], request["password"], request["acks"]) == ("ann", "secret word", True)
+    assert "id" not in request
+    assert result(client.events.__anext__()) == Online(login, "one", 1)
+    with pytest.raises(ClientError, match="once"):
+        result(client.login("ann", password="secret word"))
+
+
+def test_login_by_token(server: ScriptedServer) -> None:
+    result(server.client().login(7, token="t0ken"))
+    request = server.link.take("login")
+    assert (request["id"], request["token"]) == (7, "t0ken")
+    assert "name" not in request
+    assert "password" not in request
+
+
+def test_a_refused_login_raises_and_leaves_no_connection(server: ScriptedServer) -> None:
+    server.answers_logins = False
+    client = server.client(ONE, TWO)
+    login = start(client.login("ann", password="wrong"))
+    server.link.error(server.link.take("login"), "password_invalid")
+    with pytest.raises(PasswordInvalid):
+        result(login)
+    server.wait(1)
+    assert [link.open for link in server.links] == [False]
+    server.answers_logins = True
+    assert result(client.login("ann", password="right")).id == 7
+
+
+def test_login_tries_the_addresses_in_turn(server: ScriptedServer) -> None:
+    server.refusing = {ONE}
+    client = server.client(ONE, TWO)
+    result(client.login("ann", password="secret word"))
+    assert server.link.address == TWO
+
+
+def test_login_says_why_nobody_can_be_reached(server: ScriptedServer) -> None:
+    server.refusing = {ONE}
+    with pytest.raises(NotConnected, match="cannot reach one:1: "):
+        result(server.client().login("ann", password="secret word"))
+
+
+def test_connecting_has_a_deadline(server: ScriptedServer) -> None:
+    server.silent = {ONE}
+    login = start(server.client().login("ann", password="secret word"))
+    server.wait(connection_module.CONNECT_WITHIN - 0.1)
+    assert waiting(login)
+    server.wait(0.2)
+    with pytest.raises(NotConnected, match="nothing after 10 s"):
+        result(login)
+
+
+def test_register_uses_a_connection_of_its_own(server: ScriptedServer) -> None:
+    client = server.client()
+    registered = start(client.register("ann", "secret word", nick="Annie"))
+    request = server.link.take("register")
+    assert request["nick"] == "Annie"
+    server.link.ok(request, id=7, name="ann")
+    server.wait(0.1)
+    assert result(registered).id == 7
+    assert not server.link.open
+
+
+def test_register_reports_what_the_server_says(server: ScriptedServer) -> None:
+    registered = start(server.client().register("ann", "secret word"))
+    server.link.error(server.link.take("register"), "user_exists")
+    server.wait(0.1)
+    with pytest.raises(UserExists):
+        result(registered)
+    assert not server.link.open
+
+
+def test_lines_come_in_any_chunks(server: ScriptedServer) -> None:
+    server.answers_logins = False
+    login = start(server.client().login("ann", password="secret word"))
+    ref = server.link.take("login")["ref"]
+    for byte in json.dumps({"type": "login.ok", "ref": ref, **PROFILE}).encode() + b"\r\n":
+        server.link.write_raw(bytes([byte]))
+    assert result(login).id == 7
+
+
+# --- requests ----------------------------------------------------------------
+
+
+def test_requests_are_matched_by_ref(server: ScriptedServer) -> None:
+    client, link, _ = server.logged_in()
+    first, second = start(client.profile_get(1)), start(client.profile_get(2))
+    asked = [link.take("profile.get"), link.take("profile.get")]
+    for request in reversed(asked):
+        link.ok(request, id=request["id"], name="x", nick="", description="", sex="", icon="")
+    assert result(first).id == 1
+    assert result(second).id == 2
+
+
+def test_a_request_has_a_deadline_and_its_late_answer_is_dropped(server: ScriptedServer) -> None:
+    client, link, _ = server.logged_in()
+    asked = start(client.friends())
+    server.wait(connection_module.REQUEST_WITHIN + 0.1)
+    with pytest.raises(DeadlineExceeded, match="friends"):
+        result(asked)
+    link.ok(link.take("friends"), friends=[])
+    assert result(client.ping()).at == 0
+
+
+def test_a_request_fails_with_its_connection_and_while_offline(server: ScriptedServer) -> None:
+    client, link, _ = server.logged_in()
+    asked = start(client.friends())
+    link.cut()
+    with pytest.raises(NotConnected, match="the connection broke"):
+        result(asked)
+    with pytest.raises(NotConnected):
+        result(client.friends())
+
+
+def test_an_answer_of_another_type_is_an_error_of_its_request(server: ScriptedServer) -> None:
+    client, link, _ = server.logged_in()
+    asked = start(client.friends())
+    link.push(type="groups.ok", ref=link.take("friends")["ref"], groups=[])
+    with pytest.raises(Exception, match="something else"):
+        result(asked)
+
+
+def test_waiting_requests_are_bounded(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "MAX_WAITING", 2)
+    client, link, _ = server.logged_in()
+    friends, groups = start(client.friends()), start(client.groups())
+    with pytest.raises(QueueFull):
+        result(client.chats())
+    link.ok(link.take("friends"), friends=[])
+    link.ok(link.take("groups"), groups=[])
+    assert result(friends).friends == []
+    assert result(groups).groups == []
+    assert result(client.ping()).at == 0
+
+
+def test_events_come_through_and_unknown_ones_do_not_hurt(server: ScriptedServer) -> None:
+    _, link, taken = server.logged_in()
+    link.push(type="hologram", of="you")
+    link.push(type="error", request="typing", code=1105, name="forbidden", detail="no")
+    link.push(type="presence", id=8, online=True)
+    server.clock.advance(0)
+    assert taken == [Presence(id=8, online=True)]
+
+
+# --- reconnecting ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reason", ["slow", "shutdown", "a reason of the future"])
+def test_kicked_for_a_passing_reason_comes_back(server: ScriptedServer, reason: str) -> None:
+    client, link, taken = server.logged_in()
+    link.push(type="kicked", reason=reason)
+    link.cut(clean=True)
+    server.wait(0.2)
+    assert [type(event) for event in taken] == [Offline, Online]
+    assert len(server.links) == 2
+    request = server.link.take("login")
+    assert (request["id"], request["password"]) == (7, "secret word")
+    assert isinstance(client.state, Online)
+
+
+def test_comes_back_with_growing_jittered_bounded_pauses(server: ScriptedServer) -> None:
+    _, link, taken = server.logged_in(rng=random.Random(5))
+    server.refusing = {ONE}
+    link.cut()
+    server.wait(60)
+    pauses = [event.retry_in for event in taken if isinstance(event, Offline)]
+    for index, pause in enumerate(pauses):
+        ceiling = min(0.1 * 2**index, 10.0)
+        assert ceiling / 2 <= pause <= ceiling
+    assert len(set(pauses)) == len(pauses)
+    assert 10 <= len(pauses) <= 16
+    server.refusing = set()
+    server.wait(10)
+    assert isinstance(taken[-1], Online)
+
+
+def test_a_short_session_does_not_reset_the_pauses(server: ScriptedServer) -> None:
+    _, _, taken = server.logged_in()
+    for _ in range(8):
+        server.link.cut()
+        while not server.link.open:
+            server.wait(0.05)
+    short = [event.retry_in for event in taken if isinstance(event, Offline)]
+    assert short[-1] > 3
+    server.wait(11)
+    server.link.cut()
+    server.clock.advance(0)
+    assert [event.retry_in for event in taken if isinstance(event, Offline)][-1] <= 0.1
+
+
+def test_goes_round_the_addresses(server: ScriptedServer) -> None:
+    _, link, _ = server.logged_in(ONE, TWO, THREE)
+    server.refusing = {ONE, TWO}
+    link.cut()
+    server.wait(1)
+    assert [address for address, _ in server.attempts] == [ONE, ONE, TWO, THREE]
+    server.refusing = set()
+    server.link.cut()
+    server.wait(2)
+    assert server.link.address == THREE, "where it last worked"
+
+
+def test_login_limits_are_waited_out(server: ScriptedServer) -> None:
+    _, link, taken = server.logged_in()
+    server.answers_logins = False
+    link.cut()
+    server.wait(0.2)
+    server.link.error(server.link.take("login"), "rate_limited", retry_after=5000)
+    server.clock.advance(0)
+    assert taken[-1].retry_in == 5.0  # type: ignore[union-attr]
+    server.wait(4.8)
+    assert len(server.links) == 2
+    server.wait(0.3)
+    assert len(server.links) == 3
+
+
+@pytest.mark.parametrize("name", ["unavailable", "no_server", "already_logged_in", "internal"])
+def test_passing_refusals_are_tried_again(server: ScriptedServer, name: str) -> None:
+    _, link, taken = server.logged_in()
+    server.answers_logins = False
+    link.cut()
+    server.wait(0.2)
+    server.link.error(server.link.take("login"), name)
+    server.answers_logins = True
+    server.wait(0.5)
+    assert isinstance(taken[-1], Online)
+
+
+def test_a_lasting_refusal_ends_the_session(server: ScriptedServer) -> None:
+    client, link, taken = server.logged_in()
+    server.answers_logins = False
+    link.cut()
+    server.wait(0.2)
+    server.link.error(server.link.take("login"), "password_invalid")
+    server.wait(30)
+    assert isinstance(taken[-1], Ended)
+    assert taken[-1].reason == "password_invalid"
+    assert taken.ended
+    assert len(server.links) == 2
+    with pytest.raises(SessionEnded, match="refused to log in again"):
+        result(client.send("x", to=8))
+    with pytest.raises(SessionEnded):
+        result(client.friends())
+
+
+def test_later_logins_use_the_changed_password(server: ScriptedServer) -> None:
+    client, link, _ = server.logged_in()
+    changed = start(client.password_change("secret word", "better word"))
+    link.ok(link.take("password.change"))
+    result(changed)
+    link.cut()
+    server.wait(0.2)
+    assert server.link.take("login")["password"] == "better word"
+
+
+def test_a_silent_link_is_noticed(server: ScriptedServer) -> None:
+    _, link, taken = server.logged_in()
+    server.answers_pings = False
+    server.wait(20)
+    assert "ping" in link.types()
+    server.wait(10.3)
+    assert not link.open
+    assert taken[0] == Offline("no sign of life from the server", taken[0].retry_in)  # type: ignore[union-attr]
+    assert isinstance(taken[-1], Online)
+
+
+def test_pings_keep_a_quiet_link(server: ScriptedServer) -> None:
+    _, link, taken = server.logged_in()
+    server.wait(300)
+    assert link.open
+    assert taken == []
+
+
+def test_what_is_no_flux_server_is_left(server: ScriptedServer) -> None:
+    _, link, taken = server.logged_in()
+    link.write_raw(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    server.wait(0.05)
+    assert not link.open
+    assert "does not speak" in taken[0].reason  # type: ignore[union-attr]
+
+
+def test_an_endless_line_is_left(server: ScriptedServer) -> None:
+    _, link, _ = server.logged_in()
+    for _ in range(17):
+        link.write_raw(b"x" * 65536)
+    server.wait(0.05)
+    assert not link.open
+
+
+# --- kicked for good ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("reason", ["takeover", "admin", "password"])
+def test_kicked_for_good_ends_the_session(server: ScriptedServer, reason: str) -> None:
+    client, link, taken = server.logged_in()
+    sent = client.send("hello", to=8)
+    link.push(type="kicked", reason=reason)
+    with pytest.raises(SessionEnded) as end:
+        result(sent)
+    assert end.value.reason == reason
+    server.wait(60)
+    assert [type(event) for event in taken] == [Ended]
+    assert taken.ended
+    assert len(server.links) == 1
+    assert not link.open
+    assert isinstance(client.state, Ended)
+
+
+def test_kicked_for_good_while_logging_in_again_ends_the_session(server: ScriptedServer) -> None:
+    _, link, taken = server.logged_in()
+    server.answers_logins = False
+    link.cut()
+    server.wait(0.2)
+    server.link.push(type="kicked", reason="takeover")
+    server.link.cut(clean=True)
+    server.wait(30)
+    assert isinstance(taken[-1], Ended)
+    assert taken[-1].reason == "takeover"
+    assert len(server.links) == 2
+
+
+# --- moved -------------------------------------------------------------------
+
+
+def moved(**fields: object) -> dict[str, object]:
+    return {"type": "moved", "host": "two", "port": 2, "reason": "drain", "grace": 5000, **fields}
+
+
+def test_moved_is_followed_with_the_token(server: ScriptedServer) -> None:
+    client, old, taken = server.logged_in(ONE)
+    sent = client.send("on its way", to=8)
+    first = old.take("send")
+    server.answers_logins = False
+    old.push(**moved(token="t0ken"))
+    new = server.link
+    assert new.address == TWO
+    login = new.take("login")
+    assert (login["id"], login["token"], login["acks"]) == (7, "t0ken", True)
+    assert "password" not in login
+    old.message(1, text="still served")
+    new.ok(login, **PROFILE)
+    old.push(type="kicked", reason="takeover")
+    server.clock.advance(0)
+    again = new.take("send")
+    assert again["cid"] == first["cid"]
+    new.receipt(again, 1, duplicate=True)
+    assert result(sent).seq == 1
+    server.wait(1)
+    assert not old.open
+    assert taken.texts() == ["still served"]
+    assert [type(event) for event in taken[1:]] == [Online]
+    assert len(server.links) == 2
+
+
+def test_moved_then_kicked_before_the_new_login_means_nothing(server: ScriptedServer) -> None:
+    _, old, taken = server.logged_in(ONE)
+    server.answers_logins = False
+    old.push(**moved(token="t0ken"))
+    old.push(type="kicked", reason="takeover")
+    old.cut(clean=True)
+    server.link.ok(server.link.take("login"), **PROFILE)
+    server.wait(1)
+    assert [type(event) for event in taken] == [Online]
+
+
+@pytest.mark.parametrize("fault", ["refused", "token_invalid"])
+def test_a_move_that_fails_is_a_reconnect(server: ScriptedServer, fault: str) -> None:
+    _, old, taken = server.logged_in(ONE)
+    if fault == "refused":
+        server.refusing = {TWO}
+        old.push(**moved(token="t0ken"))
+    else:
+        server.answers_logins = False
+        old.push(**moved(token="t0ken"))
+        server.link.error(server.link.take("login"), "token_invalid")
+        server.answers_logins = True
+    server.wait(1)
+    assert not old.open
+    assert server.link.address == ONE
+    assert server.link.take("login")["password"] == "secret word"
+    assert [type(event) for event in taken] == [Offline, Online]
+
+
+# --- leaving -----------------------------------------------------------------
+
+
+def test_logout(server: ScriptedServer) -> None:
+    client, link, taken = server.logged_in()
+    link.message(1)
+    server.clock.advance(0)
+    leaving = start(client.logout())
+    assert link.types() == ["received", "logout"]
+    link.ok(link.take("logout"))
+    link.cut(clean=True)
+    server.wait(0.1)
+    result(leaving)
+    assert taken[-1] == Ended("logout", "logged out")
+    assert taken.ended
+    server.wait(60)
+    assert len(server.links) == 1
+    assert server.clock.getDelayedCalls() == []
+
+
+def test_close_acknowledges_what_was_taken(server: ScriptedServer) -> None:
+    client, link, taken = server.logged_in()
+    link.message(1)
+    server.clock.advance(0)
+    leaving = start(client.close())
+    server.wait(0.1)
+    result(leaving)
+    assert link.take("received")["seq"] == 1
+    assert taken[-1] == Ended("closed", "closed")
+    assert not link.open
+    assert server.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("when", ["paused", "connecting", "logging in"])
+def test_close_while_reconnecting(server: ScriptedServer, when: str) -> None:
+    client, link, taken = server.logged_in()
+    if when == "connecting":
+        server.silent = {ONE}
+    server.answers_logins = False
+    link.cut()
+    if when != "paused":
+        server.wait(0.2)
+    result(client.close())
+    server.wait(0.1)
+    assert isinstance(taken[-1], Ended)
+    assert not server.link.open
+    assert server.clock.getDelayedCalls() == []
+
+
+def test_close_from_where_a_request_failed(server: ScriptedServer) -> None:
+    """What applications do in their error paths must not disturb what the client is just doing."""
+    client, link, taken = server.logged_in()
+
+    async def ask_or_leave() -> None:
+        try:
+            await client.friends()
+        except NotConnected:
+            await client.close()
+
+    asked = start(ask_or_leave())
+    link.cut()
+    server.wait(30)
+    result(asked)
+    assert isinstance(taken[-1], Ended)
+    assert len(server.links) == 1
+    assert server.clock.getDelayedCalls() == []
+
+
+def test_close_without_a_session(server: ScriptedServer) -> None:
+    client = server.client()
+    result(client.close())
+    with pytest.raises(SessionEnded):
+        result(client.send("x", to=8))
+    assert isinstance(client.state, Ended)
+
+
+def test_refused_requests_raise_what_the_server_named(server: ScriptedServer) -> None:
+    client, link, _ = server.logged_in()
+    asked = start(client.group_members(3))
+    link.error(link.take("group.members"), "forbidden")
+    with pytest.raises(Forbidden, match="because"):
+        result(asked)
