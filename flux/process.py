@@ -8,6 +8,7 @@ service fills the gap::
 
     SIGTERM, SIGINT ─> reactor.stop() ─> stopService ─> assembly.stop() ─> exit status 0
     once more       ─> exit at once
+    reactor.stop() by a service that cannot go on ─> stopService ─> ... ─> exit status 1
     SIGHUP          ─> the configuration is read again ─> assembly.reload()
 """
 
@@ -133,7 +134,10 @@ class FluxProcess(Service):
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
-        self._stopping = True
+        if not self._stopping:
+            # Neither a signal nor a failed start: a service that cannot go on has stopped the reactor.
+            self._stopping = True
+            self._exit_status.value = 1
         return Deferred.fromCoroutine(self._stop())
 
     # --- start and stop ---

@@ -1,7 +1,7 @@
 """An assembly without services, for tests of the process around it; run as a script it is twistd on this assembly.
 
 ``chat.name`` says how it behaves: ``fails``, ``breaks`` or ``hangs`` at the start,
-``breaks-at-stop`` or ``hangs-at-stop``.
+``dies`` later, ``breaks-at-stop`` or ``hangs-at-stop``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ log = Logger(namespace="fake")
 
 
 class FakeAssembly:
-    def __init__(self, settings: Settings, roles: frozenset[str]) -> None:
+    def __init__(self, settings: Settings, roles: frozenset[str], reactor: Any) -> None:
+        self.reactor = reactor
         self.settings = settings
         self.roles = roles
         self.behaviour = settings.chat.name
@@ -34,6 +35,8 @@ class FakeAssembly:
             raise ZeroDivisionError("a bug")
         if self.behaviour == "hangs":
             await Deferred()
+        if self.behaviour == "dies":
+            self.reactor.callLater(0, self.reactor.stop)
 
     async def stop(self) -> None:
         log.info("draining")
@@ -50,10 +53,12 @@ class FakeAssembly:
 
 
 def assemble(settings: Settings, roles: frozenset[str], reactor: Any) -> FakeAssembly:
-    return FakeAssembly(settings, roles)
+    return FakeAssembly(settings, roles, reactor)
 
 
 def checks(settings: Settings, reactor: Any) -> list[Any]:
+    if "." in settings.store.kind:
+        raise CannotStart(f"store.kind: {settings.store.kind}: there is none")
     return [("store: opens", lambda: succeed(f"at {settings.store.path}"))]
 
 

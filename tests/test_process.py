@@ -78,6 +78,12 @@ def test_a_failed_stop_is_exit_status_1(tmp_path: Path) -> None:
     assert "critical process.FluxProcess stopping flux failed" in messages(process)
 
 
+def test_a_service_that_cannot_go_on_ends_the_process_with_exit_status_1(tmp_path: Path) -> None:
+    with flux("--set", "chat.name=dies", cwd=tmp_path) as process:
+        assert process.end() == (1, "")
+    assert "info  fake draining" in messages(process)
+
+
 def test_a_signal_while_starting_ends_the_start(tmp_path: Path) -> None:
     with flux("--set", "chat.name=hangs", cwd=tmp_path) as process:
         process.wait_for("starting")

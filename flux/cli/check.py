@@ -26,7 +26,7 @@ from twisted.internet.task import react
 from twisted.python.failure import Failure
 
 from flux.config import ChatServer, ConfigError, HostPort, Settings, load
-from flux.lifecycle import within
+from flux.lifecycle import CannotStart, within
 
 #: A name, and what tries it; a text that it returns is shown, an error is what is wrong and what to do.
 Step = tuple[str, Callable[[], Awaitable[object]]]
@@ -65,7 +65,12 @@ def run(args: argparse.Namespace) -> int:
 
     async def check(reactor: Any) -> None:
         nonlocal status
-        status = 0 if await attempt(steps(settings, reactor), reactor) else 1
+        try:
+            everything = steps(settings, reactor)
+        except CannotStart as error:
+            print(_line("FAILED", 0, "backends", str(error)))
+            return
+        status = 0 if await attempt(everything, reactor) else 1
 
     try:
         react(check)
@@ -74,7 +79,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def steps(settings: Settings, reactor: Any) -> list[Step]:
-    """All that ``settings`` name: what stores and shares, where it listens, whom it asks."""
+    """All that ``settings`` name: what stores and shares, where it listens, whom it asks.
+
+    :raise CannotStart: a backend that is named does not exist.
+    """
     from flux.assembly import checks
 
     listening = [("chat.listen", settings.chat.listen), ("status.listen", settings.status.listen)]

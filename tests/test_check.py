@@ -1,0 +1,209 @@
+"""``flux check`` and the ``flux`` command that finds it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import fake_assembly
+import pytest
+from server_process import environment
+from twisted.internet import task
+from twisted.internet.defer import Deferred
+from twisted.internet.error import TCPTimedOutError
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
+
+from flux.cli import check, main
+from flux.config import ChatServer, load
+
+
+def outcomes(output: str) -> list[tuple[str, str]]:
+    """(outcome, name) of each step; times must be there."""
+    return re.findall(r"^(ok|FAILED) +[0-9]+ ms  (.+)$", output, re.MULTILINE)
+
+
+# --- steps -------------------------------------------------------------------
+
+
+async def test_each_step_is_a_line_with_its_time(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = task.Clock()
+
+    async def opens() -> str:
+        await task.deferLater(clock, 1.25)
+        return "schema 3"
+
+    done = Deferred.fromCoroutine(check.attempt([("store: opens", opens)], clock))
+    clock.advance(1.25)
+    assert await done is True
+    assert capsys.readouterr().out == "ok        1250 ms  store: opens\n                   schema 3\n"
+
+
+async def test_a_failed_step_says_why_and_the_others_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    async def fails() -> None:
+        raise check.CheckFailed("the disk is full\nMake room.")
+
+    async def breaks() -> None:
+        raise ZeroDivisionError
+
+    async def works() -> None:
+        return
+
+    clock = task.Clock()
+    assert await check.attempt([("a", fails), ("b", breaks), ("c", works), ("d", works)], clock) is False
+    output = capsys.readouterr().out
+    assert outcomes(output) == [("FAILED", "a"), ("FAILED", "b"), ("ok", "c"), ("ok", "d")]
+    assert "\n                   the disk is full\n                   Make room.\n" in output
+    assert "\n                   ZeroDivisionError\n" in output
+
+
+async def test_a_step_that_hangs_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = task.Clock()
+    done = Deferred.fromCoroutine(check.attempt([("a", Deferred)], clock))
+    clock.advance(check.STEP_WITHIN)
+    assert await done is False
+    assert capsys.readouterr().out == "FAILED   10000 ms  a\n                   a: nothing after 10 s\n"
+
+
+async def test_ports_and_the_servers_of_the_static_list(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from twisted.internet import reactor
+
+    monkeypatch.setitem(sys.modules, "flux.assembly", fake_assembly)
+    taken = reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
+    free = reactor.listenTCP(0, Factory(), interface="127.0.0.1")
+    in_use, closed = taken.getHost().port, free.getHost().port
+    await free.stopListening()
+    settings = load(
+        None,
+        [
+            "chat.listen=tcp:0:interface=127.0.0.1",
+            f"status.listen=tcp:{in_use}:interface=127.0.0.1",
+            "chatservers.name=there,gone",
+            "there.host=127.0.0.1",
+            f"there.port={in_use}",
+            "gone.host=127.0.0.1",
+            f"gone.port={closed}",
+        ],
+    )
+    assert await check.attempt(check.steps(settings, reactor), reactor) is False
+    await taken.stopListening()
+    output = capsys.readouterr().out
+    assert outcomes(output) == [
+        ("ok", "store: opens"),
+        ("ok", "chat.listen tcp:0:interface=127.0.0.1"),
+        ("FAILED", f"status.listen tcp:{in_use}:interface=127.0.0.1"),
+        ("ok", f"chat server there at 127.0.0.1:{in_use}"),
+        ("FAILED", f"chat server gone at 127.0.0.1:{closed}"),
+    ]
+    assert "Is the server running already? Stop it, or choose another status.listen." in output
+    assert "Connection was refused by other side" in output
+    assert "Start that server, or correct gone.host and gone.port." in output
+
+
+async def test_a_server_has_the_time_the_configuration_gives_it() -> None:
+    reactor = MemoryReactorClock()
+    server = ChatServer("far", host="127.0.0.1", port=1)
+    done = Deferred.fromCoroutine(check.answers(server, 2.5, reactor))
+    [(host, port, factory, timeout, _)] = reactor.tcpClients
+    assert (host, port, timeout) == ("127.0.0.1", 1, 2.5)
+    factory.clientConnectionFailed(None, Failure(TCPTimedOutError()))
+    with pytest.raises(check.CheckFailed, match=r"TCP connection timed out.*\nStart that server"):
+        await done
+
+
+# --- the command -------------------------------------------------------------
+
+
+def flux(*arguments: str, cwd: Path, prelude: str = "pass") -> subprocess.CompletedProcess[str]:
+    program = f"import sys; {prelude}; from flux.cli.main import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+FAKE = (
+    f"sys.path.insert(0, {str(Path(__file__).parent)!r}); import fake_assembly; "
+    "sys.modules['flux.assembly'] = fake_assembly"
+)
+
+
+def test_flux_check_is_quiet_about_nothing_and_exits_with_0(tmp_path: Path) -> None:
+    (tmp_path / "flux.ini").write_text("[chat]\nlisten = tcp:0:interface=127.0.0.1\n", "utf-8")
+    done = flux(
+        "check", "--config", "flux.ini", "--set", "status.listen=tcp:0:interface=127.0.0.1", cwd=tmp_path, prelude=FAKE
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [outcome for outcome, _ in outcomes(done.stdout)] == ["ok"] * 4
+    assert "at flux-data/flux.db" in done.stdout
+
+
+def test_flux_check_exits_with_1_if_a_step_fails(tmp_path: Path) -> None:
+    own = ["--set", "chat.listen=unix:/nowhere/at/all", "--set", "status.listen=tcp:0:interface=127.0.0.1"]
+    done = flux("check", *own, cwd=tmp_path, prelude=FAKE)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert outcomes(done.stdout)[2] == ("FAILED", "chat.listen unix:/nowhere/at/all")
+
+
+def test_flux_check_exits_with_1_if_there_is_no_such_backend(tmp_path: Path) -> None:
+    done = flux("check", "--set", "store.kind=no.Store", cwd=tmp_path, prelude=FAKE)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert outcomes(done.stdout) == [("ok", "configuration"), ("FAILED", "backends")]
+    assert "store.kind: no.Store: there is none" in done.stdout
+
+
+def test_flux_check_tells_all_mistakes(tmp_path: Path) -> None:
+    done = flux("check", "--set", "chat.weight=0", "--set", "chat.nmae=x", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert outcomes(done.stdout) == [("FAILED", "configuration")]
+    assert "2 mistakes in the configuration:" in done.stdout
+
+
+def test_flux_help_names_all_commands_and_imports_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    done = flux("--help", cwd=tmp_path, prelude="import atexit; atexit.register(lambda: print(sorted(sys.modules)))")
+    assert done.returncode == 0
+    help_text, modules = done.stdout.rsplit("\n[", 1)
+    assert all(f"\n  {name} " in help_text for name in main.COMMANDS)
+    assert "'flux.cli.main'" in modules
+    assert "'twisted" not in modules
+
+
+def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main.main(["chekc"])
+    assert caught.value.code == 2
+    assert "invalid choice: 'chekc'" in capsys.readouterr().err
+
+
+def test_a_command_gets_its_arguments_and_returns_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("fake_command")
+    module.configure = lambda parser: parser.add_argument("--times", type=int)  # type: ignore[attr-defined]
+    module.run = lambda args: args.times  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "fake_command", module)
+    monkeypatch.setitem(main.COMMANDS, "fake", ("fake_command", "a command"))
+    assert main.main(["fake", "--times", "3"]) == 3
+
+    def interrupted(args: Any) -> int:
+        raise KeyboardInterrupt
+
+    module.run = interrupted  # type: ignore[attr-defined]
+    assert main.main(["fake"]) == 130
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_every_command_of_the_table_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main.main([name, "--help"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: flux {name}")

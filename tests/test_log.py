@@ -1,0 +1,152 @@
+"""How log events look in text and JSON, which are shown, and where they go."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.logger import FilteringLogObserver, LogEvent, Logger, LogLevel, LogPublisher
+from twisted.python.failure import Failure
+
+from flux.log import Threshold, as_json, as_text, observer_for_twistd
+
+
+def event(text: str = "user {uid} logged in", **fields: Any) -> LogEvent:
+    return {
+        "log_time": 1795202042.1236,
+        "log_level": LogLevel.info,
+        "log_namespace": "flux.chat.session",
+        "log_format": text,
+        "log_source": object(),
+        "uid": 7,
+        **fields,
+    }
+
+
+def failure() -> Failure:
+    try:
+        raise ValueError("two\nlines \x1b[31m")
+    except ValueError:
+        return Failure()
+
+
+# --- text --------------------------------------------------------------------
+
+
+def test_text_is_a_line_with_time_level_place_and_connection() -> None:
+    assert as_text(event()) == "2026-11-20T19:14:02.123Z info  chat.session user 7 logged in\n"
+    assert as_text(event(conn=42)) == "2026-11-20T19:14:02.123Z info  chat.session [conn 42] user 7 logged in\n"
+
+
+def test_nobody_can_forge_a_line_or_talk_to_the_terminal() -> None:
+    text = as_text(event("name is {name}", name="x\n2026 info\r\x1b[2J\x85\t\ud800"))
+    assert text.endswith("name is x\\n2026 info\\x0d\\x1b[2J\\x85\t\\ud800\n")
+    assert text.count("\n") == 1
+
+
+def test_a_traceback_is_indented_below_its_line() -> None:
+    first, *below, end = as_text(event("oops", log_failure=failure())).split("\n")
+    assert first.endswith("oops")
+    assert below[0] == "\tTraceback (most recent call last):"
+    assert below[-2:] == ["\tbuiltins.ValueError: two", "\tlines \\x1b[31m"]
+    assert all(line.startswith("\t") for line in below)
+    assert end == ""
+
+
+# --- JSON --------------------------------------------------------------------
+
+
+def test_json_is_an_object_a_line_with_all_fields_that_json_can_hold() -> None:
+    line = as_json(event(conn=42, loads={"a": 1}, names=("x",), thing=object(), surrogate="\ud800", level="mine"))
+    assert line.count("\n") == 1
+    assert line.startswith("{")
+    assert json.loads(line) == {
+        "time": "2026-11-20T19:14:02.123Z",
+        "level": "info",
+        "namespace": "flux.chat.session",
+        "message": "user 7 logged in",
+        "uid": 7,
+        "conn": 42,
+        "loads": {"a": 1},
+        "names": ["x"],
+    }
+
+
+def test_json_has_the_traceback() -> None:
+    record = json.loads(as_json(event("oops", log_failure=failure())))
+    assert record["failure"].startswith("Traceback (most recent call last):")
+
+
+# --- levels ------------------------------------------------------------------
+
+
+def shown(threshold: Threshold, **fields: Any) -> bool:
+    seen: list[LogEvent] = []
+    FilteringLogObserver(seen.append, [threshold])(event(**fields))
+    return bool(seen)
+
+
+def test_the_threshold_can_change() -> None:
+    threshold = Threshold("warn")
+    assert [shown(threshold, log_level=level) for level in LogLevel.iterconstants()] == [False, False, True, True, True]
+    threshold.level = "debug"
+    assert all(shown(threshold, log_level=level) for level in LogLevel.iterconstants())
+    threshold.level = "critical"
+    assert [shown(threshold, log_level=level) for level in LogLevel.iterconstants()] == [False] * 4 + [True]
+    assert threshold.level == "critical"
+
+
+@pytest.mark.parametrize("namespace", ["twisted.internet.protocol.Factory", "log_legacy"])
+def test_the_small_talk_of_twisted_is_debug(namespace: str) -> None:
+    info, debug = Threshold("info"), Threshold("debug")
+    assert not shown(info, log_namespace=namespace)
+    assert shown(debug, log_namespace=namespace)
+    assert shown(info, log_namespace=namespace, log_level=LogLevel.warn)
+    assert shown(info, log_namespace="their.plugin")
+
+
+# --- where it goes -----------------------------------------------------------
+
+
+def log_through(observer: Any) -> None:
+    logger = Logger(namespace="flux.test", observer=LogPublisher(observer))
+    logger.info("hello {name}", name="you")
+    logger.debug("a detail")
+
+
+def test_a_log_file(tmp_path: Path) -> None:
+    path = tmp_path / "flux.log"
+    log_through(observer_for_twistd({"logfile": str(path), "nodaemon": True}, "text", Threshold("info"), None))  # type: ignore[arg-type]
+    assert path.read_text("utf-8").endswith("info  test hello you\n")
+    assert path.read_text("utf-8").count("\n") == 1
+
+
+@pytest.mark.parametrize("logfile", ["-", "", None])
+def test_stdout_in_the_foreground(logfile: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"logfile": logfile, "nodaemon": True}
+    log_through(observer_for_twistd(options, "json", Threshold("debug"), None))  # type: ignore[arg-type]
+    hello, detail = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (hello["message"], hello["name"], detail["level"]) == ("hello you", "you", "debug")
+
+
+def test_the_system_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    import syslog
+
+    calls: list[Any] = []
+    monkeypatch.setattr(syslog, "openlog", lambda *args: calls.append(args))
+    monkeypatch.setattr(syslog, "syslog", lambda *args: calls.append(args))
+    options = {"syslog": True, "prefix": "chat7", "nodaemon": True}
+    log_through(observer_for_twistd(options, "text", Threshold("info"), None))  # type: ignore[arg-type]
+    opened, (priority, line) = calls
+    assert opened == ("chat7", syslog.LOG_PID, syslog.LOG_DAEMON)
+    assert priority == syslog.LOG_INFO
+    assert line.endswith("info  test hello you")
+
+
+def test_sys_stdout_is_left_alone_by_a_daemon() -> None:
+    with pytest.raises(SystemExit, match="cannot log to stdout"):
+        observer_for_twistd({"logfile": "-"}, "text", Threshold("info"), None)  # type: ignore[arg-type]
+    assert not sys.stdout.closed
