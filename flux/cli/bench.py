@@ -1,0 +1,187 @@
+"""``flux bench``: throughput, latency and memory, against a bare relay on the same machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from flux.bench import report
+from flux.bench.disk import sync_latency
+from flux.bench.load import LoadFailed
+from flux.bench.scenarios import (
+    SCENARIOS,
+    SUBJECTS,
+    Idle,
+    Plan,
+    Run,
+    Scenario,
+    Subject,
+    log_everybody_in,
+    make_room,
+    rest,
+    talk,
+)
+from flux.bench.servers import ServerFailed
+
+#: The display is refreshed at most this often, in seconds: the load shares its processor.
+REFRESH = 0.25
+
+Step = tuple[Scenario, Subject, int, int]
+"""A run to come: its scenario, the server, messages in flight, the number of the round."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``flux bench``."""
+    parser.add_argument(
+        "--scenario",
+        nargs="+",
+        choices=SCENARIOS,
+        default=list(SCENARIOS),
+        help="pairs: clients talk in twos; group: all in one; login: logins by token; idle: memory of sessions that "
+        "do nothing (default: all)",
+    )
+    parser.add_argument("--clients", type=_even, default=200, metavar="N", help="clients of pairs (200)")
+    parser.add_argument(
+        "--in-flight",
+        type=_positive,
+        nargs="+",
+        default=[1, 8],
+        metavar="W",
+        help="messages each sender has under way (1 and 8)",
+    )
+    parser.add_argument("--group-size", type=_group, default=500, metavar="G", help="members of the group (500)")
+    parser.add_argument("--sessions", type=_positive, default=5000, metavar="N", help="of login and idle (5000)")
+    parser.add_argument("--seconds", type=float, default=4.0, metavar="S", help="measured in each run (4)")
+    parser.add_argument("--rounds", type=_positive, default=3, metavar="R", help="times each load is run (3)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(tempfile.gettempdir()),
+        metavar="DIR",
+        help="where the databases go for a while",
+    )
+    parser.add_argument("--json", action="store_true", help="print figures for programs instead of tables")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, and return 0; 1 when messages were lost, duplicated or reordered, 2 when it could not be measured."""
+    output, status = Console(), Console(stderr=True)
+    steps = _steps(args)
+    plan = Plan(args.clients, args.sessions, args.group_size, args.seconds, args.data)
+    try:
+        args.data.mkdir(parents=True, exist_ok=True)
+        make_room(max(args.clients, args.group_size, args.sessions))
+        sync = sync_latency(args.data)
+        with _Display(status, len(steps)) as display:
+            runs, idle = _measure(args, plan, steps, display)
+    except subprocess.CalledProcessError as error:
+        status.print(error.stderr.decode("utf-8", "replace"), markup=False)
+        return 2
+    except (LoadFailed, ServerFailed, OSError) as error:
+        status.print(f"cannot measure: {error}", markup=False)
+        return 2
+    summaries = report.summarise(runs)
+    if args.json:
+        print(json.dumps(report.as_json(summaries, idle, sync), indent=2))
+    else:
+        report.show(output, summaries, idle, sync)
+    return 0 if report.sound(summaries) else 1
+
+
+class _Display:
+    """The progress bar over all runs of a measurement."""
+
+    def __init__(self, console: Console, steps: int) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}", style="bold"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeRemainingColumn(),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=steps)
+        self._done = 0
+        self._shown = 0.0
+
+    def __enter__(self) -> _Display:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def step(self, description: str) -> Callable[[float], None]:
+        """Begin the next run; returns what is told the share of it that is done."""
+        self._bar.update(self._task, description=description, completed=self._done, refresh=True)
+        begun = self._done
+        self._done += 1
+
+        def progress(share: float) -> None:
+            now = time.monotonic()
+            if now - self._shown >= REFRESH:
+                self._shown = now
+                self._bar.update(self._task, completed=begun + share, refresh=True)
+
+        return progress
+
+
+def _steps(args: argparse.Namespace) -> list[Step]:
+    steps: list[Step] = []
+    for scenario in (scenario for scenario in SCENARIOS if scenario in args.scenario):
+        if scenario in ("pairs", "group"):
+            for in_flight in args.in_flight:
+                for number in range(args.rounds):
+                    steps += [(scenario, subject, in_flight, number) for subject in SUBJECTS]
+        elif scenario == "login":
+            steps += [(scenario, "flux", 0, number) for number in range(args.rounds)]
+        else:
+            steps.append((scenario, "flux", 0, 0))
+    return steps
+
+
+def _measure(
+    args: argparse.Namespace, plan: Plan, steps: list[Step], display: _Display
+) -> tuple[list[Run], Idle | None]:
+    runs: list[Run] = []
+    idle = None
+    for scenario, subject, in_flight, number in steps:
+        of = f", round {number + 1} of {args.rounds}"
+        if scenario == "idle":
+            idle = rest(plan, display.step(f"{plan.sessions:,} idle sessions"))
+        elif scenario == "login":
+            runs.append(log_everybody_in(plan, display.step(f"{plan.sessions:,} logins{of}")))
+        else:
+            progress = display.step(f"{scenario} W={in_flight}: {subject}{of}")
+            runs.append(talk(plan, scenario, subject, in_flight, progress))
+    return runs, idle
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+def _even(text: str) -> int:
+    number = int(text)
+    if number < 2 or number % 2:
+        raise argparse.ArgumentTypeError("an even number, for they talk in pairs")
+    return number
+
+
+def _group(text: str) -> int:
+    number = int(text)
+    if number < 2:
+        raise argparse.ArgumentTypeError("at least 2")
+    return number
