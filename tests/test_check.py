@@ -114,6 +114,7 @@ async def test_a_server_has_the_time_the_configuration_gives_it() -> None:
     [(host, port, factory, timeout, _)] = reactor.tcpClients
     assert (host, port, timeout) == ("127.0.0.1", 1, 2.5)
     factory.clientConnectionFailed(None, Failure(TCPTimedOutError()))
+    reactor.advance(1)  # in which another address of the host would be tried
     with pytest.raises(check.CheckFailed, match=r"TCP connection timed out.*\nStart that server"):
         await done
 
