@@ -1,0 +1,85 @@
+"""What is true of a store after anything that can happen to it.
+
+Each invariant is a query for the rows that break it.  The tables are named as in the
+migrations, and the SQL is what SQLite and PostgreSQL have in common.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+HEAD = "coalesce((SELECT max(seq) FROM messages h WHERE h.chat = m.chat), 0)"
+
+INVARIANTS = {
+    "per chat the seqs are 1..head": (
+        "SELECT chat, count(*), min(seq), max(seq) FROM messages GROUP BY chat"
+        " HAVING min(seq) <> 1 OR max(seq) <> count(*) OR count(DISTINCT seq) <> count(*)"
+    ),
+    "time never goes back within a chat": (
+        "SELECT l.chat, l.seq FROM messages l JOIN messages r ON r.chat = l.chat AND r.seq = l.seq + 1"
+        " WHERE r.at < l.at"
+    ),
+    "(chat, sender, cid) is unique": (
+        "SELECT chat, sender, cid FROM messages WHERE cid <> '' GROUP BY chat, sender, cid HAVING count(*) > 1"
+    ),
+    "every message is in a chat, from an account": (
+        "SELECT m.chat, m.seq FROM messages m LEFT JOIN chats c ON c.id = m.chat"
+        " LEFT JOIN accounts a ON a.id = m.sender WHERE c.id IS NULL OR a.id IS NULL"
+    ),
+    "a one-to-one message is from one of the two": (
+        "SELECT m.chat, m.seq FROM messages m JOIN chats c ON c.id = m.chat"
+        " WHERE c.low IS NOT NULL AND m.sender NOT IN (c.low, c.high)"
+    ),
+    "cursors are between 0 and the head, first is at most one above it": (
+        f"SELECT m.uid, m.chat, m.received, m.read, m.first, {HEAD} FROM members m"
+        f" WHERE m.received < 0 OR m.read < 0 OR m.received > {HEAD} OR m.read > {HEAD}"
+        f" OR m.first < 1 OR m.first > {HEAD} + 1"
+    ),
+    "a pair is two different accounts in order, and has one chat": (
+        "SELECT low, high FROM chats WHERE low IS NOT NULL GROUP BY low, high HAVING count(*) > 1 OR low >= high"
+    ),
+    "the members of a one-to-one chat are its two accounts, from the first message on": (
+        "SELECT c.id FROM chats c LEFT JOIN members m ON m.chat = c.id WHERE c.low IS NOT NULL GROUP BY c.id"
+        " HAVING count(m.uid) <> 2 OR min(m.uid) <> min(c.low) OR max(m.uid) <> min(c.high) OR max(m.first) <> 1"
+    ),
+    "a chat is a pair or a group": (
+        "SELECT c.id FROM chats c LEFT JOIN groups g ON g.chat = c.id WHERE (c.low IS NULL) <> (g.chat IS NOT NULL)"
+    ),
+    "a group that has members has one owner": (
+        "SELECT m.chat FROM members m JOIN groups g ON g.chat = m.chat GROUP BY m.chat"
+        " HAVING sum(CASE WHEN m.role = 'owner' THEN 1 ELSE 0 END) <> 1"
+    ),
+    "a friendship is mutual in both lists": (
+        "SELECT f.uid, f.friend FROM friends f LEFT JOIN friends b ON b.uid = f.friend AND b.friend = f.uid"
+        " WHERE f.uid = f.friend OR (f.mutual = 1 AND coalesce(b.mutual, 0) <> 1)"
+    ),
+    "friends have no request open": (
+        "SELECT r.uid, r.sender FROM friend_requests r JOIN friends f ON f.uid = r.uid AND f.friend = r.sender"
+        " WHERE f.mutual = 1"
+    ),
+    "every account has a session number": (
+        "SELECT a.id FROM accounts a LEFT JOIN sessions s ON s.uid = a.id WHERE s.uid IS NULL OR s.number < 0"
+    ),
+}
+
+
+def violations(query: Callable[[str], list[tuple[Any, ...]]]) -> dict[str, list[tuple[Any, ...]]]:
+    """The broken invariants, each with the rows that break it."""
+    return {name: rows for name, statement in INVARIANTS.items() if (rows := query(statement))}
+
+
+def check_file(path: Path) -> None:
+    """Check an SQLite file: the invariants, and that the file itself is whole. It may be in use."""
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+        assert violations(lambda statement: db.execute(statement).fetchall()) == {}
+
+
+def check_invariants(store: Any) -> None:
+    """Check a ``SqliteStore``, running or stopped."""
+    check_file(store.path)
