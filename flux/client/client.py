@@ -72,6 +72,7 @@ class Client(Calls):
     :param addresses: where chat servers listen; tried in order, from the one that last worked.
     :param endpoint: how an address is reached, if not by plain TCP.
     :param max_pending: most sends that may wait for their receipts.
+    :param longest_pause: between attempts to reconnect, in seconds.
     :ivar events: what happens, in order: an asynchronous iterator for one consumer.
     :ivar state: the last state event; None before the first login.
     :ivar profile: the answer to the last login, profile first; None before.
@@ -86,11 +87,13 @@ class Client(Calls):
         *,
         endpoint: Callable[[str, int], IStreamClientEndpoint] | None = None,
         max_pending: int = 1000,
+        longest_pause: float = LONGEST_PAUSE,
         rng: random.Random | None = None,
     ) -> None:
         self._reactor = reactor
         self._addresses = deque(Address(*address) for address in addresses)
         self._endpoint = endpoint or partial(HostnameEndpoint, reactor)
+        self._longest_pause = longest_pause
         self._rng = rng or random.Random()
         self.events = Inbox(reactor, self._choke)
         self.state: State | None = None
@@ -107,6 +110,11 @@ class Client(Calls):
         self._departure: Deferred[_Departure] = Deferred()
         self._serving: Spawned | None = None
         self._watching: Spawned | None = None
+
+    @property
+    def unsent(self) -> int:
+        """Sends that wait for their receipts."""
+        return self._outbox.waiting
 
     # before and after a session
 
@@ -310,12 +318,12 @@ class Client(Calls):
 
     async def _keep_online(self) -> None:
         """:raises SessionEnded: always, at last."""
-        pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE, self._rng)
+        pauses = backoff(FIRST_PAUSE, self._longest_pause, self._rng)
         while True:
             online_since = self._reactor.seconds()
             departure = await self._departure
             if self._reactor.seconds() - online_since >= STABLE_AFTER:
-                pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE, self._rng)
+                pauses = backoff(FIRST_PAUSE, self._longest_pause, self._rng)
             if isinstance(departure, Moved):
                 if await self._move(departure):
                     continue
