@@ -215,9 +215,27 @@ class AppendContract:
     async def test_texts_of_all_kinds_come_back_as_they_were(self, store) -> None:
         ann, bob = await people(store, "ann", "bob")
         texts = [
-            "x", " ", "\n", "'; DROP TABLE messages; --", "naïve", "e\u0301", "\u00e9", "\U0001f469\u200d\U0001f467", "\ufeff",
-            "\uffff", "\U0010ffff", "\u202eright", "a" * 8000, "漢" * 8000, "\x01\x7f", "NULL", "123", "1e5", "{}", "%s ? :a $1",
-        ]  # fmt: skip
+            "x",
+            " ",
+            "\n",
+            "'; DROP TABLE messages; --",
+            "naïve",
+            "e\u0301",
+            "\u00e9",
+            "\U0001f469\u200d\U0001f467",
+            "\ufeff",
+            "\uffff",
+            "\U0010ffff",
+            "\u202eright",
+            "a" * 8000,
+            "漢" * 8000,
+            "\x01\x7f",
+            "NULL",
+            "123",
+            "1e5",
+            "{}",
+            "%s ? :a $1",
+        ]
         receipts = await send(store, *(Draft(ann, bob, 0, text, f"{n}") for n, text in enumerate(texts)))
         assert [m.text for m in (await store.history(bob, 0, ann, 0, 0, 0, 100)).messages] == texts
         again = await send(store, *(Draft(ann, bob, 0, text, f"{n}") for n, text in enumerate(texts)))
