@@ -82,6 +82,9 @@ class Connections:
             self.log.warn("{count} connections over the limit refused from {address}", count=count, address=address)
         self._refused.clear()
         for connection in list(self._all):
+            if connection.heard:
+                connection.heard = False
+                connection.seen = now
             if connection.choked or connection.closed:
                 self._check_stuck(connection, now)
                 continue

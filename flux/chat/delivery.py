@@ -206,11 +206,9 @@ class Delivery:
 
     def _deliver(self, chat: Chat, message: Message, spread: bool) -> None:
         """The heart: write to whom it is next, leave the others behind."""
-        if spread:
+        if spread and len(chat.sessions) < len(chat.members):
             here = self._sessions
-            away = [uid for uid in chat.members if uid not in here]
-            if away:
-                self.outgoing.append((message, chat.version, away))
+            self.outgoing.append((message, chat.version, [uid for uid in chat.members if uid not in here]))
         seq = message.seq
         old = chat.head
         if seq <= old:
@@ -218,7 +216,8 @@ class Delivery:
             return
         chat.head = seq
         number = chat.id
-        lines: dict[object, bytes] = {}
+        line = b""
+        encoded: object = None
         for session in chat.sessions:
             apart = session.apart
             position = apart.get(number, old) if apart else old
@@ -226,10 +225,9 @@ class Delivery:
                 if session.uid == message.sender:
                     session.sent(number, seq)
                 else:
-                    dialect = session.dialect
-                    line = lines.get(dialect)
-                    if line is None:
-                        line = lines[dialect] = dialect.event(message)
+                    if session.dialect is not encoded:
+                        encoded = session.dialect
+                        line = session.dialect.event(message)
                     session.push(number, seq, line)
                 if apart:
                     apart.pop(number, None)

@@ -16,8 +16,8 @@ from flux.wire.catalogue import Reply, Request
 if TYPE_CHECKING:
     from flux.chat.session import Session
 
-R = TypeVar("R", bound=Request)
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = Callable[["Session", Any], Reply | None | Awaitable[Reply | None]]
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 
 class Entry(NamedTuple):
@@ -38,10 +38,10 @@ TABLE: dict[type[Request], Entry] = {}
 """Every request the chat port answers."""
 
 
-def answers(request: type[Request], login: bool = True, counts: bool = True) -> Callable[[Function], Function]:
+def answers(request: type[Request], login: bool = True, counts: bool = True) -> Callable[[AnyFunction], AnyFunction]:
     """Enter the decorated function as the one that answers ``request``."""
 
-    def enter(function: Function) -> Function:
+    def enter(function: AnyFunction) -> AnyFunction:
         TABLE[request] = Entry(function, inspect.iscoroutinefunction(function), login, counts)
         return function
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from msgspec import UNSET
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from flux.errors import FluxError, Internal, Unavailable
 from flux.interfaces import IStore
 from flux.lifecycle import Tasks
-from flux.model import Draft, Message, Receipt
+from flux.model import Draft, Receipt
 
 if TYPE_CHECKING:
     from flux.chat.session import Session
@@ -30,23 +29,8 @@ MAX_BATCH = 2_000
 """Drafts in one transaction: bounds how long a commit, and so every other send, takes."""
 
 
-class Entry:
-    """A draft and who waits for its receipt."""
-
-    __slots__ = ("draft", "request", "session")
-
-    def __init__(self, session: Session, request: Send, draft: Draft) -> None:
-        self.session = session
-        self.request = request
-        self.draft = draft
-
-    def message(self, receipt: Receipt) -> Message:
-        """The committed message."""
-        draft = self.draft
-        return Message(
-            receipt.chat, receipt.seq, draft.sender, self.session.name, draft.text, receipt.at,
-            draft.to or UNSET, draft.group or UNSET,
-        )  # fmt: skip
+Entry = tuple["Session", "Send", Draft]
+"""A draft, with the session and the request that wait for its receipt."""
 
 
 class Journal:
@@ -105,7 +89,7 @@ class Journal:
 
     async def _commit(self, batch: list[Entry]) -> list[Receipt | FluxError]:
         try:
-            return await self._store.append([entry.draft for entry in batch])
+            return await self._store.append([draft for _, _, draft in batch])
         except FluxError as error:
             failure: FluxError = error
         except Exception:

@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+from msgspec import UNSET
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -43,6 +44,7 @@ from flux.model import (
     Lease,
     MemberChange,
     MembersChanged,
+    Message,
     Moved,
     Notify,
     Receipt,
@@ -214,13 +216,18 @@ class ChatNode:
         """A batch was committed: tell the senders, then everybody."""
         self.gather.begin()
         try:
-            for entry, outcome in zip(entries, outcomes, strict=True):
+            announce = self.delivery.announce
+            for (session, request, draft), outcome in zip(entries, outcomes, strict=True):
                 try:
-                    entry.session.settled(entry.request, outcome)
+                    session.settled(request, outcome)
                     if isinstance(outcome, Receipt):
-                        self.delivery.announce(entry.message(outcome), outcome.version, True)
+                        message = Message(
+                            outcome.chat, outcome.seq, draft.sender, session.name, draft.text, outcome.at,
+                            draft.to or UNSET, draft.group or UNSET,
+                        )  # fmt: skip
+                        announce(message, outcome.version, True)
                 except Exception:
-                    self.log.failure("delivering a message of {uid} failed", uid=entry.draft.sender)
+                    self.log.failure("delivering a message of {uid} failed", uid=draft.sender)
             self._spread()
         finally:
             self.gather.end()

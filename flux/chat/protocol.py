@@ -30,7 +30,7 @@ class ChatConnection(LineProtocol):
 
     :ivar address: the client's, without the port.
     :ivar born: when it was made, on the node's coarse clock.
-    :ivar seen: when it last sent anything, on the same clock.
+    :ivar seen: when it was last found to have sent something, on the same clock.
     :ivar bad_lines: how many lines in a row were no valid request.
     """
 
@@ -53,11 +53,6 @@ class ChatConnection(LineProtocol):
             error = RateLimited("too many connections from this address", 1000)
             self.write(NAMED.error(error))
             self.close()
-
-    def dataReceived(self, data: bytes) -> None:
-        """A sign of life, whatever it says."""
-        self.seen = self.node.now
-        super().dataReceived(data)
 
     def line_received(self, line: bytes) -> None:
         """Hand a line to the session; the first one decides about the dialect."""

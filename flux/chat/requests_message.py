@@ -6,7 +6,6 @@ from msgspec import UNSET
 
 from flux.chat.delivery import Chat
 from flux.chat.dispatch import answers
-from flux.chat.journal import Entry
 from flux.chat.session import Session
 from flux.errors import BadRequest, UserInvalid
 from flux.model import Draft, Notice, ReadUpTo, Typing
@@ -29,7 +28,7 @@ def send(session: Session, request: requests.Send) -> None:
     if bool(request.to) == bool(request.group):
         raise BadRequest("to, group: give exactly one of them")
     draft = Draft(session.uid, request.to, request.group, request.text, request.cid)
-    session.node.journal.append(Entry(session, request, draft))
+    session.node.journal.append((session, request, draft))
     session.sending()
 
 

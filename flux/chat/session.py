@@ -13,18 +13,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from msgspec import UNSET
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from flux.chat.dispatch import TABLE, Entry
+from flux.chat.dispatch import TABLE, Function
 from flux.errors import FluxError, Internal, NotLoggedIn, RateLimited
 from flux.model import Event, Kicked, KickReason, Receipt, Route
 from flux.net.lines import BUSY, FULL, SLOWED
 from flux.wire.catalogue import Rejected, Reply, Request
 from flux.wire.named import NamedDialect
 from flux.wire.numbered import NumberedDialect
-from flux.wire.replies import SendOk
 from flux.wire.requests import Send
 
 if TYPE_CHECKING:
@@ -107,31 +105,32 @@ class Session:
             self.connection.bad_line(rejected)
             return
         self.connection.bad_lines = 0
-        entry = TABLE[type(request)]
+        function, waits, login, counts = TABLE[type(request)]
         try:
-            if entry.login and not self.placed:
-                raise NotLoggedIn("log in first")
-            if entry.counts and self.placed and self.node.limits.messages_per_second:
+            if not self.placed:
+                if login:
+                    raise NotLoggedIn("log in first")
+            elif counts and self.node.limits.messages_per_second:
                 self._pace(request)
-            if entry.waits:
+            if waits:
                 self.connection.hold(BUSY)
-                self.node.tasks.spawn(self._serve(entry, request), f"answering {request.type()}")
+                self.node.tasks.spawn(self._serve(function, request), f"answering {request.type()}")
                 return
-            reply = entry.function(self, request)
+            reply = function(self, request)
         except Exception as error:
             self.fail(request, error)
         else:
             if reply is not None:
                 self.reply(request, reply)  # type: ignore[arg-type]
 
-    async def _serve(self, entry: Entry, request: Request) -> None:
+    async def _serve(self, function: Function, request: Request) -> None:
         """Answer a request that has to wait for something."""
         try:
             if self._unsettled:
                 # What was sent before takes effect before.
                 self._settled = Deferred()
                 await self._settled
-            reply = await entry.function(self, request)  # type: ignore[misc]
+            reply = await function(self, request)  # type: ignore[misc]
             if reply is not None:
                 self.reply(request, reply)
         except Exception as error:
@@ -183,15 +182,12 @@ class Session:
     def settled(self, request: Send, outcome: Receipt | FluxError) -> None:
         """A send was committed, or failed."""
         self._unsettled -= 1
-        if isinstance(outcome, Receipt):
-            if not self.connection.closed:
-                cid = request.cid or UNSET
-                ok = SendOk(
-                    chat=outcome.chat, seq=outcome.seq, at=outcome.at, duplicate=outcome.duplicate, cid=cid
-                )  # fmt: skip
-                self.reply(request, ok)
-        else:
+        if not isinstance(outcome, Receipt):
             self.fail(request, outcome)
+        elif not self.connection.closed:
+            line = self.dialect.send_ok(request, outcome)
+            if line:
+                self.connection.write(line)
         if self._unsettled == MAX_UNSETTLED // 2:
             self.connection.release(FULL)
         if not self._unsettled and self._settled is not None:
@@ -215,7 +211,13 @@ class Session:
 
     def push(self, chat: int, seq: int, line: bytes) -> None:
         """Write a message."""
-        self.pushed(chat, seq)
+        # As in :meth:`pushed`, written out: this is done for every message and receiver.
+        unacked = self.unacked
+        if unacked is None:
+            unacked = self.unacked = {}
+        unacked[chat] = seq
+        if not self.acks:
+            self.node.cursors.touch(self)
         self.connection.write(line)
 
     def pushed(self, chat: int, seq: int) -> None:

@@ -99,6 +99,7 @@ class LineProtocol(Protocol):
     :ivar conn: a name for the log, unique in this process.
     :ivar choked: True while the peer does not take what was written to it.
     :ivar closed: True once nothing more will be written.
+    :ivar heard: set whenever something arrives, for who looks (and resets it) now and then.
     """
 
     log = Logger()
@@ -107,6 +108,7 @@ class LineProtocol(Protocol):
         self.conn = conn
         self.choked = False
         self.closed = False
+        self.heard = False
         self._gather = gather
         self._framer = LineFramer(max_line)
         self._backlog: deque[bytes] | None = None
@@ -149,8 +151,12 @@ class LineProtocol(Protocol):
                 self.log.warn("an HTTP request on a line port, closed", conn=self.conn)
                 self.abort()
                 return
+        self.heard = True
         if self._held or self._backlog:
             self._queue(lines)
+        elif len(lines) == 1 and not self._framer.overflow:
+            # By far the most frequent case; one line alone has nothing to be gathered with.
+            self.line_received(lines[0])
         elif lines or self._framer.overflow:
             self._work(lines)
 

@@ -12,11 +12,11 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from flux.errors import FluxError
-from flux.model import Event
+from flux.model import Event, Receipt
 from flux.wire.catalogue import Rejected, Reply, Request, encode_error
 from flux.wire.fields import Ref
-from flux.wire.replies import ListReply
-from flux.wire.requests import CHAT
+from flux.wire.replies import ListReply, SendOk
+from flux.wire.requests import CHAT, Send
 
 MAX_REPLY = 1024 * 1024
 """Longest line to a client, in bytes, the line end included."""
@@ -48,6 +48,15 @@ class NamedDialect:
         if len(line) >= MAX_REPLY and isinstance(reply, ListReply):
             line = _shorten(reply, line)
         return line + b"\n"
+
+    def send_ok(self, request: Send, receipt: Receipt) -> bytes:
+        """The line that answers a ``send``, apart from :meth:`reply` because it is by far the most frequent."""
+        return (
+            _encode(
+                SendOk(receipt.chat, receipt.seq, receipt.at, receipt.duplicate, request.cid or UNSET, ref=request.ref)
+            )
+            + b"\n"
+        )
 
     def error(self, error: FluxError, request: str | UnsetType = UNSET, ref: Ref | UnsetType = UNSET) -> bytes:
         """The line that says what went wrong."""

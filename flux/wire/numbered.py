@@ -18,7 +18,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from flux.errors import AlreadyLoggedIn, BadJson, BadRequest, FluxError, PasswordInvalid
-from flux.model import Event, Group, Message, Profile
+from flux.model import Event, Group, Message, Profile, Receipt
 from flux.wire import fields
 from flux.wire.catalogue import Rejected, Reply, Request
 from flux.wire.fields import Ref
@@ -153,6 +153,10 @@ class NumberedDialect:
         """The answer to a registration; a login's is made by :meth:`login_answer`, others have none."""
         if isinstance(reply, RegisterOk):
             return _encode({"msgid": 5, "errno": 0, "id": reply.id}) + self.terminator
+        return b""
+
+    def send_ok(self, request: Send, receipt: Receipt) -> bytes:
+        """This dialect does not acknowledge."""
         return b""
 
     def error(self, error: FluxError, request: str | UnsetType = UNSET, ref: Ref | UnsetType = UNSET) -> bytes:
