@@ -6,12 +6,9 @@ import argparse
 import json
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flux.bench import report
 from flux.bench.disk import sync_latency
@@ -30,9 +27,7 @@ from flux.bench.scenarios import (
     talk,
 )
 from flux.bench.servers import ServerFailed
-
-#: The display is refreshed at most this often, in seconds: the load shares its processor.
-REFRESH = 0.25
+from flux.cli.progress import ProgressBar
 
 Step = tuple[Scenario, Subject, int, int]
 """A run to come: its scenario, the server, messages in flight, the number of the round."""
@@ -80,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
         args.data.mkdir(parents=True, exist_ok=True)
         make_room(max(args.clients, args.group_size, args.sessions))
         sync = sync_latency(args.data)
-        with _Display(status, len(steps)) as display:
-            runs, idle = _measure(args, plan, steps, display)
+        with ProgressBar(status, len(steps)) as bar:
+            runs, idle = _measure(args, plan, steps, bar)
     except subprocess.CalledProcessError as error:
         status.print(error.stderr.decode("utf-8", "replace"), markup=False)
         return 2
@@ -94,45 +89,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         report.show(output, summaries, idle, sync)
     return 0 if report.sound(summaries) else 1
-
-
-class _Display:
-    """The progress bar over all runs of a measurement."""
-
-    def __init__(self, console: Console, steps: int) -> None:
-        self._bar = Progress(
-            TextColumn("{task.description}", style="bold"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeRemainingColumn(),
-            console=console,
-            auto_refresh=False,
-            transient=True,
-        )
-        self._task = self._bar.add_task("", total=steps)
-        self._done = 0
-        self._shown = 0.0
-
-    def __enter__(self) -> _Display:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def step(self, description: str) -> Callable[[float], None]:
-        """Begin the next run; returns what is told the share of it that is done."""
-        self._bar.update(self._task, description=description, completed=self._done, refresh=True)
-        begun = self._done
-        self._done += 1
-
-        def progress(share: float) -> None:
-            now = time.monotonic()
-            if now - self._shown >= REFRESH:
-                self._shown = now
-                self._bar.update(self._task, completed=begun + share, refresh=True)
-
-        return progress
 
 
 def _steps(args: argparse.Namespace) -> list[Step]:
@@ -150,18 +106,18 @@ def _steps(args: argparse.Namespace) -> list[Step]:
 
 
 def _measure(
-    args: argparse.Namespace, plan: Plan, steps: list[Step], display: _Display
+    args: argparse.Namespace, plan: Plan, steps: list[Step], bar: ProgressBar
 ) -> tuple[list[Run], Idle | None]:
     runs: list[Run] = []
     idle = None
     for scenario, subject, in_flight, number in steps:
         of = f", round {number + 1} of {args.rounds}"
         if scenario == "idle":
-            idle = rest(plan, display.step(f"{plan.sessions:,} idle sessions"))
+            idle = rest(plan, bar.step(f"{plan.sessions:,} idle sessions"))
         elif scenario == "login":
-            runs.append(log_everybody_in(plan, display.step(f"{plan.sessions:,} logins{of}")))
+            runs.append(log_everybody_in(plan, bar.step(f"{plan.sessions:,} logins{of}")))
         else:
-            progress = display.step(f"{scenario} W={in_flight}: {subject}{of}")
+            progress = bar.step(f"{scenario} W={in_flight}: {subject}{of}")
             runs.append(talk(plan, scenario, subject, in_flight, progress))
     return runs, idle
 
