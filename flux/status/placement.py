@@ -1,0 +1,318 @@
+"""Assigning users to servers: gathered, chosen, recorded, told.
+
+::
+
+    assign(uids) ──> waiting ──(next turn)──> balancer's choice per account ──> IState.assign ──> answers
+                                                     ^                              │
+                                                     └── loads for the next batch <─┘ snapshot
+
+Requests of one turn are one batch: one call of the shared state records reservation
+and token of every choice in it and returns the loads that include them.  Until that
+answer is here, a batch's choices are added to the loads that later batches see.  So
+the loads a choice is based on lack only what other status processes are just doing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from copy import copy
+
+from msgspec.structs import replace
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from flux import tokens
+from flux.errors import FluxError, Internal, NoServer, Unavailable
+from flux.interfaces import IBalancer, IPlacement, IState
+from flux.lifecycle import DeadlineExceeded, Tasks, within
+from flux.model import Assignment, Choice, Node
+from flux.status.servers import Servers
+
+DEADLINE = 2.0
+"""Seconds the shared state may take to answer; then the requests of the batch are ``Unavailable``."""
+
+MOST_WAITING = 20_000
+"""Accounts waiting at once for a server; more are refused at once instead of after the deadline."""
+
+BATCH = 1000
+"""Accounts after which a batch is closed: the shared state is busy with one for a few milliseconds at most."""
+
+LOOK_AGAIN = 0.1
+"""Seconds after which it is worth looking again whether there is really no server."""
+
+
+class _Request:
+    """Accounts that somebody waits for."""
+
+    __slots__ = ("answer", "uids")
+
+    def __init__(self, uids: Sequence[int]) -> None:
+        self.uids = uids
+        self.answer: Deferred[list[Assignment]] = Deferred()
+
+
+class _Candidates:
+    """The servers that may get a user, and their loads while a batch is being chosen."""
+
+    def __init__(self, nodes: Sequence[Node], unanswered: Counter[str]) -> None:
+        self.nodes: list[Node] = []
+        self.loads: dict[str, int] = {}
+        for node in nodes:
+            if node.state == "up" and node.weight > 0:
+                extra = unanswered[node.name]
+                self._add(replace(node, reserved=node.reserved + extra) if extra else node)
+        self._reindex()
+
+    def _add(self, node: Node) -> None:
+        if not node.capacity or node.load < node.capacity:
+            self.nodes.append(node)
+            self.loads[node.name] = node.load
+
+    def _reindex(self) -> None:
+        self._index = {node.name: position for position, node in enumerate(self.nodes)}
+
+    def __contains__(self, node: Node) -> bool:
+        return node.name in self._index
+
+    def take(self, node: Node) -> None:
+        """One more is on the way to ``node``; a server that is full then is no candidate any more."""
+        position = self._index[node.name]
+        node = replace(self.nodes[position], reserved=self.nodes[position].reserved + 1)
+        if node.capacity and node.load >= node.capacity:
+            del self.nodes[position]
+            del self.loads[node.name]
+            self._reindex()
+        else:
+            self.nodes[position] = node
+            self.loads[node.name] += 1
+
+
+class _Batch:
+    """Requests and what was chosen for them."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[_Request, list[Assignment]]] = []
+        self.choices: list[Choice] = []
+        self.chosen: dict[int, tuple[Assignment, dict[str, int]]] = {}
+        self.per_server: Counter[str] = Counter()
+
+    def undo(self, length: int) -> bool:
+        """Take back all choices but the first ``length``; whether there were any."""
+        undone = self.choices[length:]
+        del self.choices[length:]
+        for choice in undone:
+            del self.chosen[choice.uid]
+            self.per_server[choice.server] -= 1
+        return bool(undone)
+
+
+@implementer(IPlacement)
+class Placement:
+    """Assigns accounts to servers.
+
+    :param servers: the servers; this object keeps their snapshot fresh.
+    :param hold: seconds a reservation counts for a user who does not come.
+    :param wall: the time of day in seconds since the epoch.
+    :ivar balancer: chooses the server; may be replaced at any time.
+    :ivar token_ttl: seconds a login token may be used; may be changed at any time.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        state: IState,
+        servers: Servers,
+        balancer: IBalancer,
+        clock: IReactorTime,
+        token_ttl: float,
+        hold: float,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.balancer = balancer
+        self.token_ttl = token_ttl
+        self._state = state
+        self._servers = servers
+        self._clock = clock
+        self._hold = hold
+        self._wall = wall
+        self._tasks = Tasks(self.log)
+        self._waiting: deque[_Request] = deque()
+        self._accounts = 0
+        self._unanswered: Counter[str] = Counter()
+        self._turn: IDelayedCall | None = None
+        self._refreshed = float("-inf")
+        self._stopped = False
+
+    def assign(self, uids: Sequence[int]) -> Deferred[list[Assignment]]:
+        """See :meth:`IPlacement.assign`. All of ``uids`` get a server, or none does.
+
+        :raises flux.errors.Unavailable: too much is waiting, or the shared state did not answer in time.
+        """
+        if self._stopped:
+            return fail(Unavailable("the status service is stopping"))
+        if self._accounts + len(uids) > MOST_WAITING:
+            return fail(Unavailable("too many requests are waiting for a chat server; try again"))
+        request = _Request(uids)
+        self._accounts += len(uids)
+        self._waiting.append(request)
+        if self._turn is None:
+            self._turn = self._clock.callLater(0, self._serve)
+        return request.answer
+
+    async def refresh(self) -> None:
+        """Take a fresh snapshot.
+
+        :raises flux.errors.Unavailable: the shared state did not answer in time.
+        """
+        try:
+            snapshot = await within(DEADLINE, self._state.snapshot(), self._clock, "the shared state")
+        except DeadlineExceeded as late:
+            raise Unavailable(str(late)) from None
+        self._servers.adopt(snapshot)
+        self._refreshed = self._clock.seconds()
+
+    async def stop(self) -> None:
+        """Answer what waits with ``Unavailable`` and end."""
+        self._stopped = True
+        if self._turn is not None and self._turn.active():
+            self._turn.cancel()
+        await self._tasks.stop()
+        self._fail(self._take(self._accounts), Unavailable("the status service is stopping"))
+
+    # --- batches ---
+
+    def _serve(self) -> None:
+        """Begin a batch with what is waiting."""
+        candidates = self._candidates()
+        if self._servers.stale or (not candidates.nodes and self._may_look_again()):
+            # ``_turn`` stays set: what arrives meanwhile waits too.
+            self._tasks.spawn(self._refresh_first(), "reading the loads")
+            return
+        requests = self._take(BATCH)
+        self._turn = self._clock.callLater(0, self._serve) if self._waiting else None
+        batch = self._choose(requests, candidates)
+        if batch.choices:
+            self._unanswered.update(batch.per_server)
+            self._tasks.spawn(self._record(batch), "recording assignments")
+
+    def _may_look_again(self) -> bool:
+        return not 0 <= self._clock.seconds() - self._refreshed < LOOK_AGAIN
+
+    async def _refresh_first(self) -> None:
+        try:
+            await self.refresh()
+        except CancelledError:
+            raise
+        except FluxError as error:
+            self._turn = None
+            self._fail(self._take(self._accounts), error)
+        except Exception:
+            self._turn = None
+            self._fail(self._take(self._accounts), Internal("the loads could not be read"))
+            raise
+        else:
+            self._serve()
+
+    def _take(self, accounts: int) -> list[_Request]:
+        """Requests from the front of the queue, until they hold ``accounts`` or there are no more."""
+        taken: list[_Request] = []
+        while self._waiting and accounts > 0:
+            request = self._waiting.popleft()
+            accounts -= len(request.uids)
+            taken.append(request)
+        return taken
+
+    def _candidates(self) -> _Candidates:
+        return _Candidates(self._servers.nodes, self._unanswered)
+
+    def _choose(self, requests: list[_Request], candidates: _Candidates) -> _Batch:
+        """Choose for all; those for whom there is no server are answered at once."""
+        batch = _Batch()
+        expires = int((self._wall() + self.token_ttl) * 1000)
+        failed = False
+        for request in requests:
+            before = len(batch.choices)
+            try:
+                assignments = [self._assignment(uid, batch, candidates, expires) for uid in request.uids]
+            except FluxError as error:
+                problem = error
+            except Exception:
+                problem = Internal("the balancer failed")
+                if not failed:
+                    failed = True
+                    self.log.failure("the balancer {balancer} failed", balancer=self.balancer.name)
+            else:
+                batch.requests.append((request, assignments))
+                continue
+            if batch.undo(before):
+                candidates = _Candidates(self._servers.nodes, self._unanswered + batch.per_server)
+            self._fail([request], problem)
+        return batch
+
+    def _assignment(self, uid: int, batch: _Batch, candidates: _Candidates, expires: int) -> Assignment:
+        """The assignment of one account; who asks twice in one batch gets the same answer twice."""
+        known = batch.chosen.get(uid)
+        if known is not None:
+            return known[0]
+        node = self.balancer.choose(uid, candidates.nodes)
+        if node is None:
+            raise NoServer(self._why_none())
+        if node not in candidates:
+            raise LookupError(f"it chose {node.name!r}, which is not among the servers it was given")
+        token = tokens.new_token()
+        assignment = Assignment(uid, node.host, node.port, node.name, token, expires)
+        batch.chosen[uid] = assignment, dict(candidates.loads)
+        batch.choices.append(Choice(uid, node.name, tokens.digest(token)))
+        batch.per_server[node.name] += 1
+        candidates.take(node)
+        return assignment
+
+    def _why_none(self) -> str:
+        states = Counter("full" if node.state == "up" else node.state for node in self._servers.nodes)
+        if not states:
+            return "no chat server is known"
+        return "no chat server can take a user: " + ", ".join(f"{count} {state}" for state, count in states.items())
+
+    async def _record(self, batch: _Batch) -> None:
+        """Let the shared state have a batch, then tell those who wait."""
+        requests = [request for request, _ in batch.requests]
+        try:
+            recorded = self._state.assign(batch.choices, self._hold, self.token_ttl)
+            snapshot = await within(DEADLINE, recorded, self._clock, "the shared state")
+        except CancelledError:
+            self._fail(requests, Unavailable("the status service is stopping"))
+            raise
+        except DeadlineExceeded as late:
+            self._fail(requests, Unavailable(str(late)))
+        except FluxError as error:
+            self._fail(requests, error)
+        except Exception:
+            self._fail(requests, Internal("recording the assignment failed"))
+            raise
+        else:
+            self._servers.adopt(snapshot)
+            self._answer(batch)
+        finally:
+            self._unanswered -= batch.per_server
+
+    def _answer(self, batch: _Batch) -> None:
+        name = self.balancer.name
+        for assignment, loads in batch.chosen.values():
+            self.log.info(
+                "user {uid} is assigned to {server} by {balancer}, loads {loads}; token issued until {expires}",
+                uid=assignment.uid, server=assignment.server, expires=assignment.expires, balancer=name, loads=loads,
+            )  # fmt: skip
+        for request, assignments in batch.requests:
+            self._accounts -= len(request.uids)
+            request.answer.callback(assignments)
+
+    def _fail(self, requests: Sequence[_Request], error: FluxError) -> None:
+        for request in requests:
+            self._accounts -= len(request.uids)
+            # One each: an error that is raised in many places collects all their tracebacks.
+            request.answer.errback(copy(error))

@@ -1,0 +1,307 @@
+"""The status port: requests of gates and tools, answered in the order in which they are done.
+
+With a cluster key the first request must be ``auth``; whoever shows a wrong key is
+cut, so that guessing takes a connection each.  Requests may be pipelined: reading
+stops while a connection waits for more accounts than :data:`MOST_OUTSTANDING`.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from twisted.internet.defer import CancelledError
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from flux.config import Settings
+from flux.errors import BadRequest, FluxError, Forbidden, Internal, LineTooLong, Unavailable
+from flux.lifecycle import Tasks
+from flux.model import Assignment
+from flux.net.lines import FULL, Gather, LineProtocol
+from flux.status.service import StatusService
+from flux.wire.catalogue import Rejected, Reply, Request
+from flux.wire.named import NAMED
+from flux.wire.replies import HelpOk, PingOk
+from flux.wire.requests import Help
+from flux.wire.status import (
+    STATUS,
+    Auth,
+    AuthOk,
+    Drain,
+    DrainOk,
+    GetChatServer,
+    GetChatServerOk,
+    GetChatServersOk,
+    ListServers,
+    Resume,
+    ResumeOk,
+    ServersOk,
+    StatusPing,
+    VerifyToken,
+    VerifyTokenOk,
+)
+
+MOST_OUTSTANDING = 2000
+"""Accounts one connection may wait for; the answers are at most about half a megabyte."""
+
+AUTH_WITHIN = 10.0
+"""Seconds a connection may take to show the cluster key."""
+
+
+class StatusConnection(LineProtocol):
+    """A connection of a gate or a tool."""
+
+    log = Logger()
+
+    def __init__(self, factory: StatusFactory, conn: str, address: str) -> None:
+        super().__init__(conn, factory.gather, factory.limits.max_line)
+        self._factory = factory
+        self._service = factory.service
+        self._address = address
+        self._trusted = not factory.cluster_key
+        self._overdue: IDelayedCall | None = None
+        self._bad_lines = 0
+        self._outstanding = 0
+
+    # --- the connection ---
+
+    def connectionMade(self) -> None:
+        """Wait for the key, where there is one."""
+        super().connectionMade()
+        self._factory.connections.add(self)
+        if not self._trusted:
+            self._overdue = self._factory.clock.callLater(AUTH_WITHIN, self._not_authenticated)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Nobody waits for answers any more."""
+        super().connectionLost(reason)
+        self._factory.connections.discard(self)
+        self._forget_overdue()
+
+    def line_too_long(self) -> None:
+        """Say so, and close: what follows cannot be framed."""
+        limit = self._factory.limits.max_line
+        self.log.warn("a line of more than {limit} bytes, closed", limit=limit, conn=self.conn)
+        self.write(NAMED.error(LineTooLong(f"at most {limit} bytes")))
+        self.close()
+
+    def _not_authenticated(self) -> None:
+        self._overdue = None
+        self.log.warn("{address} did not show the cluster key in time, closed", address=self._address, conn=self.conn)
+        self.close()
+
+    def _forget_overdue(self) -> None:
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
+
+    # --- requests ---
+
+    def line_received(self, line: bytes) -> None:
+        """Answer a request, at once or when it is done."""
+        try:
+            request = STATUS.decode(line)
+        except Rejected as rejected:
+            self.write(NAMED.error(rejected.error, rejected.request, rejected.ref))
+            self._bad_line(rejected.error)
+            return
+        try:
+            if not self._trusted and type(request) is not Auth:
+                raise Forbidden("the first request must be auth, with the cluster key")
+            self._ACTIONS[type(request)](self, request)
+        except FluxError as error:
+            self._refuse(request, error)
+        except Exception:
+            self.log.failure("answering {request} failed", request=request.type(), conn=self.conn)
+            self._refuse(request, Internal())
+        self._bad_lines = 0
+
+    def _bad_line(self, error: FluxError) -> None:
+        """Count a line that was no valid request; too many in a row end the connection."""
+        self._bad_lines += 1
+        limit = self._factory.limits.max_errors
+        if limit and self._bad_lines >= limit:
+            self.log.warn(
+                "{count} bad lines in a row from {address}, closed; the last: {error}",
+                count=self._bad_lines, address=self._address, error=error, conn=self.conn,
+            )  # fmt: skip
+            self.close()
+
+    def _reply(self, request: Request, reply: Reply) -> None:
+        self.write(NAMED.reply(request, reply))
+
+    def _refuse(self, request: Request, error: FluxError) -> None:
+        self.write(NAMED.error(error, request.type(), request.ref))
+
+    def _await(self, request: Request, work: Coroutine[Any, Any, Reply]) -> None:
+        """Answer ``request`` when ``work`` is done."""
+        self._wait_for(1)
+        self._factory.tasks.spawn(self._answer(request, work), f"answering {request.type()}")
+
+    async def _answer(self, request: Request, work: Coroutine[Any, Any, Reply]) -> None:
+        try:
+            self._reply(request, await work)
+        except CancelledError:
+            self._refuse(request, Unavailable("the status service is stopping"))
+            raise
+        except FluxError as error:
+            self._refuse(request, error)
+        except Exception:
+            self.log.failure("answering {request} failed", request=request.type(), conn=self.conn)
+            self._refuse(request, Internal())
+        finally:
+            self._done_with(1)
+
+    def _wait_for(self, accounts: int) -> None:
+        self._outstanding += accounts
+        if self._outstanding >= MOST_OUTSTANDING:
+            self.hold(FULL)
+
+    def _done_with(self, accounts: int) -> None:
+        before = self._outstanding
+        self._outstanding -= accounts
+        # Half, so that reading is not switched for every single answer.
+        if before > MOST_OUTSTANDING // 2 >= self._outstanding and not self.closed:
+            self.release(FULL)
+
+    def _auth(self, request: Auth) -> None:
+        key = self._factory.cluster_key
+        if key and not hmac.compare_digest(request.key.encode("utf-8", "surrogatepass"), key.encode()):
+            self.log.warn("a wrong cluster key from {address}, closed", address=self._address, conn=self.conn)
+            self._refuse(request, Forbidden("wrong cluster key"))
+            self.close()
+            return
+        self._trusted = True
+        self._forget_overdue()
+        self._reply(request, AuthOk())
+
+    def _get_chat_server(self, request: GetChatServer) -> None:
+        uids = request.uids
+        if isinstance(uids, list):
+            if request.uid:
+                raise BadRequest("uid, uids: give one of them")
+        elif request.uid:
+            uids = [request.uid]
+        else:
+            raise BadRequest("uid: missing")
+        # Callbacks instead of a coroutine: this is the request that comes by the thousands.
+        self._wait_for(len(uids))
+        _ = (
+            self._service.placement.assign(uids)
+            .addCallback(self._assigned, request)
+            .addErrback(self._not_assigned, request, len(uids))
+        )
+
+    def _assigned(self, assignments: list[Assignment], request: GetChatServer) -> None:
+        if request.uid:
+            (one,) = assignments
+            self._reply(
+                request,
+                GetChatServerOk(
+                    uid=one.uid, host=one.host, port=one.port, server=one.server, token=one.token, expires=one.expires
+                ),
+            )
+        else:
+            self._reply(request, GetChatServersOk(assignments=assignments))
+        self._done_with(len(assignments))
+
+    def _not_assigned(self, failure: Failure, request: GetChatServer, accounts: int) -> None:
+        error = failure.value
+        if not isinstance(error, FluxError):
+            self.log.failure("answering {request} failed", failure, request=request.type(), conn=self.conn)
+            error = Internal()
+        self._refuse(request, error)
+        self._done_with(accounts)
+
+    def _login(self, request: VerifyToken) -> None:
+        async def verify() -> Reply:
+            await self._service.verify(request.uid, request.token)
+            return VerifyTokenOk(uid=request.uid)
+
+        self._await(request, verify())
+
+    def _servers(self, request: ListServers) -> None:
+        self._reply(request, ServersOk(servers=list(self._service.servers())))
+
+    def _drain(self, request: Drain) -> None:
+        async def drain() -> Reply:
+            node = await self._service.drain(request.server, True)
+            return DrainOk(server=node.name, state=node.state)
+
+        self._admin(request, request.server)
+        self._await(request, drain())
+
+    def _resume(self, request: Resume) -> None:
+        async def resume() -> Reply:
+            node = await self._service.drain(request.server, False)
+            return ResumeOk(server=node.name, state=node.state)
+
+        self._admin(request, request.server)
+        self._await(request, resume())
+
+    def _admin(self, request: Request, server: str) -> None:
+        self.log.info(
+            "{request} of {server} asked by {address}",
+            request=request.type(), server=server, address=self._address, conn=self.conn,
+        )  # fmt: skip
+
+    def _ping(self, request: StatusPing) -> None:
+        self._reply(request, PingOk(at=int(self._factory.clock.seconds() * 1000)))
+
+    def _help(self, request: Help) -> None:
+        self._reply(request, HelpOk(requests=STATUS.help(request.request)))
+
+    #: What is done for each request of the catalogue.
+    _ACTIONS: dict[type[Request], Callable[[StatusConnection, Any], None]] = {  # noqa: RUF012 - never changed
+        Auth: _auth,
+        GetChatServer: _get_chat_server,
+        VerifyToken: _login,
+        ListServers: _servers,
+        Drain: _drain,
+        Resume: _resume,
+        StatusPing: _ping,
+        Help: _help,
+    }
+
+
+class StatusFactory(Factory):
+    """Makes the connections of the status port.
+
+    :ivar limits: for connections made from now on.
+    :ivar connections: those that are open.
+    """
+
+    noisy = False
+    log = Logger()
+
+    def __init__(self, service: StatusService, settings: Settings, clock: IReactorTime) -> None:
+        self.service = service
+        self.cluster_key = settings.status.cluster_key
+        self.limits = settings.limits
+        self.clock = clock
+        self.gather = Gather()
+        self.tasks = Tasks(self.log)
+        self.connections: set[StatusConnection] = set()
+        self._count = 0
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+        """A connection from ``addr``."""
+        self._count += 1
+        return StatusConnection(self, f"s{self._count}", getattr(addr, "host", "local"))
+
+    def reload(self, settings: Settings) -> None:
+        """Go on with other limits."""
+        self.limits = settings.limits
+
+    async def stop(self) -> None:
+        """Answer what is left with ``Unavailable`` and close the connections.
+
+        Stop the port and the service before: then nothing new comes, and nobody waits for a server any more.
+        """
+        await self.tasks.stop()
+        for connection in list(self.connections):
+            connection.close()

@@ -1,0 +1,182 @@
+"""What the status service knows of the chat servers: one list out of three sources.
+
+::
+
+    leases and reservations (IState.snapshot) ─┐
+    the static list of the configuration ──────┼──> Servers.nodes
+    health checks of that list ────────────────┘
+
+A server that holds a lease is described by it, and one of the static list that never
+held one by its health check.  A server whose lease has ended is down, also where the
+static list has it: a stopped process still accepts connections, so a health check
+would vouch for it.
+
+Shared state that was emptied does not take the servers with it: for as long as they
+need to report again, those that it knew before go on being known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from msgspec.structs import replace
+from twisted.logger import Logger
+
+from flux.config import ChatServer
+from flux.errors import NotFound
+from flux.model import Node, Snapshot
+
+LATE = 1.5
+"""Heartbeats after which one is missing: they are neither sent nor recorded on the dot."""
+
+SHOWN_DOWN = 3600.0
+"""Seconds a server whose lease has ended is still listed, as down."""
+
+
+class Servers:
+    """The chat servers and their loads.
+
+    :param seconds: the clock.
+    :param heartbeat: seconds between two reports of a server.
+    :ivar nodes: all servers, those that are down included.
+    """
+
+    log = Logger()
+
+    def __init__(self, seconds: Callable[[], float], heartbeat: float, static: Sequence[ChatServer] = ()) -> None:
+        self.nodes: tuple[Node, ...] = ()
+        self._seconds = seconds
+        self._heartbeat = heartbeat
+        self._static = tuple(static)
+        #: What is wrong with a server of the static list; empty where nothing is.
+        self._problems: dict[str, str] = {}
+        self._snapshot: Snapshot | None = None
+        self._adopted = 0.0
+        self._leased: dict[str, Node] = {}
+        self._remembered: dict[str, Node] = {}
+        self._remembered_until = 0.0
+        self._ended: dict[str, tuple[float, Node]] = {}
+        #: The state of each server that the log told of last.
+        self._told: dict[str, str] = {}
+
+    # --- what is known ---
+
+    @property
+    def stale(self) -> bool:
+        """Whether there is no snapshot, or only one that is older than the servers' reports."""
+        # Negative where a wall clock was set back: nobody knows then how old it is.
+        return self._snapshot is None or not 0 <= self._seconds() - self._adopted <= LATE * self._heartbeat
+
+    def has_lease(self, name: str) -> bool:
+        """Whether the server holds a lease now, or has held one and lost it lately."""
+        return name in self._leased or name in self._ended
+
+    def find(self, name: str) -> Node:
+        """:raises flux.errors.NotFound: no such server."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise NotFound(f"no chat server is called {name!r}")
+
+    def listed(self) -> tuple[Node, ...]:
+        """All servers, with the age of their heartbeats as of now."""
+        since = max(0.0, self._seconds() - self._adopted)
+        return tuple(
+            node if node.heartbeat_age < 0 else replace(node, heartbeat_age=round(node.heartbeat_age + since, 3))
+            for node in self.nodes
+        )
+
+    # --- what is learnt ---
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Go on with a new snapshot."""
+        now = self._seconds()
+        leased = {node.name: node for node in snapshot.nodes}
+        if not leased and self._leased and not self._remembered:
+            self.log.warn(
+                "the shared state knows no chat server any more; {count} are remembered for {seconds:g} s",
+                count=len(self._leased), seconds=LATE * self._heartbeat,
+            )  # fmt: skip
+            self._remembered = self._leased
+            self._remembered_until = now + LATE * self._heartbeat
+        if self._remembered:
+            missing = {name: node for name, node in self._remembered.items() if name not in leased}
+            if not missing or now >= self._remembered_until:
+                self._remembered = {}
+            else:
+                # What is on its way now comes on top of what was when the state was emptied.
+                for name, node in missing.items():
+                    leased[name] = replace(node, reserved=node.reserved + snapshot.reserved.get(name, 0))
+        for name, node in self._leased.items():
+            if name not in leased:
+                self._ended[name] = (now, replace(node, heartbeat_age=node.heartbeat_age + now - self._adopted))
+        for name in leased:
+            self._ended.pop(name, None)
+        if self._ended:
+            self._ended = {name: entry for name, entry in self._ended.items() if now - entry[0] < SHOWN_DOWN}
+        self._leased = leased
+        self._snapshot = snapshot
+        self._adopted = now
+        self._update()
+
+    def configure(self, static: Sequence[ChatServer]) -> None:
+        """Go on with another static list; health is known of servers that are where they were."""
+        same = set(self._static) & set(static)
+        self._problems = {server.name: self._problems[server.name] for server in same if server.name in self._problems}
+        for server in set(static) - same:
+            self._ended.pop(server.name, None)
+        self._static = tuple(static)
+        self._update()
+
+    def checked(self, name: str, problem: str) -> None:
+        """A health check of a server of the static list has ended; ``problem`` is empty if it is healthy."""
+        known = self._problems.get(name)
+        if known is not None and bool(known) == bool(problem):
+            return
+        if any(server.name == name for server in self._static):
+            self._problems[name] = problem
+            self._update()
+
+    # --- putting it together ---
+
+    def _update(self) -> None:
+        known = dict(self._leased)
+        reserved: dict[str, int] = {}
+        draining: frozenset[str] = frozenset()
+        if self._snapshot is not None:
+            reserved, draining = self._snapshot.reserved, self._snapshot.draining
+        for name, (since, node) in self._ended.items():
+            age = node.heartbeat_age + self._adopted - since
+            known[name] = replace(node, sessions=0, reserved=reserved.get(name, 0), state="down", heartbeat_age=age)
+        for server in self._static:
+            if server.name not in known:
+                up = self._problems.get(server.name) == ""
+                known[server.name] = Node(
+                    name=server.name,
+                    host=server.host,
+                    port=server.port,
+                    reserved=reserved.get(server.name, 0),
+                    capacity=server.capacity,
+                    weight=server.weight,
+                    state="down" if not up else "draining" if server.name in draining else "up",
+                )
+        self.nodes = tuple(known.values())
+        self._tell(known)
+
+    def _tell(self, known: dict[str, Node]) -> None:
+        """Log what has changed."""
+        told = self._told
+        if any(name not in known for name in told):
+            self._told = told = {name: state for name, state in told.items() if name in known}
+        for name, node in known.items():
+            if told.get(name) == node.state or (node.heartbeat_age < 0 and name not in self._problems):
+                continue
+            told[name] = node.state
+            why = ""
+            if node.state == "down":
+                why = ": its lease has ended" if name in self._ended else f": {self._problems[name]}"
+            log = self.log.warn if why else self.log.info
+            log(
+                "chat server {server} at {host}:{port} is {state}{why}",
+                server=name, host=node.host, port=node.port, state=node.state, why=why,
+            )  # fmt: skip

@@ -1,0 +1,152 @@
+"""The status service: the parts put together, and what a port or a process asks of them.
+
+::
+
+    StatusService ── Servers        what is known of the chat servers
+                  ├─ HealthChecks   tries those of the static list
+                  └─ Placement      assigns users (what a chat node or a gate in this process uses directly)
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from twisted.logger import Logger
+
+from flux import tokens
+from flux.balance import load_balancer
+from flux.config import Settings
+from flux.errors import FluxError, TokenInvalid
+from flux.interfaces import IState
+from flux.lifecycle import Tasks, every
+from flux.model import Node
+from flux.status.health import HealthChecks
+from flux.status.placement import Placement
+from flux.status.servers import Servers
+
+HOLD = 30.0
+"""Seconds a reservation counts for a user who does not come: longer than a slow login takes."""
+
+FIRST_CHECKS = 1.0
+"""Seconds the start waits for the health of the static list; what takes longer is down until it answers."""
+
+
+class StatusService:
+    """Which chat servers live, and which one a user gets.
+
+    :param reactor: clock, resolver and TCP.
+    :raises ValueError: ``status.balancer`` names none.
+    :ivar placement: the service's :class:`flux.interfaces.IPlacement`.
+    """
+
+    log = Logger()
+
+    def __init__(self, settings: Settings, state: IState, reactor: Any, rng: random.Random) -> None:
+        status = settings.status
+        self._state = state
+        self._rng = rng
+        self._reactor = reactor
+        self._balancer = status.balancer
+        self._heartbeat = status.heartbeat
+        self._tasks = Tasks(self.log)
+        self._reachable = True
+        self._static = settings.chatservers
+        self._servers = Servers(reactor.seconds, status.heartbeat, self._static)
+        self._health = HealthChecks(
+            reactor, self._is_static, self._servers.checked, status.check_interval, status.check_timeout, rng
+        )
+        self.placement = Placement(
+            state,
+            self._servers,
+            load_balancer(status.balancer, rng),
+            reactor,
+            status.token_ttl,
+            # A login is covered by the heartbeat after it: until then its reservation must not lapse.
+            max(HOLD, 2 * status.heartbeat),
+        )
+
+    async def start(self) -> None:
+        """Know the servers and their health.
+
+        :raises flux.errors.Unavailable: the shared state does not answer.
+        """
+        await self.placement.refresh()
+        self._health.watch(self._static)
+        await self._health.checked(FIRST_CHECKS)
+        self._tasks.spawn(
+            every(self._heartbeat, self._refresh, self._reactor, "reading the loads", self.log), "reading the loads"
+        )
+
+    async def stop(self) -> None:
+        """Assign nobody any more."""
+        await self._tasks.stop()
+        await self._health.stop()
+        await self.placement.stop()
+
+    def reload(self, settings: Settings) -> None:
+        """Go on with other live settings: the static list, the balancer, its checks, the tokens' time to live.
+
+        A balancer that cannot be loaded is logged as an error, and the one before it stays.
+        """
+        status = settings.status
+        self.placement.token_ttl = status.token_ttl
+        self._health.interval = status.check_interval
+        self._health.timeout = status.check_timeout
+        if settings.chatservers != self._static:
+            self._static = settings.chatservers
+            self._servers.configure(self._static)
+            self._health.watch(self._static)
+            self.log.info("static chat servers: {names}", names=", ".join(s.name for s in self._static) or "none")
+        if status.balancer != self._balancer:
+            try:
+                self.placement.balancer = load_balancer(status.balancer, self._rng)
+            except ValueError as error:
+                self.log.error("still balancing by {before}: {error}", before=self._balancer, error=str(error))
+            else:
+                self.log.info("balancing by {after} instead of {before}", after=status.balancer, before=self._balancer)
+                self._balancer = status.balancer
+
+    # --- what is asked ---
+
+    def servers(self) -> tuple[Node, ...]:
+        """All servers that are known, those that are down included."""
+        return self._servers.listed()
+
+    async def drain(self, server: str, draining: bool) -> Node:
+        """Give a server no more users, or give it users again; return it as it is then.
+
+        :raises flux.errors.NotFound: no such server.
+        :raises flux.errors.Unavailable: the shared state did not answer.
+        """
+        self._servers.find(server)
+        await self._state.drain(server, draining)
+        await self.placement.refresh()
+        return self._servers.find(server)
+
+    async def verify(self, uid: int, token: str) -> None:
+        """Check a login token.
+
+        :raises flux.errors.TokenInvalid: it is unknown, expired or revoked.
+        :raises flux.errors.Unavailable: the shared state did not answer.
+        """
+        if not tokens.matches(token, await self._state.token_digest(uid)):
+            raise TokenInvalid("unknown, expired or revoked")
+
+    # --- what repeats ---
+
+    async def _refresh(self) -> None:
+        try:
+            await self.placement.refresh()
+        except FluxError as error:
+            if self._reachable:
+                self._reachable = False
+                self.log.warn("the shared state is away: {why}", why=error.detail)
+        else:
+            if not self._reachable:
+                self._reachable = True
+                self.log.info("the shared state is back")
+
+    def _is_static(self, name: str) -> bool:
+        """Whether only a health check can tell how the server is."""
+        return not self._servers.has_lease(name)

@@ -1,0 +1,468 @@
+"""Assigning users: batches, loads, tokens, limits, and what happens while the shared state is slow or away."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+
+import pytest
+from status_parts import First, HeldState, lease, settled, texts
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from flux import tokens
+from flux.balance import load_balancer
+from flux.errors import Internal, NoServer, Unavailable
+from flux.interfaces import IBalancer, IPlacement
+from flux.status import placement as module
+from flux.status.placement import DEADLINE, Placement
+from flux.status.servers import Servers
+
+HEARTBEAT = 3.0
+NOW = 1_700_000_000.0
+
+
+class Setup:
+    """A placement on a simulated clock."""
+
+    def __init__(self, balancer: IBalancer | None = None) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000)
+        self.state = HeldState(self.clock.seconds)
+        self.servers = Servers(self.clock.seconds, HEARTBEAT)
+        self.placement = Placement(
+            self.state,
+            self.servers,
+            balancer or load_balancer("least_connections", random.Random(1)),
+            self.clock,
+            token_ttl=600,
+            hold=30,
+            wall=lambda: NOW + self.clock.seconds() - 1000,
+        )
+
+    async def lease(self, *names: str, **changes: object) -> None:
+        for name in names:
+            await self.state.renew(lease(name, **changes), [])
+
+    async def assign(self, *uids: int) -> list:
+        answer = self.placement.assign(uids)
+        settled(self.clock)
+        return await answer
+
+    def answers(self, answer: Deferred) -> Counter[str]:
+        return Counter(assignment.server for assignment in answer.result)
+
+
+@pytest.fixture
+def setup() -> Setup:
+    return Setup()
+
+
+def test_it_provides_the_interface(setup) -> None:
+    assert verifyObject(IPlacement, setup.placement)
+
+
+# --- what an assignment is ---
+
+
+async def test_an_assignment_names_server_token_and_expiry(setup) -> None:
+    await setup.lease("a")
+    one, other = await setup.assign(7, 8)
+    assert (one.uid, one.host, one.port, one.server) == (7, "a.example", 8090, "a")
+    assert one.expires == (NOW + 600) * 1000
+    assert other.uid == 8
+    assert one.token != other.token
+    assert len(one.token) == 32
+
+
+async def test_only_the_digest_of_a_token_is_stored(setup) -> None:
+    await setup.lease("a")
+    (one,) = await setup.assign(7)
+    stored = await setup.state.token_digest(7)
+    assert stored == hashlib.sha256(one.token.encode()).digest()
+    assert tokens.matches(one.token, stored)
+    setup.clock.advance(601)
+    assert await setup.state.token_digest(7) is None
+
+
+async def test_a_new_token_replaces_the_old_and_the_reservation_moves(setup) -> None:
+    await setup.lease("a", "b")
+    (old,) = await setup.assign(7)
+    (new,) = await setup.assign(7)
+    stored = await setup.state.token_digest(7)
+    assert tokens.matches(new.token, stored)
+    assert not tokens.matches(old.token, stored)
+    assert sum((await setup.state.snapshot()).reserved.values()) == 1
+
+
+async def test_who_asks_twice_in_one_turn_gets_one_answer(setup) -> None:
+    await setup.lease("a", "b")
+    first, second = setup.placement.assign([7]), setup.placement.assign([7, 8, 7])
+    settled(setup.clock)
+    assert (await first)[0] == (await second)[0] == (await second)[2]
+    assert setup.state.assigned == [[7, 8]]
+    assert tokens.matches((await first)[0].token, await setup.state.token_digest(7))
+
+
+# --- batches and loads ---
+
+
+async def test_the_requests_of_a_turn_are_one_call_of_the_state(setup) -> None:
+    await setup.lease("a")
+    answers = [setup.placement.assign([uid]) for uid in range(1, 101)]
+    settled(setup.clock)
+    assert setup.state.assigned == [list(range(1, 101))]
+    assert [answer.result[0].uid for answer in answers] == list(range(1, 101))
+
+
+async def test_a_long_queue_is_several_batches_in_order(setup) -> None:
+    await setup.lease("a")
+    answers = [setup.placement.assign(range(start, start + 400)) for start in range(1, 2001, 400)]
+    settled(setup.clock)
+    assert [len(batch) for batch in setup.state.assigned] == [1200, 800]
+    assert [uid for batch in setup.state.assigned for uid in batch] == list(range(1, 2001))
+    assert all(answer.called for answer in answers)
+
+
+async def test_choices_of_a_batch_count_for_the_rest_of_it(setup) -> None:
+    await setup.lease("a", "b", "c", "d")
+    answer = setup.placement.assign(range(1, 101))
+    settled(setup.clock)
+    assert set(setup.answers(answer).values()) == {25}
+
+
+async def test_unanswered_choices_count_for_the_next_batches(setup) -> None:
+    await setup.lease("a", "b", "c", "d")
+    await setup.placement.refresh()
+    setup.state.holding = True
+    answers = []
+    for batch in range(4):
+        answers.append(setup.placement.assign(range(batch * 10 + 1, batch * 10 + 11)))
+        settled(setup.clock)
+    assert not any(answer.called for answer in answers)
+    for _ in range(4):
+        setup.state.release()
+    total: Counter[str] = Counter()
+    for answer in answers:
+        total += setup.answers(answer)
+    assert set(total.values()) == {10}
+
+
+async def test_answered_choices_count_once(setup) -> None:
+    setup = Setup(First())
+    await setup.lease("a", sessions=5)
+    await setup.placement.refresh()
+    setup.state.holding = True
+    first = setup.placement.assign([1, 2])
+    settled(setup.clock)
+    second = setup.placement.assign([3])
+    settled(setup.clock)
+    setup.state.release()
+    setup.state.release()
+    third = setup.placement.assign([4])
+    settled(setup.clock)
+    setup.state.release()
+    assert [setup.answers(answer)["a"] for answer in (first, second, third)] == [2, 1, 1]
+    assert setup.placement.balancer.shown == [{"a": 5}, {"a": 6}, {"a": 7}, {"a": 8}]
+
+
+async def test_the_answer_of_the_state_is_the_next_snapshot(setup) -> None:
+    await setup.lease("a", "b")
+    await setup.assign(1)
+    # Another status process has sent ten to the one, which the next answer shows.
+    reserved = (await setup.state.snapshot()).reserved
+    busy = next(iter(reserved))
+    for uid in range(100, 110):
+        await setup.state.assign([module.Choice(uid, busy, b"")], 30, 60)
+    await setup.assign(2)
+    looked = setup.state.snapshots
+    for uid in range(3, 12):
+        ((assignment),) = await setup.assign(uid)
+        assert assignment.server != busy
+    assert setup.state.snapshots == looked
+
+
+# --- who may get a user ---
+
+
+async def test_draining_full_and_weightless_servers_get_nobody(setup) -> None:
+    await setup.lease("full", capacity=5, sessions=5)
+    await setup.lease("weightless", weight=0)
+    await setup.lease("draining", "open")
+    await setup.state.drain("draining", True)
+    answer = setup.placement.assign(range(1, 51))
+    settled(setup.clock)
+    assert setup.answers(answer) == {"open": 50}
+
+
+async def test_a_server_takes_users_up_to_its_capacity(setup) -> None:
+    await setup.lease("small", capacity=10, sessions=4)
+    await setup.lease("large", sessions=100)
+    answer = setup.placement.assign(range(1, 21))
+    settled(setup.clock)
+    assert setup.answers(answer) == {"small": 6, "large": 14}
+
+
+async def test_reservations_of_others_fill_a_server_too(setup) -> None:
+    await setup.lease("a", capacity=2)
+    await setup.assign(1)
+    await setup.assign(2)
+    with pytest.raises(NoServer):
+        await setup.assign(3)
+    setup.clock.advance(31)
+    await setup.lease("a", capacity=2)
+    assert (await setup.assign(3))[0].server == "a"
+
+
+async def test_without_a_server_the_reason_is_told(setup) -> None:
+    with pytest.raises(NoServer, match="no chat server is known"):
+        await setup.assign(1)
+    await setup.lease("a", "b", capacity=1, sessions=1)
+    await setup.lease("c")
+    await setup.state.drain("c", True)
+    setup.clock.advance(1)
+    with pytest.raises(NoServer, match="no chat server can take a user: 2 full, 1 draining"):
+        await setup.assign(1)
+    assert await setup.state.token_digest(1) is None
+
+
+async def test_a_request_that_cannot_be_served_whole_takes_no_place(setup) -> None:
+    await setup.lease("a", capacity=3)
+    many, few = setup.placement.assign([1, 2, 3, 4]), setup.placement.assign([5, 6, 7])
+    settled(setup.clock)
+    with pytest.raises(NoServer):
+        await many
+    assert [assignment.uid for assignment in await few] == [5, 6, 7]
+    assert (await setup.state.snapshot()).reserved == {"a": 3}
+    assert await setup.state.token_digest(1) is None
+
+
+async def test_accounts_shared_with_a_failed_request_keep_their_answer(setup) -> None:
+    await setup.lease("a", capacity=2)
+    first, many = setup.placement.assign([1]), setup.placement.assign([1, 2, 3])
+    settled(setup.clock)
+    with pytest.raises(NoServer):
+        await many
+    assert tokens.matches((await first)[0].token, await setup.state.token_digest(1))
+    assert (await setup.state.snapshot()).reserved == {"a": 1}
+
+
+# --- fresh and stale ---
+
+
+async def test_a_first_request_reads_the_loads(setup) -> None:
+    await setup.lease("a", sessions=50)
+    await setup.lease("b")
+    answer = setup.placement.assign(range(1, 11))
+    settled(setup.clock)
+    assert setup.answers(answer) == {"b": 10}
+
+
+async def test_old_loads_are_read_again_before_a_choice(setup) -> None:
+    await setup.lease("a", "b")
+    await setup.assign(1)
+    setup.clock.advance(4.6)
+    await setup.lease("a", sessions=50)
+    await setup.lease("b")
+    looked = setup.state.snapshots
+    answer = setup.placement.assign(range(2, 12))
+    settled(setup.clock)
+    assert setup.answers(answer) == {"b": 10}
+    assert setup.state.snapshots == looked + 1
+
+
+async def test_requests_that_arrive_while_the_loads_are_read_wait_for_them(setup) -> None:
+    await setup.lease("a")
+    setup.state.holding = True
+    first = setup.placement.assign([1])
+    settled(setup.clock)
+    second = setup.placement.assign([2])
+    settled(setup.clock)
+    assert len(setup.state.held) == 1
+    setup.state.holding = False
+    setup.state.release()
+    assert [setup.answers(answer)["a"] for answer in (first, second)] == [1, 1]
+    assert setup.state.assigned == [[1, 2]]
+
+
+async def test_a_server_that_has_just_come_is_found_before_somebody_is_refused(setup) -> None:
+    with pytest.raises(NoServer):
+        await setup.assign(1)
+    await setup.lease("a")
+    setup.clock.advance(0.2)
+    assert (await setup.assign(1))[0].server == "a"
+
+
+async def test_the_state_is_not_asked_for_every_refusal(setup) -> None:
+    for uid in range(1, 101):
+        with pytest.raises(NoServer):
+            await setup.assign(uid)
+    assert setup.state.snapshots == 1
+
+
+# --- limits and failures ---
+
+
+async def test_waiting_accounts_are_bounded(setup, monkeypatch) -> None:
+    monkeypatch.setattr(module, "MOST_WAITING", 10)
+    await setup.lease("a")
+    setup.state.holding = True
+    first = setup.placement.assign(range(1, 9))
+    with pytest.raises(Unavailable, match="too many"):
+        await setup.placement.assign([9, 10, 11])
+    second = setup.placement.assign([9, 10])
+    settled(setup.clock)
+    while setup.state.held:
+        setup.state.release()
+        settled(setup.clock)
+    assert len(first.result) == 8
+    assert len(second.result) == 2
+    setup.state.holding = False
+    assert len(await setup.assign(*range(1, 11))) == 10
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+async def test_a_state_that_does_not_answer_makes_requests_fail_in_time(setup, fresh) -> None:
+    await setup.lease("a")
+    if fresh:
+        await setup.placement.refresh()
+    setup.state.holding = True
+    answer = setup.placement.assign([1])
+    settled(setup.clock)
+    setup.clock.advance(DEADLINE - 0.1)
+    assert not answer.called
+    setup.clock.advance(0.2)
+    with pytest.raises(Unavailable):
+        await answer
+    setup.state.holding = False
+    assert (await setup.assign(1))[0].server == "a"
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+async def test_a_state_that_is_away_makes_requests_fail_each_with_an_error_of_its_own(setup, fresh) -> None:
+    await setup.lease("a", "b")
+    if fresh:
+        await setup.placement.refresh()
+    setup.state.problem = Unavailable("the shared state is away")
+    answers = [setup.placement.assign([uid]) for uid in (1, 2, 3)]
+    settled(setup.clock)
+    raised = []
+    for answer in answers:
+        with pytest.raises(Unavailable, match="away") as error:
+            await answer
+        raised.append(error.value)
+    assert len(set(map(id, raised))) == 3
+    setup.state.problem = None
+    answer = setup.placement.assign(range(1, 11))
+    settled(setup.clock)
+    # What was not recorded left no load behind (but the state may have recorded 1, 2 and 3).
+    assert sum(setup.answers(answer).values()) == 10
+    assert not setup.placement._unanswered
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+async def test_a_bug_in_the_state_is_logged_and_leaves_nobody_waiting(setup, fresh, flush_logged_errors) -> None:
+    await setup.lease("a")
+    if fresh:
+        await setup.placement.refresh()
+    setup.state.problem = ZeroDivisionError("a bug")
+    answer = setup.placement.assign([1])
+    settled(setup.clock)
+    with pytest.raises(Internal):
+        await answer
+    assert len(flush_logged_errors(ZeroDivisionError)) == 1
+    setup.state.problem = None
+    assert (await setup.assign(1))[0].server == "a"
+
+
+async def test_stopping_answers_everybody(setup) -> None:
+    await setup.lease("a")
+    await setup.placement.refresh()
+    setup.state.holding = True
+    recording = setup.placement.assign([1])
+    settled(setup.clock)
+    waiting = setup.placement.assign([2])
+    await setup.placement.stop()
+    for answer in (recording, waiting, setup.placement.assign([3])):
+        with pytest.raises(Unavailable, match="stopping"):
+            await answer
+    assert setup.clock.getDelayedCalls() == []
+
+
+async def test_stopping_while_the_loads_are_read_answers_everybody(setup) -> None:
+    setup.state.holding = True
+    reading = setup.placement.assign([1])
+    settled(setup.clock)
+    await setup.placement.stop()
+    with pytest.raises(Unavailable, match="stopping"):
+        await reading
+    assert setup.clock.getDelayedCalls() == []
+
+
+async def test_who_no_longer_waits_disturbs_nobody(setup) -> None:
+    await setup.lease("a")
+    gone, stays = setup.placement.assign([1]), setup.placement.assign([2])
+    gone.addErrback(lambda failure: None)
+    gone.cancel()
+    settled(setup.clock)
+    assert setup.answers(stays) == {"a": 1}
+    assert setup.placement._accounts == 0
+
+
+# --- balancers ---
+
+
+@implementer(IBalancer)
+class Inventive:
+    name = "inventive"
+
+    def choose(self, uid, nodes):
+        return module.Node("of its own", "h", 1)
+
+
+@implementer(IBalancer)
+class Broken:
+    name = "broken"
+
+    def choose(self, uid, nodes):
+        raise ZeroDivisionError("a bug")
+
+
+@pytest.mark.parametrize(("balancer", "error"), [(Inventive(), LookupError), (Broken(), ZeroDivisionError)])
+async def test_a_wrong_balancer_is_logged_once_a_batch_and_hurts_only_its_users(
+    balancer, error, flush_logged_errors
+) -> None:
+    setup = Setup(balancer)
+    await setup.lease("a")
+    answers = [setup.placement.assign([uid]) for uid in range(1, 6)]
+    settled(setup.clock)
+    for answer in answers:
+        with pytest.raises(Internal):
+            await answer
+    assert len(flush_logged_errors(error)) == 1
+    assert (await setup.state.snapshot()).reserved == {}
+    setup.placement.balancer = First()
+    assert (await setup.assign(1))[0].server == "a"
+
+
+# --- the log ---
+
+
+async def test_each_assignment_is_logged_without_its_token(setup) -> None:
+    await setup.lease("a", sessions=4)
+    await setup.lease("b", sessions=9)
+    await setup.placement.refresh()
+    with capturedLogs() as logged:
+        assignments = await setup.assign(7, 8)
+    expires = int((NOW + 600) * 1000)
+    assert texts(logged) == [
+        f"user 7 is assigned to a by least_connections, loads {{'a': 4, 'b': 9}}; token issued until {expires}",
+        f"user 8 is assigned to a by least_connections, loads {{'a': 5, 'b': 9}}; token issued until {expires}",
+    ]
+    assert {event["log_level"] for event in logged} == {LogLevel.info}
+    for assignment in assignments:
+        assert assignment.token not in str(logged)

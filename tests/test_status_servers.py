@@ -1,0 +1,236 @@
+"""What the status service knows of the servers, from leases, the static list and health checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from status_parts import node, texts
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs
+
+from flux.config import ChatServer
+from flux.errors import NotFound
+from flux.model import Node, Snapshot
+from flux.status.servers import SHOWN_DOWN, Servers
+
+HEARTBEAT = 3.0
+
+
+@pytest.fixture
+def clock() -> Clock:
+    clock = Clock()
+    clock.advance(1000)
+    return clock
+
+
+@pytest.fixture
+def servers(clock: Clock) -> Servers:
+    return Servers(clock.seconds, HEARTBEAT)
+
+
+def snapshot(*nodes: Node, draining: tuple[str, ...] = (), **reserved: int) -> Snapshot:
+    return Snapshot(nodes=nodes, reserved=reserved, draining=frozenset(draining))
+
+
+def states(servers: Servers) -> dict[str, str]:
+    return {server.name: server.state for server in servers.nodes}
+
+
+def static(*names: str, **changes: Any) -> tuple[ChatServer, ...]:
+    return tuple(ChatServer(name, **({"host": "10.0.0.1", "port": 6000} | changes)) for name in names)
+
+
+# --- leases ---
+
+
+def test_leased_servers_are_as_the_snapshot_says(servers) -> None:
+    a = node("a", sessions=3, reserved=2, capacity=9, weight=4)
+    b = node("b", state="draining")
+    servers.adopt(snapshot(a, b, draining=("b",), a=2))
+    assert servers.nodes == (a, b)
+    assert servers.find("b") == b
+    with pytest.raises(NotFound, match="'c'"):
+        servers.find("c")
+
+
+def test_a_server_whose_lease_has_ended_is_down_until_it_is_forgotten(servers, clock) -> None:
+    servers.adopt(snapshot(node("a", sessions=5), node("b")))
+    clock.advance(2)
+    servers.adopt(snapshot(node("b"), a=4))
+    assert states(servers) == {"a": "down", "b": "up"}
+    gone = servers.find("a")
+    assert (gone.sessions, gone.reserved, gone.heartbeat_age) == (0, 4, 2)
+    clock.advance(5)
+    assert servers.listed()[1].heartbeat_age == 7
+    clock.advance(SHOWN_DOWN)
+    servers.adopt(snapshot(node("b")))
+    assert states(servers) == {"b": "up"}
+
+
+def test_a_server_that_comes_back_is_up(servers, clock) -> None:
+    servers.adopt(snapshot(node("a"), node("b")))
+    servers.adopt(snapshot(node("b")))
+    servers.adopt(snapshot(node("a", sessions=1), node("b")))
+    assert states(servers) == {"a": "up", "b": "up"}
+    assert servers.find("a").sessions == 1
+
+
+def test_heartbeats_age_between_snapshots(servers, clock) -> None:
+    servers.adopt(snapshot(node("a", heartbeat_age=1.5)))
+    clock.advance(2)
+    assert servers.listed()[0].heartbeat_age == 3.5
+    assert servers.nodes[0].heartbeat_age == 1.5
+
+
+@pytest.mark.parametrize(("step", "stale"), [(0, False), (4.5, False), (4.6, True), (-1, True)])
+def test_a_snapshot_grows_stale(servers, clock, step, stale) -> None:
+    assert servers.stale
+    servers.adopt(snapshot(node("a")))
+    clock.rightNow += step  # a wall clock may be set back
+    assert servers.stale is stale
+
+
+# --- an emptied shared state ---
+
+
+def test_an_emptied_state_does_not_take_the_servers_along(servers, clock) -> None:
+    servers.adopt(snapshot(node("a", sessions=10, reserved=2), node("b", sessions=8), a=2))
+    servers.adopt(snapshot(a=1))
+    assert states(servers) == {"a": "up", "b": "up"}
+    # Ten sessions, two on their way before and one since.
+    assert [server.load for server in servers.nodes] == [13, 8]
+
+
+def test_servers_that_reported_again_stand_beside_those_that_have_not_yet(servers, clock) -> None:
+    servers.adopt(snapshot(node("a", sessions=10), node("b", sessions=8)))
+    servers.adopt(snapshot())
+    clock.advance(1)
+    servers.adopt(snapshot(node("b", sessions=9)))
+    assert {server.name: server.sessions for server in servers.nodes} == {"a": 10, "b": 9}
+    clock.advance(1)
+    servers.adopt(snapshot(node("a", sessions=11), node("b", sessions=9)))
+    assert {server.name: server.sessions for server in servers.nodes} == {"a": 11, "b": 9}
+    # All are back: whoever leaves now is gone.
+    servers.adopt(snapshot(node("a", sessions=11)))
+    assert states(servers) == {"a": "up", "b": "down"}
+
+
+def test_servers_that_do_not_report_again_are_down_after_a_late_heartbeat(servers, clock) -> None:
+    servers.adopt(snapshot(node("a"), node("b")))
+    servers.adopt(snapshot())
+    clock.advance(1.4 * HEARTBEAT)
+    servers.adopt(snapshot(node("b")))
+    assert states(servers) == {"a": "up", "b": "up"}
+    clock.advance(0.2 * HEARTBEAT)
+    servers.adopt(snapshot(node("b")))
+    assert states(servers) == {"a": "down", "b": "up"}
+
+
+def test_a_state_that_stays_empty_is_believed_after_a_late_heartbeat(servers, clock) -> None:
+    servers.adopt(snapshot(node("a")))
+    for _ in range(3):
+        servers.adopt(snapshot())
+        assert states(servers) == {"a": "up"}
+        clock.advance(0.5 * HEARTBEAT)
+    servers.adopt(snapshot())
+    assert states(servers) == {"a": "down"}
+    servers.adopt(snapshot())
+    assert states(servers) == {"a": "down"}
+
+
+def test_one_server_missing_of_several_is_no_emptied_state(servers) -> None:
+    servers.adopt(snapshot(node("a"), node("b")))
+    servers.adopt(snapshot(node("b")))
+    assert states(servers) == {"a": "down", "b": "up"}
+
+
+# --- the static list ---
+
+
+def test_a_static_server_is_down_until_a_check_passes(clock) -> None:
+    servers = Servers(clock.seconds, HEARTBEAT, static("old", capacity=7, weight=2))
+    servers.adopt(snapshot(old=3))
+    assert states(servers) == {"old": "down"}
+    servers.checked("old", "")
+    (old,) = servers.nodes
+    assert old == Node("old", "10.0.0.1", 6000, sessions=0, reserved=3, capacity=7, weight=2, heartbeat_age=-1)
+    assert servers.listed() == (old,)
+    servers.checked("old", "refused")
+    assert states(servers) == {"old": "down"}
+    servers.checked("old", "")
+    assert states(servers) == {"old": "up"}
+
+
+def test_a_static_server_can_drain(clock) -> None:
+    servers = Servers(clock.seconds, HEARTBEAT, static("old"))
+    servers.checked("old", "")
+    servers.adopt(snapshot(draining=("old",)))
+    assert states(servers) == {"old": "draining"}
+    servers.checked("old", "refused")
+    assert states(servers) == {"old": "down"}
+
+
+def test_a_lease_says_more_than_the_static_list(clock) -> None:
+    servers = Servers(clock.seconds, HEARTBEAT, static("a"))
+    assert not servers.has_lease("a")
+    servers.adopt(snapshot(node("a", sessions=4)))
+    assert servers.nodes == (node("a", sessions=4),)
+    assert servers.has_lease("a")
+
+
+def test_a_static_server_whose_lease_has_ended_is_down_whatever_a_check_says(clock) -> None:
+    servers = Servers(clock.seconds, HEARTBEAT, static("a"))
+    servers.adopt(snapshot(node("a"), node("b")))
+    servers.adopt(snapshot(node("b")))
+    servers.checked("a", "")
+    assert states(servers) == {"a": "down", "b": "up"}
+    assert servers.has_lease("a")
+
+
+def test_the_static_list_may_change(clock) -> None:
+    servers = Servers(clock.seconds, HEARTBEAT, static("a", "b"))
+    for name in ("a", "b"):
+        servers.checked(name, "")
+    servers.configure((*static("a"), *static("b", port=6001), *static("c")))
+    # a is where it was; what is known of b was about another port.
+    assert states(servers) == {"a": "up", "b": "down", "c": "down"}
+    servers.configure(())
+    assert servers.nodes == ()
+    servers.checked("a", "")
+    assert servers.nodes == ()
+
+
+def test_another_entry_of_the_static_list_makes_a_server_a_static_one_again(clock) -> None:
+    servers = Servers(clock.seconds, HEARTBEAT, static("a"))
+    servers.adopt(snapshot(node("a"), node("b")))
+    servers.adopt(snapshot(node("b")))
+    servers.configure(static("a", port=6001))
+    servers.checked("a", "")
+    assert states(servers)["a"] == "up"
+
+
+# --- the log ---
+
+
+def test_each_change_is_logged_once(clock) -> None:
+    servers = Servers(clock.seconds, HEARTBEAT, static("old"))
+    with capturedLogs() as logged:
+        for _ in range(3):
+            servers.adopt(snapshot(node("a"), node("b")))
+        for _ in range(3):
+            servers.adopt(snapshot(node("b", state="draining"), draining=("b",)))
+        servers.adopt(snapshot(node("a"), node("b")))
+        for problem in ("refused", "timeout", "", ""):
+            servers.checked("old", problem)
+    assert texts(logged) == [
+        "chat server a at a.example:8090 is up",
+        "chat server b at b.example:8090 is up",
+        "chat server b at b.example:8090 is draining",
+        "chat server a at a.example:8090 is down: its lease has ended",
+        "chat server a at a.example:8090 is up",
+        "chat server b at b.example:8090 is up",
+        "chat server old at 10.0.0.1:6000 is down: refused",
+        "chat server old at 10.0.0.1:6000 is up",
+    ]
+    assert [event["log_level"] for event in logged if "down" in texts([event])[0]] == [LogLevel.warn] * 2
