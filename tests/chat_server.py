@@ -1,0 +1,449 @@
+"""Chat nodes in this process, and clients that speak to them through real sockets.
+
+``ChatServer`` holds what nodes share (an SQLite store in a folder of the test, state
+and bus in memory) and any number of nodes, each with a port of its own.  Everything
+that has to do with time runs on its ``clock``, which stands still until ``advance``;
+the store, the sockets and the bus run on the reactor.
+
+A ``Client`` sends what it is told to and sorts what comes: replies by their ``ref``,
+pushes by their type.  Waiting is always for a line, never for time; ``settled`` is a
+``ping``, and everything that was pushed before its reply has arrived with it.
+
+A test module gets the fixture ``server`` by ``pytest_plugins = ["chat_server"]``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest_twisted
+from argon2 import PasswordHasher
+from store_invariants import check_invariants
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock, deferLater
+
+from flux.backends.memory import MemoryBus, MemoryState
+from flux.backends.sqlite import SqliteStore
+from flux.chat import requests_account, requests_message, requests_people  # noqa: F401 - they fill the table
+from flux.chat.cursors import EVERY
+from flux.chat.node import ChatNode
+from flux.chat.passwords import Passwords
+from flux.chat.protocol import ChatFactory
+from flux.config import Settings
+from flux.lifecycle import within
+from flux.model import Assignment, Choice
+from flux.names import fold
+from flux.net.eager import make_eager
+from flux.tokens import digest, new_token
+
+DEADLINE = 10.0
+"""Seconds until a line that does not come fails the test."""
+
+PASSWORD = "correct horse"
+HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+HASH = HASHER.hash(PASSWORD)
+
+
+class Client(Protocol):
+    """One connection.
+
+    :ivar lines: every object that came, in order.
+    :ivar waiting: those of them that no test has asked for yet.
+    :ivar id: of the account that is logged in here.
+    """
+
+    def __init__(self, terminator: bytes = b"\n") -> None:
+        self.terminator = terminator
+        self.lines: list[dict[str, Any]] = []
+        self.waiting: list[dict[str, Any]] = []
+        self.closed: str = ""
+        self.id = 0
+        self._partial = b""
+        self._refs = itertools.count(1)
+        self._wake: list[Deferred[None]] = []
+
+    # Twisted's side
+
+    def dataReceived(self, data: bytes) -> None:
+        *lines, self._partial = (self._partial + data).split(self.terminator)
+        for line in lines:
+            self.lines.append(json.loads(line))
+            self.waiting.append(self.lines[-1])
+        self._notify()
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.closed = reason.type.__name__
+        self._notify()
+
+    def _notify(self) -> None:
+        wake, self._wake = self._wake, []
+        for waiter in wake:
+            waiter.callback(None)
+
+    async def until(self, happened: Callable[[], Any]) -> Any:
+        """What ``happened`` returns, once that is true; looked at whenever something arrives."""
+        from twisted.internet import reactor
+
+        while not (result := happened()):
+            arrived: Deferred[None] = Deferred()
+            self._wake.append(arrived)
+            await within(DEADLINE, arrived, reactor, f"{self.waiting[-5:]} is all that came; more")
+        return result
+
+    async def take(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The first object that is ``wanted`` and was not taken yet."""
+
+        def first() -> dict[str, Any] | None:
+            for line in self.waiting:
+                if wanted(line):
+                    self.waiting.remove(line)
+                    return line
+            if self.closed:
+                raise AssertionError(f"closed ({self.closed}) before it came; waiting: {self.waiting[-5:]}")
+            return None
+
+        found: dict[str, Any] = await self.until(first)
+        return found
+
+    # the named dialect
+
+    def raw(self, data: bytes) -> None:
+        """Bytes as they are."""
+        self.transport.write(data)
+
+    def tell(self, type: str, /, **fields: Any) -> None:  # noqa: A002 - the protocol's word
+        """Send a request without a ``ref``."""
+        self.raw(json.dumps({"type": type, **fields}).encode() + self.terminator)
+
+    async def ask(self, type: str, /, **fields: Any) -> dict[str, Any]:  # noqa: A002
+        """Send a request and wait for its reply, whatever that is."""
+        ref = fields.pop("ref", f"r{next(self._refs)}")
+        self.tell(type, ref=ref, **fields)
+        return await self.reply(ref)
+
+    async def reply(self, ref: str | int) -> dict[str, Any]:
+        """The reply that carries ``ref``."""
+        return await self.take(lambda line: line.get("ref") == ref)
+
+    async def ok(self, type: str, /, **fields: Any) -> dict[str, Any]:  # noqa: A002
+        """Send a request; the fields of its ``.ok``, those that every reply has left out."""
+        reply = await self.ask(type, **fields)
+        assert reply.pop("type") == f"{type}.ok", reply
+        del reply["ref"]
+        return reply
+
+    async def fails(self, type: str, /, **fields: Any) -> dict[str, Any]:  # noqa: A002
+        """Send a request; the error it is answered with."""
+        reply = await self.ask(type, **fields)
+        assert (reply["type"], reply["request"]) == ("error", type), reply
+        return reply
+
+    async def refused(self, type: str, /, **fields: Any) -> str:  # noqa: A002
+        """Send a request; the name of the error it is answered with."""
+        return str((await self.fails(type, **fields))["name"])
+
+    async def told(self, type: str) -> dict[str, Any]:  # noqa: A002
+        """The next push (or unasked error) of a type; the other fields of it."""
+        push = await self.take(lambda line: line["type"] == type)
+        return {name: value for name, value in push.items() if name != "type"}
+
+    async def settled(self) -> list[dict[str, Any]]:
+        """All that came before the reply to a ``ping`` sent now, and was not taken: now it is."""
+        await self.ok("ping")
+        waiting, self.waiting = self.waiting, []
+        return waiting
+
+    async def ended(self) -> list[dict[str, Any]]:
+        """All that came before the server closed, and was not taken."""
+        await self.until(lambda: self.closed)
+        return self.waiting
+
+    # the numbered dialect
+
+    def number(self, msgid: int, /, **fields: Any) -> None:
+        """Send a request of the numbered dialect."""
+        self.raw(json.dumps({"msgid": msgid, **fields}).encode() + self.terminator)
+
+    async def numbered(self, msgid: int) -> dict[str, Any]:
+        """The next object of a number."""
+        return await self.take(lambda line: line["msgid"] == msgid)
+
+    # the socket
+
+    def stop_reading(self) -> None:
+        self.transport.pauseProducing()
+
+    def go_on_reading(self) -> None:
+        self.transport.resumeProducing()
+
+    async def close(self) -> None:
+        """Close as an application does that has read all it wants."""
+        self.transport.loseConnection()
+        await self.until(lambda: self.closed)
+
+    async def reset(self) -> None:
+        """Close with a reset, as a computer does that lost its memory."""
+        self.transport.abortConnection()
+        await self.until(lambda: self.closed)
+
+
+class OtherServer:
+    """A placement that always names one server.
+
+    :ivar failure: raised instead, where it is set.
+    """
+
+    def __init__(self, server: ChatServer) -> None:
+        self._server = server
+        self.target: RunningNode | None = None
+        self.failure: Exception | None = None
+
+    async def assign(self, uids: list[int]) -> list[Assignment]:
+        if self.failure is not None:
+            raise self.failure
+        assert self.target is not None
+        return [
+            Assignment(
+                uid, "127.0.0.1", self.target.port, self.target.node.name,
+                await self._server.token(uid, self.target), 0,
+            )
+            for uid in uids
+        ]  # fmt: skip
+
+
+class RunningNode:
+    """A node that listens."""
+
+    def __init__(self, node: ChatNode, listening: Any, placement: OtherServer) -> None:
+        self.node = node
+        self.listening = listening
+        self.placement = placement
+        self.fatal: list[str] = []
+
+    @property
+    def port(self) -> int:
+        return int(self.listening.getHost().port)
+
+
+class ChatServer:
+    """Some chat nodes and what they share.
+
+    :param folder: where the store's file goes.
+    :param changes: settings that differ from the default, as ``section__key``.
+    """
+
+    def __init__(self, folder: Path, **changes: Any) -> None:
+        from twisted.internet import reactor
+
+        self.settings = with_changes(Settings(), **changes)
+        self.reactor = reactor
+        self.clock = Clock()
+        self.clock.advance(1_000_000.0)
+        self.store = SqliteStore(folder / "flux.db", reactor)
+        self.state = MemoryState(self.clock.seconds)
+        self.bus = MemoryBus(reactor)
+        self.passwords = Passwords(reactor, 2, HASHER)
+        self.nodes: list[RunningNode] = []
+        self.clients: list[Client] = []
+        self._names = itertools.count(1)
+
+    # start and stop
+
+    async def start(self) -> ChatServer:
+        """Start the store and one node."""
+        await self.store.start()
+        self.passwords.start()
+        await self.start_node()
+        return self
+
+    async def start_node(self, **changes: Any) -> RunningNode:
+        """Start one more node; it has a name of its own unless ``chat__name`` says otherwise."""
+        changes.setdefault("chat__name", f"chat{next(self._names)}")
+        settings = with_changes(self.settings, **changes)
+        placement = OtherServer(self)
+        fatal: list[str] = []
+        node = ChatNode(
+            settings, self.store, self.state, self.bus, self.clock, self.passwords,
+            placement=placement, rng=random.Random(1), fatal=fatal.append,
+        )  # fmt: skip
+        await node.start()
+        listening = self.reactor.listenTCP(0, ChatFactory(node), interface="127.0.0.1")
+        make_eager(listening, settings.chat.buffer)
+        running = RunningNode(node, listening, placement)
+        running.fatal = fatal
+        self.nodes.append(running)
+        await node.take_lease("127.0.0.1", running.port)
+        return running
+
+    async def stop_node(self, running: RunningNode) -> None:
+        """Stop a node as a signal does."""
+        self.nodes.remove(running)
+        await running.listening.stopListening()
+        await running.node.stop(self.settings.chat.drain)
+
+    async def stop(self) -> None:
+        """Cut all clients, stop all nodes, and look whether the store is in order."""
+        for client in self.clients:
+            if not client.closed:
+                await client.reset()
+        for running in list(self.nodes):
+            await self.stop_node(running)
+        await self.bus.stop()
+        self.passwords.stop()
+        check_invariants(self.store)
+        await self.store.stop()
+
+    @property
+    def node(self) -> ChatNode:
+        """The first node."""
+        return self.nodes[0].node
+
+    def reload(self, **changes: Any) -> None:
+        """Change settings of all nodes while they run."""
+        for running in self.nodes:
+            running.node.reload(with_changes(running.node.settings, **changes))
+
+    # accounts and clients
+
+    async def register(self, *names: str) -> list[int]:
+        """Accounts, with :data:`PASSWORD`."""
+        return [await self.store.create_account(name, fold(name), HASH, "", "") for name in names]
+
+    async def token(self, uid: int, running: RunningNode | None = None, ttl: float = 3600.0) -> str:
+        """A login token, as the status service gives them."""
+        token = new_token()
+        name = (running or self.nodes[0]).node.name
+        await self.state.assign([Choice(uid, name, digest(token))], 30.0, ttl)
+        return token
+
+    async def connect(
+        self,
+        running: RunningNode | None = None,
+        *,
+        address: str = "127.0.0.1",
+        terminator: bytes = b"\n",
+        receive_buffer: int = 0,
+    ) -> Client:
+        """A connection on which nothing has been said.
+
+        :param address: the client's own; every address in 127/8 is this machine.
+        :param receive_buffer: bytes the kernel keeps for this client while it does not read.
+        """
+        sock = socket.socket()
+        try:
+            if receive_buffer:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            sock.bind((address, 0))
+            sock.connect(("127.0.0.1", (running or self.nodes[0]).port))
+            sock.setblocking(False)
+            client = Client(terminator)
+            factory = Factory.forProtocol(lambda: client)
+            factory.noisy = False
+            self.reactor.adoptStreamConnection(sock.fileno(), socket.AF_INET, factory)
+        finally:
+            sock.close()
+        self.clients.append(client)
+        return client
+
+    async def log_in(self, who: str | int, running: RunningNode | None = None, **options: Any) -> Client:
+        """A client that is logged in, by name or id; of the options, ``acks`` goes into the login.
+
+        Its reply can be taken as any other: its ``ref`` is ``login``.
+        """
+        fields = {"acks": options.pop("acks")} if "acks" in options else {}
+        client = await self.connect(running, **options)
+        identity = {"id": who} if isinstance(who, int) else {"name": who}
+        client.tell("login", ref="login", password=PASSWORD, **identity, **fields)
+        await client.until(lambda: client.lines or client.closed)
+        assert client.lines, client.closed
+        assert client.lines[0]["type"] == "login.ok", client.lines[0]
+        client.id = client.lines[0]["id"]
+        client.waiting.remove(client.lines[0])
+        return client
+
+    async def people(self, *names: str, **options: Any) -> list[Client]:
+        """Register and log in."""
+        await self.register(*names)
+        return [await self.log_in(name, **options) for name in names]
+
+    # time
+
+    async def advance(self, seconds: float) -> None:
+        """Let time pass, a second at most at once, waiting each time until the nodes have done what was due."""
+        while seconds > 0:
+            step = min(EVERY, seconds)
+            seconds -= step
+            self.clock.advance(step)
+            await self._until(self._idle)
+
+    def _idle(self) -> bool:
+        """Whether every node has ended its second's work and sleeps until the next."""
+        soon = self.clock.seconds() + EVERY
+        return sum(1 for call in self.clock.getDelayedCalls() if call.getTime() <= soon) >= len(self.nodes)
+
+    async def _until(self, happened: Callable[[], bool]) -> None:
+        late = self.reactor.seconds() + DEADLINE
+        while not happened():
+            assert self.reactor.seconds() < late, "it did not happen"
+            await deferLater(self.reactor, 0.001)
+
+    async def eventually(self, happened: Callable[[], Awaitable[Any]]) -> Any:
+        """What ``happened`` returns, once that is true."""
+        late = self.reactor.seconds() + DEADLINE
+        while not (result := await happened()):
+            assert self.reactor.seconds() < late, "it did not happen"
+            await deferLater(self.reactor, 0.001)
+        return result
+
+    # looking inside
+
+    async def cursors(self, uid: int) -> dict[int, tuple[int, int]]:
+        """(received, read) of an account in each of its chats, as the store has them."""
+        overview = await self.store.overview(uid)
+        return {cursor.chat: (cursor.received, cursor.read) for cursor in overview.cursors}
+
+
+def with_changes(settings: Settings, **changes: Any) -> Settings:
+    """``settings`` with other values, given as ``section__key``."""
+    for name, value in changes.items():
+        section, key = name.split("__")
+        settings = replace(settings, **{section: replace(getattr(settings, section), **{key: value})})
+    return settings
+
+
+async def befriend(one: Client, other: Client) -> None:
+    """Make friends, and take the pushes that belong to it."""
+    await one.ok("friend.add", to=other.id)
+    await other.ok("friend.answer", **{"from": one.id}, accept=True)
+    await one.told("friend.answered")
+    await other.told("friend.requested")
+    for client in (one, other):
+        await client.told("presence")
+
+
+async def group_of(owner: Client, *members: Client, **fields: Any) -> int:
+    """Create a group, let the others join, and take the pushes that belong to it."""
+    group: int = (await owner.ok("group.create", name="group", **fields))["group"]
+    there = [owner]
+    for member in members:
+        await member.ok("group.join", group=group)
+        for other in there:
+            await other.told("group.changed")
+        there.append(member)
+    return group
+
+
+@pytest_twisted.async_yield_fixture
+async def server(tmp_path: Path) -> AsyncIterator[ChatServer]:
+    """One node; requests are not counted, because time stands still."""
+    server = await ChatServer(tmp_path, limits__messages_per_second=0).start()
+    yield server
+    await server.stop()
