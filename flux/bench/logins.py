@@ -36,7 +36,7 @@ def tokens(status_port: int, uids: Sequence[int]) -> dict[int, str]:
         connection.makefile("rb") as lines,
     ):
         for start in range(0, len(uids), TOKENS_AT_ONCE):
-            request = {"type": "get_chat_server", "uids": uids[start : start + TOKENS_AT_ONCE]}
+            request = {"type": "get_chat_server", "uids": list(uids[start : start + TOKENS_AT_ONCE])}
             connection.sendall(json.dumps(request).encode() + b"\n")
             answer = json.loads(lines.readline() or b"{}")
             if answer.get("type") != "get_chat_server.ok":
