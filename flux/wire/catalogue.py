@@ -17,7 +17,10 @@ from msgspec import UNSET, UnsetType
 from flux.errors import BadJson, BadRequest, FluxError, TooLarge, UnknownType
 from flux.wire.fields import Ref
 
-_ref_decoder = msgspec.json.Decoder(Ref)
+#: A line's fields without looking into them: what is wrong with one must not hide the others.
+_envelope = msgspec.json.Decoder(dict[str, msgspec.Raw])
+#: In JSON a backslash is only ever in a string, and escapes when an even number of others is before it.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _PROBLEM = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?$", re.DOTALL)
 _TOO_LARGE = re.compile(r"of length <= (\d+)")
 _NAMED_FIELD = re.compile(r"(?:missing required|contains unknown) field `(.*)`")
@@ -94,13 +97,16 @@ class Catalogue:
 
         :raises Rejected: with the error that the protocol names for what is wrong.
         """
-        # A backslash is rare and found at memchr speed; the longer pattern is not.
-        if b"\\" in line and b"\\u0000" in line:
-            self._refuse_nul(line)
+        # A backslash is rare and found at memchr speed.
+        if b"\\" in line and holds_nul(line):
+            raise self._explain(line, BadRequest("U+0000 is not allowed in a string"))
         try:
+            if not line.isascii():
+                # In a field that is skipped nobody else would notice.
+                line.decode()
             return self._decoder.decode(line)
         except msgspec.ValidationError as problem:
-            raise self._explain(line, str(problem)) from None
+            raise self._explain(line, _field_error(str(problem))) from None
         except (msgspec.DecodeError, ValueError) as problem:
             raise Rejected(BadJson(str(problem))) from None
         except RecursionError:
@@ -117,32 +123,24 @@ class Catalogue:
             raise UnknownType(self._unknown(wanted))
         return [describe(self.requests[wanted])]
 
-    def _explain(self, line: bytes, problem: str) -> Rejected:
-        """Say precisely why a line that is JSON is no request."""
-        loose = _loose(line)
-        if not isinstance(loose, dict):
+    def _explain(self, line: bytes, problem: FluxError) -> Rejected:
+        """Say precisely why a line is no request: ``problem``, unless there is a greater one."""
+        try:
+            fields = _envelope.decode(line)
+            kind = _optional(fields.get("type"), str)
+            ref: Ref | UnsetType = _optional(fields.get("ref"), Ref)
+        except msgspec.ValidationError:
             return Rejected(BadJson("not an object"))
-        ref: Ref | UnsetType = UNSET
-        if "ref" in loose:
-            try:
-                ref = msgspec.convert(loose["ref"], Ref)
-            except msgspec.ValidationError:
-                ref = UNSET
-        kind = loose.get("type")
-        if kind is None:
-            return Rejected(BadRequest("type: missing"), UNSET, ref)
-        if not isinstance(kind, str):
-            return Rejected(BadRequest("type: expected a string"), UNSET, ref)
+        except (msgspec.DecodeError, ValueError) as error:
+            return Rejected(BadJson(str(error)))
+        except RecursionError:
+            return Rejected(BadJson("nested too deeply"))
+        if kind is UNSET:
+            missing = fields.get("type", b"null") == b"null"
+            return Rejected(BadRequest("type: missing" if missing else "type: expected a string"), UNSET, ref)
         if kind not in self.requests:
             return Rejected(UnknownType(self._unknown(kind)), UNSET, ref)
-        return Rejected(_field_error(problem), kind, ref)
-
-    def _refuse_nul(self, line: bytes) -> None:
-        loose = _loose(line)
-        if _holds_nul(loose):
-            rejected = self._explain(line, "U+0000 is not allowed")
-            rejected.error = BadRequest("U+0000 is not allowed in a string")
-            raise rejected
+        return Rejected(problem, kind, ref)
 
     def _unknown(self, kind: str) -> str:
         return f'{kind[:50]!r} is not a request of this port; try {{"type":"help"}}'
@@ -185,28 +183,17 @@ def _type_words(kind: Any) -> str:
     return (words[0] if words else "value") + (f" of at most {limits.group(1)}" if limits else "")
 
 
-def _loose(line: bytes) -> Any:
+def holds_nul(line: bytes) -> bool:
+    """Whether a string on a line of JSON has U+0000 in it, which no store could keep."""
+    return _NUL.search(line) is not None
+
+
+def _optional(value: msgspec.Raw | None, kind: Any) -> Any:
+    """A field's value, UNSET where there is none or it is of another type."""
     try:
-        return msgspec.json.decode(line)
-    except RecursionError:
-        raise Rejected(BadJson("nested too deeply")) from None
-    except (msgspec.DecodeError, ValueError) as problem:
-        raise Rejected(BadJson(str(problem))) from None
-
-
-def _holds_nul(value: Any) -> bool:
-    pending = [value]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, str):
-            if "\0" in value:
-                return True
-        elif isinstance(value, dict):
-            pending.extend(value.keys())
-            pending.extend(value.values())
-        elif isinstance(value, list):
-            pending.extend(value)
-    return False
+        return UNSET if value is None else msgspec.json.decode(value, type=kind)
+    except msgspec.ValidationError:
+        return UNSET
 
 
 def _field_error(problem: str) -> FluxError:
