@@ -11,9 +11,11 @@ lease is taken as soon as the port is known.
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.logger import Logger
@@ -32,8 +34,13 @@ from flux.config import Settings
 from flux.interfaces import IBus, IState, IStore
 from flux.lifecycle import CannotStart, Stage, Stages
 from flux.net.eager import make_eager
+from flux.status.protocol import StatusFactory
+from flux.status.service import StatusService
 
 Step = tuple[str, Callable[[], Awaitable[object]]]
+
+LONGEST_DRAIN = 3610.0
+"""Seconds until a chat node that does not come to an end is left behind: above any ``chat.drain``, which may change."""
 
 MAX_HASHING = 4
 """Threads that hash passwords, at most; fewer on a machine with fewer processors."""
@@ -102,8 +109,7 @@ class Listener:
         """Accept nothing any more."""
         port, self.port = self.port, None
         if port is not None:
-            # Typed as returning nothing or a Deferred; awaiting needs the latter, which TCP and UNIX ports return.
-            await port.stopListening()
+            await maybeDeferred(port.stopListening)
 
     def address(self) -> tuple[str, int]:
         """Host and port in numbers; a UNIX socket has port 0."""
@@ -145,22 +151,55 @@ class Assembly:
         self.store = make_store(settings, reactor)
         self.state, self.bus = make_state(settings, reactor)
         self.node: ChatNode | None = None
+        self.status: StatusService | None = None
         stages = [
             Stage("the shared state", self.state.start, self.state.stop),
             Stage("the bus", self.bus.start, self.bus.stop),
         ]
+        if "status" in roles:
+            stages += self._status()
         if "chat" in roles:
-            # The store is needed by the chat service alone, and goes last.
+            # Only the chat service needs the store; it is the last to stop.
             stages.insert(0, Stage("the store", self.store.start, self.store.stop))
             stages += self._chat()
         self._stages = Stages(stages, reactor, self.log)
+
+    def _status(self) -> list[Stage]:
+        settings = self._settings
+        try:
+            self.status = status = StatusService(settings, self.state, self._reactor, random.Random())
+        except ValueError as error:
+            raise CannotStart(f"status.balancer: {error}") from None
+        self.status_factory = factory = StatusFactory(status, settings, self._reactor)
+        self.status_listener = listener = Listener("status.listen", settings.status.listen, factory, self._reactor)
+
+        async def listen() -> None:
+            await listener.start()
+            make_eager(listener.port, settings.chat.buffer)
+
+        async def close() -> None:
+            await listener.stop()
+            await status.stop()
+            await factory.stop()
+
+        return [
+            Stage("the status service", status.start, _nothing),
+            Stage("the status port", listen, close),
+        ]
 
     def _chat(self) -> list[Stage]:
         settings = self._settings
         passwords = Passwords(self._reactor, min(MAX_HASHING, os.cpu_count() or 1))
         self.node = node = ChatNode(
-            settings, self.store, self.state, self.bus, self._reactor, passwords, fatal=self._fatal
-        )  # fmt: skip
+            settings,
+            self.store,
+            self.state,
+            self.bus,
+            self._reactor,
+            passwords,
+            placement=self.status.placement if self.status is not None else None,
+            fatal=self._fatal,
+        )
         self.chat_listener = listener = Listener("chat.listen", settings.chat.listen, ChatFactory(node), self._reactor)
 
         async def start_hashing() -> None:
@@ -174,18 +213,21 @@ class Assembly:
             make_eager(listener.port, settings.chat.buffer)
             try:
                 await node.take_lease(*self.advertised())
+                if self.status is not None:
+                    # Or it would learn of this server only with its next look.
+                    await self.status.placement.refresh()
             except BaseException:
                 await listener.stop()
                 raise
 
         async def drain() -> None:
             await listener.stop()
-            await node.stop(settings.chat.drain)
+            await node.stop(self._settings.chat.drain)
 
         return [
             Stage("hashing", start_hashing, stop_hashing),
             Stage("the chat node", node.start, _nothing),
-            Stage("the chat port", listen, drain, stop_within=settings.chat.drain + 5.0),
+            Stage("the chat port", listen, drain, stop_within=LONGEST_DRAIN),
         ]
 
     def advertised(self) -> tuple[str, int]:
@@ -197,7 +239,8 @@ class Assembly:
 
     def _fatal(self, reason: str) -> None:
         self.log.critical("this process ends: {reason}", reason=reason)
-        self._reactor.stop()
+        if self._reactor.running:
+            self._reactor.stop()
 
     async def start(self) -> None:
         """Up to listening; see :class:`flux.process.Assembly`."""
@@ -210,6 +253,9 @@ class Assembly:
     def reload(self, settings: Settings) -> None:
         """Go on with new values of the live keys."""
         self._settings = settings
+        if self.status is not None:
+            self.status.reload(settings)
+            self.status_factory.reload(settings)
         if self.node is not None:
             self.node.reload(settings)
 
@@ -229,6 +275,9 @@ class Assembly:
                 '  {"type":"send","to":2,"text":"hello"}',
                 '  {"type":"help"}',
             ]
+        if "status" in self._roles:
+            host, port = self.status_listener.address()
+            lines += ["", f"status service listens on {host}:{port}"]
         return "\n".join(lines)
 
 

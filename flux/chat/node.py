@@ -155,6 +155,7 @@ class ChatNode:
             await self.state.retire(self.name, self.boot)
         except FluxError as error:
             self.log.warn("the lease could not be given up: {error}", error=error)
+        await self._send_elsewhere()
         self.connections.hold()
         await self.journal.flushed()
         await self.cursors.write()
@@ -168,6 +169,20 @@ class ChatNode:
             self.connections.abort()
         await self.cursors.write()
         await self.tasks.stop()
+
+    async def _send_elsewhere(self) -> None:
+        """Tell the clients of a node that stops where to go, if there is another one."""
+        sessions = [session for session in self.sessions.values() if session.placed]
+        if self._placement is None or not sessions:
+            return
+        try:
+            assignments = await self._placement.assign([session.uid for session in sessions])
+        except FluxError as error:
+            self.log.info("clients are not sent to another server: {error}", error=error)
+            return
+        for session, to in zip(sessions, assignments, strict=True):
+            if to.server != self.name:
+                session.show(Moved(to.host, to.port, "shutdown", 0, to.token))
 
     def reload(self, settings: Settings) -> None:
         """Go on with new settings."""
