@@ -354,7 +354,8 @@ class Client(Calls):
                     why = str(problem)
                     self._addresses.rotate(-1)
                 except FluxError as refused:
-                    raise SessionEnded(refused.name, f"the server refused to log in again: {refused}") from refused
+                    why = refused.detail or refused.name
+                    raise SessionEnded(refused.name, f"the server refused to log in again: {why}") from refused
 
     async def _move(self, moved: Moved) -> bool:
         """Log in where the server says, while the old connection still serves."""

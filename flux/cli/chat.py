@@ -1,0 +1,44 @@
+"""``flux chat [HOST:PORT]``: the terminal client."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from flux.client import Address, parse_address
+
+DEFAULT = Address("127.0.0.1", 8090)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    server = f"a chat server (default: {DEFAULT})"
+    user = "log in as NAME at once; the password is asked for, or taken from the environment: FLUX_PASSWORD"
+    parser.add_argument("address", metavar="HOST:PORT", nargs="?", default="", help=server)
+    parser.add_argument("--user", metavar="NAME", default="", help=user)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Chat until the person leaves."""
+    try:
+        address = parse_address(args.address, DEFAULT)
+    except ValueError as problem:
+        print(f"flux chat: {problem}", file=sys.stderr)
+        return 2
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        print(
+            "flux chat: this is for people at a terminal, and standard input or output is none; "
+            f"programs speak JSON lines with the server (try: nc {address.host} {address.port}) or use flux.client",
+            file=sys.stderr,
+        )
+        return 2
+    password = os.environ.pop("FLUX_PASSWORD", None)
+
+    from twisted.internet import asyncioreactor
+
+    asyncioreactor.install()
+    from flux.client.terminal.application import chat
+
+    chat(address, args.user, password)
+    return 0

@@ -1,0 +1,106 @@
+"""Before and after a session: the menu, logging in, registering."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IReactorTime
+
+from flux.client import Address, Client
+from flux.client.terminal import actions as _actions  # noqa: F401 - fills the table of commands
+from flux.client.terminal import render
+from flux.client.terminal.chat import EXPECTED, Chat
+from flux.client.terminal.face import EndOfInput, Interrupted, Screen
+from flux.client.terminal.text import dim, error, good
+
+
+class Terminal:
+    """One run of ``flux chat``.
+
+    :param make_client: a client for the address.
+    """
+
+    def __init__(
+        self, clock: IReactorTime, address: Address, screen: Screen, make_client: Callable[[], Client]
+    ) -> None:
+        self._clock = clock
+        self._address = address
+        self._screen = screen
+        self._make_client = make_client
+        self._client: Client | None = None
+
+    async def run(self, user: str = "", password: str | None = None) -> None:
+        """Until the person leaves.
+
+        :param user: log in with this name at once.
+        :param password: its password, if it need not be asked for.
+        """
+        try:
+            chosen = "quit"
+            if user:
+                chosen = await self._log_in(user, password)
+            if not user or chosen in ("failed", "logout", "ended"):
+                await self._menu()
+        except EndOfInput:
+            return
+
+    async def close(self) -> None:
+        """End the run from outside: the process was asked to stop."""
+        if self._client is not None:
+            await self._client.close()
+        self._screen.interrupt()
+
+    async def _menu(self) -> None:
+        while True:
+            self._screen.show([], [("class:title", "flux chat"), ("class:dim", f"  {self._address}")])
+            try:
+                answer = (await self._screen.ask("(l)og in, (r)egister or (q)uit? ")).strip().lower()
+                if answer in ("l", "log in", "login"):
+                    chosen = await self._log_in(await self._name(), None)
+                elif answer in ("r", "register"):
+                    chosen = await self._register()
+                elif answer in ("q", "quit"):
+                    return
+                else:
+                    self._screen.show(dim("Type l, r or q."))
+                    continue
+                if chosen == "quit":
+                    return
+            except Interrupted:
+                self._screen.show(dim("(q)uit or Ctrl-D leaves"))
+
+    async def _name(self) -> str:
+        while True:
+            name = (await self._screen.ask("name: ")).strip()
+            if name:
+                return name
+
+    async def _log_in(self, name: str, password: str | None) -> str:
+        """Log in and chat; how it ended: ``quit``, ``logout``, ``ended``, or ``failed``."""
+        if password is None:
+            password = await self._screen.ask(f"password of {name}: ", hidden=True)
+        client = self._make_client()
+        try:
+            await client.login(name, password=password)
+        except EXPECTED as problem:
+            self._screen.show(error(render.sentence(problem)))
+            return "failed"
+        self._client = client
+        try:
+            return await Chat(client, self._screen, self._clock).run()
+        finally:
+            self._client = None
+
+    async def _register(self) -> str:
+        name = await self._name()
+        password = await self._screen.ask("password: ", hidden=True)
+        if await self._screen.ask("password again: ", hidden=True) != password:
+            self._screen.show(error("The two passwords differ."))
+            return "failed"
+        try:
+            await self._make_client().register(name, password)
+        except EXPECTED as problem:
+            self._screen.show(error(render.sentence(problem)))
+            return "failed"
+        self._screen.show(good(f"The account {name} is yours."))
+        return await self._log_in(name, password)
