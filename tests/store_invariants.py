@@ -66,10 +66,27 @@ INVARIANTS = {
     ),
 }
 
+INDEX = {
+    "every message has its entry": (
+        "SELECT chat, seq, sender, id FROM messages EXCEPT"
+        " SELECT * FROM (SELECT chat, seq, sender, id FROM places UNION ALL SELECT chat, seq, sender, id FROM recent)"
+    ),
+    "every entry has its message, once": (
+        "SELECT count(*), (SELECT count(*) FROM messages) AS messages"
+        " FROM (SELECT id FROM places UNION ALL SELECT id FROM recent) HAVING count(*) <> messages"
+    ),
+    "what is recent follows what is in its place": (
+        "SELECT r.chat, r.seq FROM recent r JOIN places p ON p.chat = r.chat AND p.seq >= r.seq"
+    ),
+}
+"""The same for what is SQLite's own: the index of a chat's messages is in two parts."""
 
-def violations(query: Callable[[str], list[tuple[Any, ...]]]) -> dict[str, list[tuple[Any, ...]]]:
+
+def violations(
+    invariants: dict[str, str], query: Callable[[str], list[tuple[Any, ...]]]
+) -> dict[str, list[tuple[Any, ...]]]:
     """The broken invariants, each with the rows that break it."""
-    return {name: rows for name, statement in INVARIANTS.items() if (rows := query(statement))}
+    return {name: rows for name, statement in invariants.items() if (rows := query(statement))}
 
 
 def check_file(path: Path) -> None:
@@ -77,7 +94,7 @@ def check_file(path: Path) -> None:
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
-        assert violations(lambda statement: db.execute(statement).fetchall()) == {}
+        assert violations(INVARIANTS | INDEX, lambda statement: db.execute(statement).fetchall()) == {}
 
 
 def check_invariants(store: Any) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
+from flux.backends.sqlite import places
 from flux.backends.sqlite.chats import LARGEST_ID, not_a_sender
 from flux.backends.sqlite.writer import Writer
 from flux.errors import BadRequest, FluxError
@@ -121,10 +122,13 @@ def earlier(db: sqlite3.Connection, chat: int, version: int, draft: Draft) -> Re
 
 
 def insert(db: sqlite3.Connection, values: list[int | str]) -> None:
-    """Insert rows of :data:`COLUMNS` values each, in as few statements as there are digits to their number."""
-    done = 0
+    """Insert rows of :data:`COLUMNS` values each, in few statements."""
+    if not values:
+        return
+    done, last = 0, 0
     for rows, statement in INSERTS:
         width = rows * COLUMNS
         while len(values) - done >= width:
-            db.execute(statement, values[done : done + width])
+            last = db.execute(statement, values[done : done + width]).lastrowid or 0
             done += width
+    places.enter(db, len(values) // COLUMNS, last)

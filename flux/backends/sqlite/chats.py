@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 
+from flux.backends.sqlite.places import newest
 from flux.errors import BadRequest, FluxError, Forbidden, NotFound, UserInvalid
 from flux.model import Draft
 
@@ -106,9 +107,8 @@ class Chats:
         if low < 1 or high > LARGEST_ID:
             raise UserInvalid("there is no such user")
         row = self._db.execute(
-            "SELECT c.id, m.seq, m.at, c.version"
-            " FROM chats c LEFT JOIN messages m ON m.chat = c.id"
-            " AND m.seq = (SELECT max(seq) FROM messages WHERE chat = c.id) WHERE c.low = ? AND c.high = ?",
+            f"SELECT c.id, m.seq, m.at, c.version FROM chats c LEFT JOIN messages m ON m.id = {newest('c.id')}"
+            " WHERE c.low = ? AND c.high = ?",
             (low, high),
         ).fetchone()
         if row is None:
@@ -144,9 +144,8 @@ class Chats:
         if not 1 <= group <= LARGEST_ID:
             raise NotFound("there is no such group")
         row = self._db.execute(
-            "SELECT m.seq, m.at, c.version FROM groups g JOIN chats c ON c.id = g.chat"
-            " LEFT JOIN messages m ON m.chat = c.id AND m.seq = (SELECT max(seq) FROM messages WHERE chat = c.id)"
-            " WHERE g.chat = ?",
+            f"SELECT m.seq, m.at, c.version FROM groups g JOIN chats c ON c.id = g.chat"
+            f" LEFT JOIN messages m ON m.id = {newest('g.chat')} WHERE g.chat = ?",
             (group,),
         ).fetchone()
         if row is None:

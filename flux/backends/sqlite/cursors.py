@@ -10,13 +10,13 @@ import msgspec
 from flux.backends.sqlite.accounts import profile
 from flux.backends.sqlite.friends import friend_requests, friends
 from flux.backends.sqlite.groups import groups
-from flux.backends.sqlite.history import UNREAD
+from flux.backends.sqlite.places import UNREAD, head
 from flux.backends.sqlite.rows import all_rows
 from flux.backends.sqlite.writer import Writer
 from flux.model import Cursor, CursorMove, Overview
 
 # One statement for any number of moves: who may move how far, and then the rows that do move.
-ADVANCE = """
+ADVANCE = f"""
     WITH asked AS (
         SELECT json_extract(value, '$[0]') AS uid, json_extract(value, '$[1]') AS number,
                json_extract(value, '$[2]') AS chat, json_extract(value, '$[3]') AS received,
@@ -24,7 +24,7 @@ ADVANCE = """
         FROM json_each(?)),
     granted AS (
         SELECT a.uid, a.chat, max(a.received) AS received, max(a.read) AS read,
-               ifnull((SELECT max(seq) FROM messages WHERE chat = a.chat), 0) AS head
+               {head("a.chat")} AS head
         FROM asked a JOIN sessions s ON s.uid = a.uid AND a.number >= s.number
         GROUP BY a.uid, a.chat)
     UPDATE members SET
@@ -36,7 +36,7 @@ ADVANCE = """
 
 CURSORS = f"""
     SELECT mine.chat, ifnull(c.low + c.high - mine.uid, 0), mine.received, mine.read,
-           ifnull((SELECT max(seq) FROM messages WHERE chat = mine.chat), 0), {UNREAD}
+           {head("mine.chat")}, {UNREAD}
     FROM members mine JOIN chats c ON c.id = mine.chat
     WHERE mine.uid = ? ORDER BY mine.chat"""
 

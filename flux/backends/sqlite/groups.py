@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import sqlite3
 
+from flux.backends.sqlite.places import head
 from flux.backends.sqlite.rows import all_rows, one_row
 from flux.backends.sqlite.writer import Writer
 from flux.errors import Forbidden, NotFound, UserInvalid
 from flux.model import Group, GroupChangeKind, Member, MemberChange, Membership, Participant, Role
 
-HEAD = "ifnull((SELECT max(seq) FROM messages WHERE chat = ?), 0)"
+HEAD = head("chats.id")
 
 
 def group_create(writer: Writer, uid: int, name: str, description: str, closed: bool, open_history: bool) -> Group:
@@ -112,7 +113,7 @@ def members(db: sqlite3.Connection, uid: int, group: int) -> tuple[Member, ...]:
 
 
 def membership(db: sqlite3.Connection, chat: int) -> Membership:
-    row = one_row(db, f"SELECT low IS NULL, version, {HEAD} FROM chats WHERE id = ?", (chat, chat))
+    row = one_row(db, f"SELECT low IS NULL, version, {HEAD} FROM chats WHERE id = ?", (chat,))
     if row is None:
         raise NotFound("there is no such chat")
     group, version, head = row
@@ -157,7 +158,7 @@ def _changed(writer: Writer, group: int, uid: int, kind: GroupChangeKind, role: 
     [(version, head)] = all_rows(
         writer.db,
         f"UPDATE chats SET version = version + 1 WHERE id = ? RETURNING version, {HEAD}",
-        (group, group),
+        (group,),
     )
     writer.members[group] = version
     change = MemberChange(group, uid, kind, version, head)
@@ -165,5 +166,5 @@ def _changed(writer: Writer, group: int, uid: int, kind: GroupChangeKind, role: 
 
 
 def _unchanged(db: sqlite3.Connection, group: int, uid: int, kind: GroupChangeKind) -> MemberChange:
-    [(version, head)] = all_rows(db, f"SELECT version, {HEAD} FROM chats WHERE id = ?", (group, group))
+    [(version, head)] = all_rows(db, f"SELECT version, {HEAD} FROM chats WHERE id = ?", (group,))
     return MemberChange(group, uid, kind, version, head)

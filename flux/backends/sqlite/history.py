@@ -8,29 +8,27 @@ from typing import Any
 from msgspec import UNSET
 
 from flux.backends.sqlite.chats import LARGEST_ID
+from flux.backends.sqlite.places import UNREAD, newest, within
 from flux.backends.sqlite.rows import all_rows, one_row
 from flux.errors import Forbidden, NotFound
-from flux.model import UNREAD_CAP, Conversation, Message, Page
+from flux.model import Conversation, Message, Page
 
-MESSAGES = (
-    "SELECT m.seq, m.sender, a.name, m.text, m.at FROM messages m JOIN accounts a ON a.id = m.sender"
-    " WHERE m.chat = ? AND m.seq > ? AND m.seq < ? ORDER BY m.seq {order} LIMIT ?"
-)
-OLDEST = MESSAGES.format(order="ASC")
-NEWEST = MESSAGES.format(order="DESC")
 
-UNREAD = f"""(
-    SELECT count(*) FROM (
-        SELECT 1 FROM messages u
-        WHERE u.chat = mine.chat AND u.seq > max(mine.read, mine.first - 1) AND u.sender <> mine.uid
-        LIMIT {UNREAD_CAP}))"""
-"""How many messages a row ``mine`` of members has left to read."""
+def _messages(order: str) -> str:
+    return (
+        f"SELECT m.seq, m.sender, a.name, m.text, m.at FROM ({within(order)}) chosen"
+        f" JOIN messages m ON m.id = chosen.id JOIN accounts a ON a.id = m.sender ORDER BY m.seq {order}"
+    )
+
+
+OLDEST = _messages("ASC")
+NEWEST = _messages("DESC")
 
 CONVERSATIONS = f"""
     WITH mine AS (
         SELECT m.uid, m.chat, m.first, m.read, l.id AS last
         FROM members m
-        JOIN messages l ON l.chat = m.chat AND l.seq = (SELECT max(seq) FROM messages WHERE chat = m.chat)
+        JOIN messages l ON l.id = {newest("m.chat")}
         LEFT JOIN groups g ON g.chat = m.chat
         WHERE m.uid = ?1 AND (l.seq >= m.first OR g.open_history)
         ORDER BY l.at DESC, l.id DESC LIMIT ?2)

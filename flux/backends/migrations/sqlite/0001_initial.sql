@@ -76,12 +76,9 @@ CREATE TABLE members (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX members_by_chat ON members (chat, uid, first);
 
--- The only place that says how far a chat has come: its head is its highest seq. Whoever
--- prunes history keeps the newest message of each chat, or its seqs would be given again.
---
--- Rows lie in the order of their commits, so a batch writes few pages. For the same reason
--- the index of cids has the cid first: clients that let theirs ascend with time append to
--- it; random ones cost one page of the index each.
+-- Messages lie in the order of their commits, so that a batch of them writes few pages. For
+-- the same reason the index of cids has the cid first: clients whose cids ascend with time
+-- append to it; random ones cost one page of the index each.
 CREATE TABLE messages (
     id     INTEGER PRIMARY KEY,
     chat   INTEGER NOT NULL,
@@ -91,5 +88,27 @@ CREATE TABLE messages (
     cid    TEXT NOT NULL,
     text   TEXT NOT NULL
 ) STRICT;
-CREATE UNIQUE INDEX messages_by_seq ON messages (chat, seq);
 CREATE UNIQUE INDEX messages_by_cid ON messages (cid, sender, chat) WHERE cid <> '';
+
+-- Which messages a chat has: an index of messages in two parts. An entry for the newest
+-- message of a hundred chats is a hundred pages in a large index and a few in a small one,
+-- so entries are made in recent and moved to places some thousand at a time. Of one chat,
+-- those in recent follow those in places.
+--
+-- This is also the only thing that says how far a chat has come: its head is its highest
+-- seq. Whoever prunes history keeps the newest message of each chat, or its seqs would be
+-- given again.
+CREATE TABLE places (
+    chat   INTEGER NOT NULL,
+    seq    INTEGER NOT NULL,
+    sender INTEGER NOT NULL,
+    id     INTEGER NOT NULL,
+    PRIMARY KEY (chat, seq)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE recent (
+    chat   INTEGER NOT NULL,
+    seq    INTEGER NOT NULL,
+    sender INTEGER NOT NULL,
+    id     INTEGER NOT NULL,
+    PRIMARY KEY (chat, seq)
+) STRICT, WITHOUT ROWID;
