@@ -20,7 +20,7 @@ from msgspec import UNSET, Meta, UnsetType
 from flux.errors import AlreadyLoggedIn, BadJson, BadRequest, FluxError, PasswordInvalid
 from flux.model import Event, Group, Message, Profile, Receipt
 from flux.wire import fields
-from flux.wire.catalogue import Rejected, Reply, Request
+from flux.wire.catalogue import Rejected, Reply, Request, holds_nul
 from flux.wire.fields import Ref
 from flux.wire.replies import FriendView, MemberView, RegisterOk
 from flux.wire.requests import FriendAdd, GroupCreate, GroupJoin, Login, Logout, Register, Send
@@ -129,7 +129,7 @@ class NumberedDialect:
 
         :raises flux.wire.catalogue.Rejected: malformed, or in the name of another account.
         """
-        if b"\\u0000" in line:
+        if holds_nul(line):
             raise Rejected(BadRequest("U+0000 is not allowed in a string"))
         try:
             decoded = _decoder.decode(line)
