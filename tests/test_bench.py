@@ -161,10 +161,7 @@ def test_received_is_told_while_messages_arrive(drive: Callable[[Answer], Measur
 
 
 @pytest.mark.parametrize("scenario", ["pairs", "group"])
-def test_the_relay_delivers_everything_once(
-    scenario: scenarios.Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scenarios, "WARM_UP", 0.05)
+def test_the_relay_delivers_everything_once(scenario: scenarios.Scenario, tmp_path: Path) -> None:
     plan = Plan(clients=6, sessions=0, group_size=5, seconds=0.2, directory=tmp_path)
     run = talk(plan, scenario, "relay", 2, lambda share: None)
     receivers = 4 if scenario == "group" else 1

@@ -36,12 +36,10 @@ SUBJECTS: tuple[Subject, ...] = ("relay", "flux")
 
 #: Members of the group who send; the others only listen.
 SENDERS = 10
-#: Before the measured stretch of a run, in seconds.
-WARM_UP = 1.0
+#: Before the measured stretch of a run, as a share of it.
+WARM_UP = 0.25
 #: Sessions opened before memory is first looked at, so that what is loaded once is not counted.
 FIRST_SESSIONS = 100
-#: How long idle sessions are left alone before memory and CPU are looked at, in seconds.
-REST = 5.0
 
 Progress = Callable[[float], None]
 """Told the share of a run that is done, 0 to 1."""
@@ -53,6 +51,7 @@ class Plan:
 
     :ivar clients: connections of ``pairs``, an even number.
     :ivar sessions: logins of ``login``, sessions of ``idle``.
+    :ivar seconds: measured of each run; how long idle sessions are watched.
     :ivar directory: where databases go while they are needed.
     """
 
@@ -128,7 +127,7 @@ def talk(plan: Plan, scenario: Scenario, subject: Subject, in_flight: int, progr
                 for index, sock in enumerate(sockets)
             ]
             load = Load(clients, server.cpu_seconds, progress)
-            measured = load.run(WARM_UP, plan.seconds, receivers=count - 1 if grouped else 1)
+            measured = load.run(WARM_UP * plan.seconds, plan.seconds, receivers=count - 1 if grouped else 1)
         finally:
             close(sockets)
     return _run(scenario, subject, in_flight, measured)
@@ -153,8 +152,8 @@ def rest(plan: Plan, progress: Progress) -> Idle:
             before = server.resident()
             sockets += log_in(port, lines[FIRST_SESSIONS:], lambda share: progress(share * 0.8))
             cpu, start = server.cpu_seconds(), time.monotonic()
-            while (passed := time.monotonic() - start) < REST:
-                progress(0.8 + 0.2 * passed / REST)
+            while (passed := time.monotonic() - start) < plan.seconds:
+                progress(0.8 + 0.2 * passed / plan.seconds)
                 time.sleep(0.1)
             return Idle(
                 plan.sessions,

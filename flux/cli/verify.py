@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(_as_json(verdict), indent=2))
     else:
-        _show(output, verdict)
+        show(output, verdict)
     return 1 if verdict.anomalies else 0
 
 
@@ -137,7 +137,8 @@ def _as_json(verdict: Verdict) -> dict[str, Any]:
     return {**asdict(verdict), "counts": count(verdict.anomalies), "anomalies": found}
 
 
-def _show(console: Console, verdict: Verdict) -> None:
+def show(console: Console, verdict: Verdict) -> None:
+    """For people."""
     if verdict.kills:
         table = Table(title="kills; seconds")
         for name in ("", "at", "acknowledged since the last", "nobody for", "everybody back after"):

@@ -1,0 +1,278 @@
+"""``flux verify`` finds nothing wrong with an honest server, and catches each that is not."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lying_server import Fields, HonestServer, Link
+from server_process import environment
+from twisted.internet.utils import getProcessOutputAndValue
+
+from flux.bench import conversation
+from flux.bench.checker import KINDS, Anomaly, count
+from flux.bench.conversation import ConversationFailed
+from flux.bench.servers import ServerFailed
+from flux.bench.verification import Kill, Plan, Verdict, Verification, Victim
+from flux.cli import verify
+
+SMALL = Plan(clients=4, groups=1, group_size=3, rate=400.0, seconds=0.25, seed=1)
+#: The message of each chat that a liar lies about.
+CHOSEN = 5
+
+Listen = Callable[[HonestServer], tuple[str, int]]
+
+
+@pytest.fixture
+def listen() -> Iterator[Listen]:
+    """Starts a server in this process; returns its address."""
+    import pytest_twisted
+    from twisted.internet import reactor as installed
+
+    reactor: Any = installed
+    ports = []
+
+    def listen(server: HonestServer) -> tuple[str, int]:
+        ports.append(reactor.listenTCP(0, server, interface="127.0.0.1"))
+        return "127.0.0.1", ports[-1].getHost().port
+
+    yield listen
+    for port in ports:
+        pytest_twisted.blockon(port.stopListening())
+
+
+async def judge(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch, plan: Plan = SMALL) -> Verdict:
+    from twisted.internet import reactor
+
+    monkeypatch.setattr(conversation, "SETTLE_WITHIN", 0.3)
+    return await Verification(reactor, plan, address, None, lambda share, what: None).run()
+
+
+async def test_an_honest_server(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation, "PAGE", 7)
+    server = HonestServer()
+    verdict = await judge(listen(server), monkeypatch)
+    assert verdict.anomalies == []
+    assert verdict.settled
+    stored = sum(map(len, server.chats))
+    assert stored > 50
+    assert (verdict.sent, verdict.acknowledged, verdict.chats) == (stored, stored, 3)
+    group, *pairs = map(len, server.chats)
+    assert verdict.shown == 2 * group + sum(pairs)
+
+
+class Forgets(HonestServer):
+    """Acknowledges a message without keeping it."""
+
+    def store(self, chat: list[Fields], message: Fields) -> Iterator[Fields]:
+        if message["seq"] == CHOSEN:
+            chat.append({**message, "text": "nothing to see here", "from": message["from"]})
+            return
+        yield from super().store(chat, message)
+
+
+class Withholds(HonestServer):
+    """Never shows a message."""
+
+    def show(self, viewer: int, message: Fields) -> Iterator[Fields]:
+        if message["seq"] != CHOSEN:
+            yield message
+
+
+class Repeats(HonestServer):
+    """Stores a message twice."""
+
+    def store(self, chat: list[Fields], message: Fields) -> Iterator[Fields]:
+        yield from super().store(chat, message)
+        if message["seq"] == CHOSEN:
+            yield from super().store(chat, {**message, "seq": CHOSEN + 1})
+
+
+class Dawdles(HonestServer):
+    """Shows a message after its successor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late: dict[tuple[int, int], Fields] = {}
+
+    def show(self, viewer: int, message: Fields) -> Iterator[Fields]:
+        if message["seq"] == CHOSEN:
+            self.late[viewer, message["chat"]] = message
+            return
+        yield message
+        if late := self.late.pop((viewer, message["chat"]), None):
+            yield late
+
+
+class Invents(HonestServer):
+    """Shows what nobody said."""
+
+    def show(self, viewer: int, message: Fields) -> Iterator[Fields]:
+        yield {**message, "text": "you have won"} if message["seq"] == CHOSEN else message
+
+
+class Backdates(HonestServer):
+    """Shows another time than it stored."""
+
+    def show(self, viewer: int, message: Fields) -> Iterator[Fields]:
+        yield {**message, "at": 5} if message["seq"] == CHOSEN else message
+
+
+class Skips(HonestServer):
+    """Loses a number from the history."""
+
+    def on_history(self, link: Link, request: Fields) -> Fields:
+        answer = super().on_history(link, request)
+        return {**answer, "messages": [line for line in answer["messages"] if line["seq"] != CHOSEN]}
+
+
+@pytest.mark.parametrize(
+    ("liar", "kind"),
+    [
+        (Forgets, "lost"),
+        (Withholds, "lost"),
+        (Repeats, "committed twice"),
+        (Repeats, "duplicated"),
+        (Dawdles, "reordered"),
+        (Invents, "phantom"),
+        (Backdates, "diverged"),
+        (Skips, "skipped"),
+    ],
+)
+async def test_a_lie_is_found(
+    liar: type[HonestServer], kind: str, listen: Listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdict = await judge(listen(liar()), monkeypatch)
+    assert kind in {anomaly.kind for anomaly in verdict.anomalies}
+    assert verdict.settled == (liar not in (Forgets, Withholds, Invents))
+
+
+class Kicks(HonestServer):
+    """Ends a session in the middle."""
+
+    def store(self, chat: list[Fields], message: Fields) -> Iterator[Fields]:
+        yield from super().store(chat, message)
+        if message["seq"] == CHOSEN:
+            self.links[0].push({"type": "kicked", "reason": "admin"})
+
+
+class Refuses(HonestServer):
+    """Takes a message no more."""
+
+    def on_send(self, link: Link, request: Fields) -> Fields | None:
+        answer = super().on_send(link, request)
+        if answer is None or answer["seq"] < CHOSEN:
+            return answer
+        error = {"type": "error", "code": 1105, "name": "forbidden", "detail": "go away"}
+        link.push({**error, "request": "send", "ref": request["ref"]})
+        return None
+
+
+@pytest.mark.parametrize(("liar", "complaint"), [(Kicks, "session ended: admin"), (Refuses, "forbidden: go away")])
+async def test_a_conversation_that_cannot_go_on(
+    liar: type[HonestServer], complaint: str, listen: Listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConversationFailed, match=complaint):
+        await judge(listen(liar()), monkeypatch)
+
+
+class Stalls(HonestServer):
+    """Stops answering."""
+
+    def on_send(self, link: Link, request: Fields) -> Fields | None:
+        answer = super().on_send(link, request)
+        return answer if answer is not None and answer["seq"] < CHOSEN else None
+
+
+async def test_sends_that_are_never_answered(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConversationFailed, match="no answer"):
+        await judge(listen(Stalls()), monkeypatch)
+
+
+async def test_a_server_that_dies_by_itself_is_noticed(tmp_path: Path) -> None:
+    from twisted.internet import reactor
+
+    (tmp_path / "flux.db").write_bytes(b"this is no database" * 100)
+    victim = Victim(reactor, tmp_path)
+    await victim.start()
+    try:
+        with pytest.raises(ServerFailed, match="status 1"):
+            await victim.listening()
+    finally:
+        await victim.kill()
+
+
+# the command
+
+
+def parse(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    verify.configure(parser)
+    return parser.parse_args(arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--kill", "1", "localhost:1"], "leave HOST:PORT out"),
+        (["--data", "x"], "--data is for"),
+        (["--clients", "3"], "even number"),
+        (["--group-size", "1"], "at least 2"),
+        (["localhost:x"], "no address"),
+    ],
+)
+def test_arguments_that_make_no_sense(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify.run(parse(*arguments)) == 2
+    assert complaint in capsys.readouterr().err
+
+
+async def run_command(*arguments: str) -> tuple[str, str, int]:
+    from twisted.internet import reactor
+
+    command = "import sys; from flux.cli.main import main; sys.exit(main())"
+    output, errors, status = await getProcessOutputAndValue(
+        sys.executable, ["-c", command, "verify", *arguments], environment(), reactor=reactor
+    )
+    return output.decode(), errors.decode(), status
+
+
+SMALL_ARGUMENTS = ("--clients=4", "--groups=1", "--group-size=3", "--rate=400", "--seconds=0.25", "--seed=1")
+
+
+async def test_the_command_says_that_all_is_well(listen: Listen) -> None:
+    host, port = listen(HonestServer())
+    output, errors, status = await run_command(f"{host}:{port}", *SMALL_ARGUMENTS)
+    assert (status, "No anomaly." in output, "seed 1" in output) == (0, True, True), errors
+
+
+async def test_the_command_fails_on_an_anomaly(listen: Listen) -> None:
+    host, port = listen(Dawdles())
+    output, errors, status = await run_command(f"{host}:{port}", *SMALL_ARGUMENTS, "--json")
+    assert status == 1, errors
+    verdict = json.loads(output)
+    assert set(verdict["counts"]) == set(KINDS)
+    assert verdict["counts"]["reordered"] == len(verdict["anomalies"]) > 0
+    assert {anomaly["seq"] for anomaly in verdict["anomalies"]} == {CHOSEN}
+
+
+async def test_the_command_cannot_tell_without_a_server() -> None:
+    output, errors, status = await run_command("127.0.0.1:1")
+    assert (output, status) == ("", 2)
+    assert "cannot reach 127.0.0.1:1" in errors
+
+
+def test_the_table_of_kills(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    anomalies = [Anomaly("lost", 7, seq, 3, "never shown") for seq in range(1, 31)]
+    kills = [Kill(1.25, 1234, 0.5, 0.75), Kill(2.5, 99, 0.4)]
+    verify.show(Console(width=120), Verdict(5, kills, 40, 30, 60, 4, False, anomalies))
+    shown = capsys.readouterr().out
+    for expected in ("1,234", "0.75", "killed before", "lost: 30", "chat 7, message 20, to 3", "and 10 more", "broken"):
+        assert expected in shown
+    assert count(anomalies)["lost"] == 30
