@@ -8,8 +8,6 @@ the store, the sockets and the bus run on the reactor.
 A ``Client`` sends what it is told to and sorts what comes: replies by their ``ref``,
 pushes by their type.  Waiting is always for a line, never for time; ``settled`` is a
 ``ping``, and everything that was pushed before its reply has arrived with it.
-
-A test module gets the fixture ``server`` by ``pytest_plugins = ["chat_server"]``.
 """
 
 from __future__ import annotations
@@ -18,12 +16,11 @@ import itertools
 import json
 import random
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest_twisted
 from argon2 import PasswordHasher
 from store_invariants import check_invariants
 from twisted.internet.defer import Deferred
@@ -237,13 +234,14 @@ class ChatServer:
     """Some chat nodes and what they share.
 
     :param folder: where the store's file goes.
-    :param changes: settings that differ from the default, as ``section__key``.
+    :param changes: settings that differ from the default, as ``section__key``; requests
+        are not counted unless this says so, because time stands still.
     """
 
     def __init__(self, folder: Path, **changes: Any) -> None:
         from twisted.internet import reactor
 
-        self.settings = with_changes(Settings(), **changes)
+        self.settings = with_changes(Settings(), **{"limits__messages_per_second": 0, **changes})
         self.reactor = reactor
         self.clock = Clock()
         self.clock.advance(1_000_000.0)
@@ -439,11 +437,3 @@ async def group_of(owner: Client, *members: Client, **fields: Any) -> int:
             await other.told("group.changed")
         there.append(member)
     return group
-
-
-@pytest_twisted.async_yield_fixture
-async def server(tmp_path: Path) -> AsyncIterator[ChatServer]:
-    """One node; requests are not counted, because time stands still."""
-    server = await ChatServer(tmp_path, limits__messages_per_second=0).start()
-    yield server
-    await server.stop()
