@@ -67,7 +67,7 @@ class Chat:
         ADDRESS, "", "host:port that clients are told to connect to; empty: what it listens on."
     )
     capacity: int = _key(COUNT, "0", "Sessions this server takes; 0: no limit.")
-    weight: int = _key(whole(1, 1000), "1", "Its share of the users, relative to other servers.")
+    weight: int = _key(whole(1, 100), "1", "Its share of the users, relative to other servers.")
     heartbeat_timeout: float = _key(
         duration("1s", "1d"), "60", "A client that has sent ping and then nothing for this long is closed.", live=True
     )
@@ -159,7 +159,7 @@ class ChatServer:
     host: str = _key(HOST, None, "Where it listens.", live=True)
     port: int = _key(PORT, None, "Where it listens.", live=True)
     capacity: int = _key(COUNT, "0", "Sessions it takes; 0: no limit.", live=True)
-    weight: int = _key(whole(1, 1000), "1", "Its share of the users, relative to other servers.", live=True)
+    weight: int = _key(whole(1, 100), "1", "Its share of the users, relative to other servers.", live=True)
 
 
 @dataclass(frozen=True, slots=True)
