@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -110,7 +111,7 @@ def show(console: Console, summaries: Sequence[Summary], idle: Idle | None, sync
     """For people."""
     talks = [summary for summary in summaries if summary.delivery is not None]
     if talks:
-        console.print(_table(talks))
+        console.print(_speed(talks), _faults(talks))
     for summary in summaries:
         if summary.scenario == "login":
             console.print(f"logins by token: {summary.rate:,.0f}/s, {summary.cpu:.0f} µs of server CPU each")
@@ -132,23 +133,43 @@ def show(console: Console, summaries: Sequence[Summary], idle: Idle | None, sync
         console.print("[bold red]Messages were lost, duplicated or reordered.[/]")
 
 
-def _table(summaries: Sequence[Summary]) -> Table:
-    table = Table(title="deliveries; medians over the rounds, latencies in ms")
-    for name in ("load", "server", "per second", "of relay", "CPU µs", "p50", "p99", "p99.9", "ack p50", "load CPU"):
-        table.add_column(name, justify="left" if name in ("load", "server") else "right")
-    table.add_column("lost / dup. / reord.", justify="right")
+def _speed(summaries: Sequence[Summary]) -> Table:
+    table = _table("deliveries: medians over the rounds, times in ms unless marked")
+    for name in ("a second", "of relay", "CPU µs", "p50", "p99", "p99.9"):
+        table.add_column(name, justify="right", no_wrap=True)
     for summary in summaries:
-        delivery, commit = summary.delivery, summary.commit
+        delivery = summary.delivery
         assert delivery is not None
-        assert commit is not None
         table.add_row(
             f"{summary.scenario} W={summary.in_flight}",
             summary.subject,
             f"{summary.rate:,.0f}",
             "" if summary.ratio is None else f"{summary.ratio:.2f}",
             f"{summary.cpu:.1f}",
-            *(f"{value:.2f}" for value in (delivery.p50, delivery.p99, delivery.p999, commit.p50)),
-            f"{summary.load_share:.0%}",
-            f"{summary.lost} / {summary.duplicated} / {summary.reordered}",
+            *(f"{value:.1f}" for value in (delivery.p50, delivery.p99, delivery.p999)),
         )
+    return table
+
+
+def _faults(summaries: Sequence[Summary]) -> Table:
+    table = _table("every message accounted for")
+    for name in ("lost", "duplicated", "reordered", "ack p50", "load's CPU"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for summary in summaries:
+        commit = summary.commit
+        assert commit is not None
+        table.add_row(
+            f"{summary.scenario} W={summary.in_flight}",
+            summary.subject,
+            *(str(number) for number in (summary.lost, summary.duplicated, summary.reordered)),
+            f"{commit.p50:.1f}",
+            f"{summary.load_share:.0%}",
+        )
+    return table
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, box=SIMPLE, title_justify="left")
+    table.add_column("load", no_wrap=True)
+    table.add_column("server", no_wrap=True)
     return table
