@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from status_parts import HeldState, lease, settings, settled, texts
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import capturedLogs
@@ -86,6 +86,16 @@ async def test_it_does_not_start_without_the_shared_state(run) -> None:
     one.state.problem = Unavailable("away")
     with pytest.raises(Unavailable, match="away"):
         await one.service.start()
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing_running(run) -> None:
+    one = run(chatservers=[OLD])
+    starting = Deferred.fromCoroutine(one.service.start())
+    assert one.reactor.getDelayedCalls() != []
+    starting.cancel()
+    with pytest.raises(CancelledError):
+        await starting
+    assert one.reactor.getDelayedCalls() == []
 
 
 def test_a_balancer_that_does_not_exist_is_refused() -> None:

@@ -67,13 +67,17 @@ class StatusService:
         )
 
     async def start(self) -> None:
-        """Know the servers and their health.
+        """Know the servers and their health. A start that fails or is cancelled leaves nothing running.
 
         :raises flux.errors.Unavailable: the shared state does not answer.
         """
-        await self.placement.refresh()
-        self._health.watch(self._static)
-        await self._health.checked(FIRST_CHECKS)
+        try:
+            await self.placement.refresh()
+            self._health.watch(self._static)
+            await self._health.checked(FIRST_CHECKS)
+        except BaseException:
+            await self.stop()
+            raise
         self._tasks.spawn(
             every(self._heartbeat, self._refresh, self._reactor, "reading the loads", self.log), "reading the loads"
         )
