@@ -160,6 +160,7 @@ class ScriptedServer:
         self.links: list[Link] = []
         self.answers_logins = True
         self.answers_pings = True
+        self._clients: list[Client] = []
 
     @property
     def link(self) -> Link:
@@ -170,7 +171,16 @@ class ScriptedServer:
         """A client that knows ``addresses``."""
         known = addresses or (("one", 1),)
         endpoint = lambda host, port: _Endpoint(self, (host, port))  # noqa: E731
-        return Client(self.clock, known, endpoint=endpoint, **options)  # type: ignore[arg-type]
+        client = Client(self.clock, known, endpoint=endpoint, **options)  # type: ignore[arg-type]
+        self._clients.append(client)
+        return client
+
+    def end(self) -> None:
+        """Close all clients, so that no coroutine is left to the garbage collector."""
+        closing = [start(client.close()) for client in self._clients]
+        self.wait(5)
+        for closed in closing:
+            result(closed)
 
     def answer(self, link: Link, request: dict[str, Any]) -> bool:
         """Answer by itself what is so routine that tests do not care."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 
 import pytest
 from scripted_server import PROFILE, ScriptedServer, result, start, waiting
@@ -26,8 +27,10 @@ ONE, TWO, THREE = ("one", 1), ("two", 2), ("three", 3)
 
 
 @pytest.fixture
-def server() -> ScriptedServer:
-    return ScriptedServer()
+def server() -> Iterator[ScriptedServer]:
+    server = ScriptedServer()
+    yield server
+    server.end()
 
 
 # --- logging in --------------------------------------------------------------

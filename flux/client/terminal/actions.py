@@ -75,7 +75,7 @@ async def _show_history(chat: Chat, target: Target, number: int) -> None:
     if not messages:
         chat.screen.show(dim(f"── {label}: no messages yet ──"))
         return
-    chat.screen.show(dim(f"── {label}: the last {len(messages)} messages ──"))
+    chat.screen.show(dim(f"── {label}: the last {f'{len(messages)} messages' if messages[1:] else 'message'} ──"))
     for message in messages:
         chat.roster.looked_up(message)
         chat.show_message(message)
@@ -206,7 +206,7 @@ async def groups(chat: Chat, rest: str) -> None:
     chat.screen.show(*render.groups(chat.roster))
 
 
-@command("group create", 'NAME or "NAME" DESCRIPTION', "make a group of your own")
+@command("group create", "NAME", 'make a group; "NAME" TEXT describes it as well')
 async def group_create(chat: Chat, rest: str) -> None:
     quoted = re.match(r'"([^"]*)"\s*(.*)', rest, re.DOTALL)
     name, description = quoted.groups() if quoted else (rest, "")
@@ -275,7 +275,7 @@ async def group_remove(chat: Chat, rest: str) -> None:
     chat.screen.show(dim(f"{clean(chat.roster.name(uid))} is not in {label} any more"))
 
 
-@command("group role", "[#GROUP] NAME owner|admin|member", "change a role; for the owner", "target", "role", "role")
+@command("group role", "[#GROUP] NAME ROLE", "owner, admin or member; for the owner", "target", "role", "role")
 async def group_role(chat: Chat, rest: str) -> None:
     group, rest = _group(chat, rest)
     uid, word = await chat.resolve_person(rest)
@@ -308,7 +308,7 @@ def _group(chat: Chat, text: str, only: bool = False) -> tuple[int, str]:
 # --- oneself -----------------------------------------------------------------
 
 
-@command("profile", "[NAME] or [nick=.. description=.. sex=.. icon=..]", "show a profile, or change your own", "person")
+@command("profile", "[NAME | FIELD=TEXT]", "a profile, or change yours: nick, description, sex, icon", "person")
 async def profile(chat: Chat, rest: str) -> None:
     fields = {key: value.strip('"') for key, value in _FIELD.findall(rest)}
     if fields and not _FIELD.sub("", rest).strip():

@@ -85,7 +85,8 @@ class Chat:
         self._told_typing = float("-inf")
         self._retry_at = 0.0
         self._outage = False
-        self._missed = False
+        #: The heads at login, until the first missed message was shown under its title.
+        self._missed: dict[int, int] = {}
         self._day = ""
 
     async def run(self) -> str:
@@ -364,8 +365,8 @@ class Chat:
     async def _event(self, event: ClientEvent) -> None:
         match event:
             case Message():
-                if not self._missed and event.seq <= self.roster.head(event.chat):
-                    self._missed = True
+                if event.seq <= self._missed.get(event.chat, 0):
+                    self._missed.clear()
                     self.screen.show([("class:title", "Missed messages")])
                 target = self.roster.came(event)
                 self._typing.pop((target, event.sender), None)
@@ -430,6 +431,7 @@ class Chat:
                 self.roster.logged_in(login)
                 if not self.server:
                     self.server = login.server
+                    self._missed = {unread.chat: unread.head for unread in login.unread}
                     await self._look_around()
                     self.screen.show(*render.welcome(self.roster, self.server))
                 elif self._outage:

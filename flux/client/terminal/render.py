@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flux.client import NotConnected
 from flux.client.terminal.roster import Person, Roster, Target
 from flux.client.terminal.text import Fragment, Line, clean, clock_time, day, dim, local, name_style, paragraphs
-from flux.errors import FluxError, PasswordInvalid, RateLimited, Unavailable, UserExists
+from flux.errors import FluxError, RateLimited, Unavailable, UserExists
 from flux.lifecycle import DeadlineExceeded
 from flux.model import Conversation, FriendRequest, Group, Message
 from flux.wire.replies import MemberView, ProfileGetOk
@@ -182,7 +183,12 @@ def sentence(problem: Exception) -> str:
             return "This name is taken: choose another one."
         case DeadlineExceeded():
             return "The server did not answer in time: try again."
-        case PasswordInvalid() if "do not match" in problem.detail:
-            return "Name and password do not match."
-    text = clean(problem.detail if isinstance(problem, FluxError) else str(problem)) or type(problem).__name__
+        case NotConnected():
+            return "This needs the server: try again when the connection is back."
+    return capitalised((problem.detail if isinstance(problem, FluxError) else str(problem)) or type(problem).__name__)
+
+
+def capitalised(text: str) -> str:
+    """A sentence from what others wrote: cleaned, with a capital and a full stop."""
+    text = clean(text)
     return text[0].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")

@@ -180,11 +180,6 @@ class Roster:
         """The target whose chat this is, if it is known."""
         return self._chats.get(chat)
 
-    def head(self, chat: int) -> int:
-        """The highest ``seq`` of a chat that is known; 0 if there is none."""
-        target = self._chats.get(chat)
-        return self.conversations[target].head if target is not None else 0
-
     # names
 
     def label(self, target: Target) -> str:

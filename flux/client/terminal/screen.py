@@ -18,14 +18,14 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import DummyHistory, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-from prompt_toolkit.output import create_output
+from prompt_toolkit.output import ColorDepth, create_output
 from prompt_toolkit.renderer import print_formatted_text
 from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import get_cwidth
 from twisted.internet.defer import Deferred
 
 from flux.client.terminal.face import EndOfInput, Face, Interrupted
-from flux.client.terminal.text import STYLES, Fragment, Line, wrap
+from flux.client.terminal.text import COLOURLESS, STYLES, Fragment, Line, wrap
 
 #: How often the toolbar is looked at, in seconds.
 REFRESH_EVERY = 0.5
@@ -50,7 +50,8 @@ class TerminalScreen:
         #: What is shown while a line is read.
         self.face: Face | None = None
         self._output = create_output()
-        self._style = Style.from_dict(STYLES)
+        colourless = self._output.get_default_color_depth() == ColorDepth.DEPTH_1_BIT
+        self._style = Style.from_dict(STYLES | (COLOURLESS if colourless else {}))
         self._pending: list[Line] = []
         self._reading: asyncio.Future[str] | None = None
         options: dict[str, Any] = {

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from twisted.internet.interfaces import IReactorTime
 
-from flux.client import Address, Client
+from flux.client import Address, Client, NotConnected
 from flux.client.terminal import actions as _actions  # noqa: F401 - fills the table of commands
 from flux.client.terminal import render
 from flux.client.terminal.chat import EXPECTED, Chat
@@ -28,6 +29,7 @@ class Terminal:
         self._screen = screen
         self._make_client = make_client
         self._client: Client | None = None
+        self._closing = False
 
     async def run(self, user: str = "", password: str | None = None) -> None:
         """Until the person leaves.
@@ -35,39 +37,37 @@ class Terminal:
         :param user: log in with this name at once.
         :param password: its password, if it need not be asked for.
         """
-        try:
-            chosen = "quit"
-            if user:
-                chosen = await self._log_in(user, password)
-            if not user or chosen in ("failed", "logout", "ended"):
-                await self._menu()
-        except EndOfInput:
-            return
+        with suppress(EndOfInput):
+            chosen = ""
+            while chosen != "quit" and not self._closing:
+                try:
+                    if user:
+                        name, user = user, ""
+                        chosen = await self._log_in(name, password)
+                    else:
+                        chosen = await self._choose()
+                except Interrupted:
+                    self._screen.show(dim("q or Ctrl-D leaves"))
 
     async def close(self) -> None:
         """End the run from outside: the process was asked to stop."""
+        self._closing = True
         if self._client is not None:
             await self._client.close()
         self._screen.interrupt()
 
-    async def _menu(self) -> None:
+    async def _choose(self) -> str:
+        """The menu, and what was chosen there; how that ended, as for :meth:`_log_in`."""
+        self._screen.show([], [("class:title", "flux chat"), ("class:dim", f"  {self._address}")])
         while True:
-            self._screen.show([], [("class:title", "flux chat"), ("class:dim", f"  {self._address}")])
-            try:
-                answer = (await self._screen.ask("(l)og in, (r)egister or (q)uit? ")).strip().lower()
-                if answer in ("l", "log in", "login"):
-                    chosen = await self._log_in(await self._name(), None)
-                elif answer in ("r", "register"):
-                    chosen = await self._register()
-                elif answer in ("q", "quit"):
-                    return
-                else:
-                    self._screen.show(dim("Type l, r or q."))
-                    continue
-                if chosen == "quit":
-                    return
-            except Interrupted:
-                self._screen.show(dim("(q)uit or Ctrl-D leaves"))
+            match (await self._screen.ask("(l)og in, (r)egister or (q)uit? ")).strip().lower():
+                case "l" | "log in" | "login":
+                    return await self._log_in(await self._name(), None)
+                case "r" | "register":
+                    return await self._register()
+                case "q" | "quit":
+                    return "quit"
+            self._screen.show(dim("Type l, r or q."))
 
     async def _name(self) -> str:
         while True:
@@ -83,8 +83,7 @@ class Terminal:
         try:
             await client.login(name, password=password)
         except EXPECTED as problem:
-            self._screen.show(error(render.sentence(problem)))
-            return "failed"
+            return self._failed(problem)
         self._client = client
         try:
             return await Chat(client, self._screen, self._clock).run()
@@ -100,7 +99,14 @@ class Terminal:
         try:
             await self._make_client().register(name, password)
         except EXPECTED as problem:
-            self._screen.show(error(render.sentence(problem)))
-            return "failed"
+            return self._failed(problem)
         self._screen.show(good(f"The account {name} is yours."))
         return await self._log_in(name, password)
+
+    def _failed(self, problem: Exception) -> str:
+        if isinstance(problem, NotConnected):
+            told = f"{render.capitalised(str(problem))} Is a flux server running there? (twistd -n flux starts one.)"
+        else:
+            told = render.sentence(problem)
+        self._screen.show(error(told))
+        return "failed"

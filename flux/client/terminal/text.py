@@ -15,6 +15,9 @@ from typing import TypeAlias
 Fragment: TypeAlias = tuple[str, str]
 Line: TypeAlias = list[Fragment]
 
+#: Instead of the above where there are no colours (NO_COLOR): the toolbar stands out all the same.
+COLOURLESS = {"bottom-toolbar": "reverse"}
+
 #: Columns before a continued line: those of a message's time.
 INDENT = 6
 
@@ -40,10 +43,8 @@ STYLES = {
     "name5": "bold ansibrightblue",
     "prompt": "bold ansicyan",
     "bottom-toolbar": "noreverse bg:ansibrightblack ansiwhite",
-    "bottom-toolbar.text": "",
-    "bar": "bg:ansibrightblack ansiwhite",
-    "bar.good": "bg:ansibrightblack ansibrightgreen",
-    "bar.warn": "bg:ansibrightblack ansibrightyellow bold",
+    "bar.good": "ansibrightgreen",
+    "bar.warn": "bold ansibrightyellow",
 }
 
 
