@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -82,7 +84,9 @@ def test_the_first_command_starts_a_server_in_a_fresh_copy(tmp_path: Path) -> No
     shutil.copytree(ROOT, copy, ignore=ignore)
     # The ports are the only thing that a test cannot have as it stands there.
     command += " " + " ".join(FREE_PORTS)
-    process = subprocess.Popen(["bash", "-c", f"exec 2>&1; {command}"], cwd=copy, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec 2>&1; {command}"], cwd=copy, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert process.stdout is not None
     try:
         printed = ""
@@ -92,7 +96,8 @@ def test_the_first_command_starts_a_server_in_a_fresh_copy(tmp_path: Path) -> No
                 break
         assert LISTENING.search(printed), printed
     finally:
-        process.terminate()
+        # The shell and the server it started.
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
         process.stdout.close()
 
