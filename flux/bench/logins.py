@@ -17,8 +17,9 @@ from flux.bench.load import LoadFailed, decode_frames
 TOKENS_AT_ONCE = 1000
 #: Logins under way at the same time.
 LOGINS_AT_ONCE = 100
-#: One loopback address has some 28,000 ports for outgoing connections; each takes this many.
-CONNECTIONS_PER_ADDRESS = 20_000
+#: One loopback address has some 28,000 ports for outgoing connections, and finding a free one
+#: takes the kernel longer the more of them are taken; so each has this many only.
+CONNECTIONS_PER_ADDRESS = 5_000
 #: Without any answer for this long it has failed, in seconds.
 SILENCE = 30.0
 #: Linux' IP_BIND_ADDRESS_NO_PORT: bind the address alone, the port is chosen by connect.
