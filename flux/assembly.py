@@ -174,8 +174,8 @@ class Assembly:
         self.status_listener = listener = Listener("status.listen", settings.status.listen, factory, self._reactor)
 
         async def listen() -> None:
+            # Its answers do not come in gathered batches, so eager writes would be system calls for nothing.
             await listener.start()
-            make_eager(listener.port, settings.chat.buffer)
 
         async def close() -> None:
             await listener.stop()
@@ -183,7 +183,7 @@ class Assembly:
             await factory.stop()
 
         return [
-            Stage("the status service", status.start, _nothing),
+            Stage("the status service", status.start, status.stop),
             Stage("the status port", listen, close),
         ]
 
