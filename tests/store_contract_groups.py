@@ -73,7 +73,7 @@ class GroupsContract:
         await store.group_join(bob, group)
         assert (await store.membership(group)).participants == (Participant(ann, 1), Participant(bob, 3))
         assert await store.fill(bob, group, 0, 10) == ()
-        assert (await store.history(bob, group, 0, 0, 0, 0, 10)).messages == ()
+        assert (await store.history(bob, group, 0, 0, 0, -1, 10)).messages == ()
 
     async def test_every_change_raises_the_version_by_one_and_simultaneous_ones_differ(self, store) -> None:
         ann, *others = await people(store, *(f"user{n}" for n in range(20)))
@@ -141,8 +141,8 @@ class GroupsContract:
             assert await store.conversations(uid, 10) == ()
             for attempt in (
                 store.members(uid, group),
-                store.history(uid, 0, 0, group, 0, 0, 10),
-                store.history(uid, group, 0, 0, 0, 0, 10),
+                store.history(uid, 0, 0, group, 0, -1, 10),
+                store.history(uid, group, 0, 0, 0, -1, 10),
                 store.group_leave(uid, group),
             ):
                 with pytest.raises(Forbidden):
@@ -182,7 +182,7 @@ class GroupsContract:
         with pytest.raises(NotFound):
             await store.group_join(bob, group)
         for attempt in (
-            store.history(ann, 0, 0, group, 0, 0, 10),
+            store.history(ann, 0, 0, group, 0, -1, 10),
             store.members(ann, group),
             store.group_leave(ann, group),
             store.group_add(ann, group, bob),

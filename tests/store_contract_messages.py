@@ -47,7 +47,7 @@ class AppendContract:
         ]
         assert not any(receipt.duplicate for receipt in receipts)
         assert all(began <= receipt.at <= time.time() * 1000 + 1 for receipt in receipts)
-        page = await store.history(ann, receipts[0].chat, 0, 0, 0, 0, 10)
+        page = await store.history(ann, receipts[0].chat, 0, 0, 0, -1, 10)
         assert [message.text for message in page.messages] == ["1", "2", "3", "4"]
         assert sorted(message.at for message in page.messages) == [message.at for message in page.messages]
 
@@ -275,12 +275,12 @@ class ReadingContract:
             Message(mine.chat, 2, bob, "bob", "ho", reply.at, to=ann),
         )
         for uid, peer in ((ann, bob), (bob, ann)):
-            assert await store.history(uid, 0, peer, 0, 0, 0, 10) == Page(mine.chat, expected, False)
-            assert await store.history(uid, mine.chat, 0, 0, 0, 0, 10) == Page(mine.chat, expected, False)
+            assert await store.history(uid, 0, peer, 0, 0, -1, 10) == Page(mine.chat, expected, False)
+            assert await store.history(uid, mine.chat, 0, 0, 0, -1, 10) == Page(mine.chat, expected, False)
             assert await store.fill(uid, mine.chat, 0, 10) == expected
         said = (Message(group, 1, bob, "bob", "all", open_.at, group=group),)
-        assert await store.history(ann, 0, 0, group, 0, 0, 10) == Page(group, said, False)
-        assert await store.history(ann, group, 0, 0, 0, 0, 10) == Page(group, said, False)
+        assert await store.history(ann, 0, 0, group, 0, -1, 10) == Page(group, said, False)
+        assert await store.history(ann, group, 0, 0, 0, -1, 10) == Page(group, said, False)
 
     async def test_pages_forward_and_backward(self, store) -> None:
         ann, bob = await people(store, "ann", "bob")
@@ -290,12 +290,14 @@ class ReadingContract:
             found = await store.history(ann, chat, 0, 0, before, after, limit)
             return seqs(found.messages), found.more
 
-        assert await page(0, 0, 4) == ([7, 8, 9, 10], True)
-        assert await page(7, 0, 4) == ([3, 4, 5, 6], True)
+        assert await page(0, -1, 4) == ([7, 8, 9, 10], True)
+        assert await page(7, -1, 4) == ([3, 4, 5, 6], True)
+        assert await page(3, -1, 4) == ([1, 2], False)
+        assert await page(5, -1, 4) == ([1, 2, 3, 4], False)
+        assert await page(1, -1, 4) == ([], False)
+        assert await page(99, -1, 4) == ([7, 8, 9, 10], True)
+        assert await page(0, 0, 4) == ([1, 2, 3, 4], True)
         assert await page(3, 0, 4) == ([1, 2], False)
-        assert await page(5, 0, 4) == ([1, 2, 3, 4], False)
-        assert await page(1, 0, 4) == ([], False)
-        assert await page(99, 0, 4) == ([7, 8, 9, 10], True)
         assert await page(0, 7, 4) == ([8, 9, 10], False)
         assert await page(0, 6, 4) == ([7, 8, 9, 10], False)
         assert await page(0, 2, 4) == ([3, 4, 5, 6], True)
@@ -304,23 +306,23 @@ class ReadingContract:
         assert await page(9, 3, 3) == ([4, 5, 6], True)
         assert await page(9, 3, 5) == ([4, 5, 6, 7, 8], False)
         assert await page(4, 8, 5) == ([], False)
-        assert await page(0, 0, 10) == (list(range(1, 11)), False)
+        assert await page(0, -1, 10) == (list(range(1, 11)), False)
 
     async def test_a_chat_without_messages_is_an_empty_page(self, store) -> None:
         ann, bob = await people(store, "ann", "bob")
-        assert await store.history(ann, 0, bob, 0, 0, 0, 10) == Page(0, (), False)
-        assert await store.history(ann, 0, ann, 0, 0, 0, 10) == Page(0, (), False)
+        assert await store.history(ann, 0, bob, 0, 0, -1, 10) == Page(0, (), False)
+        assert await store.history(ann, 0, ann, 0, 0, -1, 10) == Page(0, (), False)
         group = await group_of(store, ann)
-        assert await store.history(ann, 0, 0, group, 0, 0, 10) == Page(group, (), False)
+        assert await store.history(ann, 0, 0, group, 0, -1, 10) == Page(group, (), False)
 
     async def test_history_is_for_members(self, store) -> None:
         ann, bob, cat = await people(store, "ann", "bob", "cat")
         chat = await chatter(store, ann, bob, 2)
         group = await group_of(store, ann)
-        for attempt in (store.history(cat, chat, 0, 0, 0, 0, 10), store.history(bob, 0, 0, group, 0, 0, 10)):
+        for attempt in (store.history(cat, chat, 0, 0, 0, -1, 10), store.history(bob, 0, 0, group, 0, -1, 10)):
             with pytest.raises(Forbidden):
                 await attempt
-        for attempt in (store.history(ann, 99, 0, 0, 0, 0, 10), store.history(ann, 0, 0, chat, 0, 0, 10)):
+        for attempt in (store.history(ann, 99, 0, 0, 0, -1, 10), store.history(ann, 0, 0, chat, 0, -1, 10)):
             with pytest.raises(NotFound):
                 await attempt
         assert await store.fill(cat, chat, 0, 10) == await store.fill(ann, 99, 0, 10) == ()
@@ -334,10 +336,10 @@ class ReadingContract:
             joined = await store.conversations(bob, 10)
             assert [row.chat for row in joined if row.chat == group] == ([group] if open_history else [])
             await send(store, Draft(ann, 0, group, "4"), Draft(bob, 0, group, "5"))
-            page = await store.history(bob, group, 0, 0, 0, 0, 10)
+            page = await store.history(bob, group, 0, 0, 0, -1, 10)
             assert seqs(page.messages) == ([1, 2, 3, 4, 5] if open_history else [4, 5])
             assert page.more is False
-            assert seqs((await store.history(bob, group, 0, 0, 5, 0, 10)).messages) == seqs(page.messages)[:-1]
+            assert seqs((await store.history(bob, group, 0, 0, 5, -1, 10)).messages) == seqs(page.messages)[:-1]
             assert seqs((await store.history(bob, group, 0, 0, 0, 1, 10)).messages) == (
                 [2, 3, 4, 5] if open_history else [4, 5]
             )

@@ -64,6 +64,8 @@ async def typing(session: Session, request: requests.TypingRequest) -> None:
     """Tell the others of a chat; nothing is stored, and a chat without messages has nobody to tell."""
     if bool(request.to) == bool(request.group):
         raise BadRequest("to, group: give exactly one of them")
+    if request.to == session.uid:
+        raise BadRequest("to: this is yourself")
     for chat in session.chats:
         if chat.id == request.group if request.group else not chat.group and request.to in chat.members:
             members = await session.node.delivery.members(chat)

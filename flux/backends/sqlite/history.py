@@ -75,11 +75,11 @@ def history(
     floor = 0 if open_history else first - 1
     rows = all_rows(
         db,
-        OLDEST if after else NEWEST,
+        NEWEST if after < 0 else OLDEST,
         (chat, max(after, floor), before or LARGEST_ID, limit + 1),
     )
     messages = [message(chat, low, high, row) for row in rows[:limit]]
-    if not after:
+    if after < 0:
         messages.reverse()
     return Page(chat, tuple(messages), len(rows) > limit)
 
