@@ -107,7 +107,7 @@ class HonestServer(ServerFactory):
                 self.outgoing += [(viewer, line) for line in self.show(viewer, shown)]
         return {"chat": chat, "seq": seq, "at": message["at"], "cid": request["cid"], "duplicate": False}
 
-    def on_history(self, link: Link, request: Fields) -> Fields:
+    def on_history(self, link: Link, request: Fields) -> Fields | None:
         before = [line for line in self.chats[request["chat"] - 1] if line["seq"] < request.get("before", 10**9)]
         limit = request["limit"]
         return {"chat": request["chat"], "messages": before[-limit:], "more": len(before) > limit}

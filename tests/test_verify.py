@@ -126,8 +126,9 @@ class Backdates(HonestServer):
 class Skips(HonestServer):
     """Loses a number from the history."""
 
-    def on_history(self, link: Link, request: Fields) -> Fields:
+    def on_history(self, link: Link, request: Fields) -> Fields | None:
         answer = super().on_history(link, request)
+        assert answer is not None
         return {**answer, "messages": [line for line in answer["messages"] if line["seq"] != CHOSEN]}
 
 
@@ -187,6 +188,23 @@ class Stalls(HonestServer):
     def on_send(self, link: Link, request: Fields) -> Fields | None:
         answer = super().on_send(link, request)
         return answer if answer is not None and answer["seq"] < CHOSEN else None
+
+
+class Limits(HonestServer):
+    """Answers each second request for history only."""
+
+    def on_history(self, link: Link, request: Fields) -> Fields | None:
+        self.asked = not getattr(self, "asked", False)
+        if not self.asked:
+            return super().on_history(link, request)
+        error = {"type": "error", "code": 1107, "name": "rate_limited", "detail": "slow down", "retry_after": 5}
+        link.push({**error, "request": "history", "ref": request["ref"]})
+        return None
+
+
+async def test_a_server_that_limits_the_rate_is_asked_again(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict = await judge(listen(Limits()), monkeypatch)
+    assert (verdict.anomalies, verdict.chats) == ([], 3)
 
 
 async def test_sends_that_are_never_answered(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,13 +17,15 @@ from __future__ import annotations
 import random
 import secrets
 
+from msgspec import UNSET, UnsetType
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from flux.bench.checker import Acknowledged, Attempt, Line, Recording, Shown
 from flux.client import Client, ClientError, Ended, Message, Offline, Online
-from flux.errors import FluxError
+from flux.errors import FluxError, RateLimited
 from flux.lifecycle import Tasks, sleep
+from flux.wire.replies import HistoryOk
 
 #: Longest pause of a client between attempts to reconnect, in seconds: shorter than for people,
 #: because the time until everybody is back is part of what is measured.
@@ -178,12 +180,23 @@ class Conversation:
         reader_of |= {ack.chat: ack.attempt.sender for ack in self.recording.acknowledged}
         for chat, reader in reader_of.items():
             client = clients[reader]
-            page = await client.history(chat=chat, limit=PAGE)
+            page = await self._page(client, chat, UNSET)
             lines = [_line(message) for message in page.messages]
             while page.more and page.messages:
-                page = await client.history(chat=chat, before=page.messages[0].seq, limit=PAGE)
+                page = await self._page(client, chat, page.messages[0].seq)
                 lines = [*(_line(message) for message in page.messages), *lines]
             self.recording.history[chat] = lines
+
+    async def _page(self, client: Client, chat: int, before: int | UnsetType) -> HistoryOk:
+        """A page of history, after as many pauses as the server asks for within ``SETTLE_WITHIN``."""
+        deadline = self._reactor.seconds() + SETTLE_WITHIN
+        while True:
+            try:
+                return await client.history(chat=chat, before=before, limit=PAGE)
+            except RateLimited as limited:
+                if self._reactor.seconds() > deadline:
+                    raise
+                await sleep(limited.retry_after / 1000, self._reactor)
 
     async def leave(self) -> None:
         """End all sessions."""
