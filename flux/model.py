@@ -358,6 +358,14 @@ class MembersChanged(BusEvent, frozen=True, tag="members"):
     change: MemberChange
 
 
+class FriendsChanged(BusEvent, frozen=True, tag="friends"):
+    """Two accounts are ``friends`` from now on, or not any more: they see each other come and go, or not."""
+
+    one: int
+    other: int
+    friends: bool
+
+
 class Kick(BusEvent, frozen=True, tag="kick"):
     """Close the session of ``uid`` if its number is below ``below``."""
 

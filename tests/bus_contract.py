@@ -16,6 +16,7 @@ from zope.interface.verify import verifyObject
 from flux.interfaces import IBus, IBusSink
 from flux.model import (
     BusEvent,
+    FriendsChanged,
     Hint,
     Kick,
     MemberChange,
@@ -60,6 +61,7 @@ EVENTS: list[BusEvent] = [
     Notify(notice=ReadUpTo(chat=1, id=2, seq=3), uids=(2, 5)),
     MembersChanged(change=MemberChange(chat=1, id=2, change="role", version=3, head=4, role="admin")),
     MembersChanged(change=MemberChange(chat=1, id=2, change="leave", version=4, head=4)),
+    FriendsChanged(one=1, other=2, friends=False),
     Kick(uid=1, below=2, reason="admin"),
 ]
 

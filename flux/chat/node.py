@@ -39,6 +39,7 @@ from flux.interfaces import IBus, IBusSink, IPlacement, IState, IStore
 from flux.lifecycle import Tasks, every, sleep
 from flux.model import (
     BusEvent,
+    FriendsChanged,
     Hint,
     Kick,
     Lease,
@@ -261,6 +262,25 @@ class ChatNode:
             self.spread.degraded = True
             self.log.warn("no other node was told of a change in {chat}: {error}", chat=change.chat, error=error)
 
+    async def friends_changed(self, one: int, other: int, friends: bool) -> None:
+        """Two accounts became friends through this node, or ended it: their sessions learn it, wherever they are."""
+        event = FriendsChanged(one, other, friends)
+        away = self._note_friends(event)
+        if away:
+            await self.presence.spread(away, lambda here: event)
+
+    def _note_friends(self, event: FriendsChanged) -> list[int]:
+        """Let the sessions here know whom to tell of their coming and going; return who is not here."""
+        away = []
+        for uid, friend in ((event.one, event.other), (event.other, event.one)):
+            session = self.sessions.get(uid)
+            if session is None:
+                away.append(uid)
+                continue
+            others = tuple(each for each in session.friends if each != friend)
+            session.friends = (*others, friend) if event.friends else others
+        return away
+
     # --- the bus ---
 
     def deliver(self, event: BusEvent) -> None:
@@ -273,6 +293,8 @@ class ChatNode:
                 self.presence.show(uids, notice)
             case MembersChanged(change):
                 self.delivery.members_changed(change)
+            case FriendsChanged():
+                self._note_friends(event)
             case Kick(uid, below, reason):
                 session = self.sessions.get(uid)
                 if session is not None and session.number < below:

@@ -15,10 +15,11 @@ async def friend_add(session: Session, request: requests.FriendAdd) -> replies.F
     """Ask for friendship; two who ask each other are friends."""
     node = session.node
     one_sided = isinstance(request, OneSidedFriendAdd)
+    were = request.to in session.friends
     status = await node.store.friend_add(session.uid, request.to, request.note, request.remark, one_sided)
-    if status == "accepted":
+    if status == "accepted" and not were:
         await _befriended(session, request.to)
-    else:
+    elif status == "pending":
         await node.presence.notify([request.to], FriendRequested(session.uid, session.name, request.note))
     return replies.FriendAddOk(to=request.to, status=status)
 
@@ -41,20 +42,11 @@ async def friend_answer(session: Session, request: requests.FriendAnswer) -> rep
 async def _befriended(session: Session, other: int) -> None:
     """Both see each other from now on."""
     node = session.node
-    await _refresh_friends(session, other)
+    await node.friends_changed(session.uid, other, True)
     await node.presence.notify([other], FriendAnswered(session.uid, "accepted"))
     await node.presence.notify([other], Presence(session.uid, True))
     if await node.presence.online([other]):
         session.show(Presence(other, True))
-
-
-async def _refresh_friends(session: Session, other: int) -> None:
-    """Let the sessions of both, where they are here, know whom to tell of their coming and going."""
-    for uid in (session.uid, other):
-        here = session.node.sessions.get(uid)
-        if here is not None:
-            friends = await session.node.store.friends(uid)
-            here.friends = tuple(friend.id for friend in friends if friend.mutual)
 
 
 @answers(requests.FriendRemove)
@@ -63,7 +55,7 @@ async def friend_remove(session: Session, request: requests.FriendRemove) -> rep
     node = session.node
     were = request.id in session.friends
     await node.store.friend_remove(session.uid, request.id)
-    await _refresh_friends(session, request.id)
+    await node.friends_changed(session.uid, request.id, False)
     if were:
         await node.presence.notify([request.id], Presence(session.uid, False))
     return replies.FriendRemoveOk(id=request.id)
