@@ -19,6 +19,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from flux.bench.checker import count
@@ -77,6 +78,9 @@ def run(args: argparse.Namespace) -> int:
     async def verify(reactor: Any) -> None:
         with _directory(args.data) as directory, ProgressBar(status, 1) as bar:
             victim = Victim(reactor, directory) if plan.kills else None
+            if victim is not None:
+                # Also when this is interrupted, and the reactor stops with the coroutine in the middle.
+                reactor.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(victim.kill()))
             try:
                 await _verify(reactor, plan, address, victim, bar, verdicts)
             except (ClientError, ConversationFailed, DeadlineExceeded, FluxError, OSError, ServerFailed) as error:
