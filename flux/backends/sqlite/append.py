@@ -57,7 +57,7 @@ def append(writer: Writer, drafts: Sequence[Draft]) -> list[Receipt | FluxError]
                     outcomes.append(earlier(writer.db, chat.id, chat.version, draft) or not_a_sender(draft))
                     continue
             except FluxError as error:
-                outcomes.append(error)
+                outcomes.append(refusal(error))
                 continue
         number = chat.id
         changed[number] = chat
@@ -78,8 +78,13 @@ def append_carefully(writer: Writer, drafts: Sequence[Draft]) -> list[Receipt | 
         try:
             outcomes.append(append_one(writer, draft))
         except FluxError as error:
-            outcomes.append(error)
+            outcomes.append(refusal(error))
     return outcomes
+
+
+def refusal(error: FluxError) -> FluxError:
+    """The error without its traceback, which would keep the whole batch alive in a cycle."""
+    return error.with_traceback(None)
 
 
 def append_one(writer: Writer, draft: Draft) -> Receipt:

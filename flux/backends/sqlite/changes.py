@@ -63,6 +63,11 @@ class ChangeLog:
         self._members.record(self._number, members)
         self._sessions.record(self._number, sessions)
 
+    def forget(self) -> None:
+        """From now on every mark given so far is too old: something may have moved unrecorded."""
+        self._number += 1
+        self._start = self._number
+
     def since(self, mark: int) -> Changes:
         """See ``IStore.changes``. Where it is not complete, it is empty."""
         if mark == 0:

@@ -68,6 +68,9 @@ class Runner(Protocol[C]):
     def run(self, calls: list[Call[C, Any]]) -> None:
         """Give every call its value or error. Never raises."""
 
+    def rest(self) -> None:
+        """What can wait until the outcomes are on their way. Never raises."""
+
     def close(self) -> None:
         """Give the connection up. Never raises."""
 
@@ -195,8 +198,12 @@ class Lane(Generic[C]):
             while calls := self._take():
                 try:
                     runner.run(calls)
-                finally:
-                    self._reactor.callFromThread(self._settle, calls)
+                except BaseException as error:
+                    # It promised not to. Still, nobody may wait for ever or take None for an answer.
+                    for call in calls:
+                        call.error = error
+                self._reactor.callFromThread(self._settle, calls)
+                runner.rest()
             runner.close()
         self._reactor.callFromThread(self._ended[number].callback, None)
 

@@ -22,21 +22,28 @@ class Reader:
     def run(self, calls: list[Call[sqlite3.Connection, Any]]) -> None:
         """See :class:`flux.backends.sqlite.lanes.Runner`."""
         db = self._db
+        self._end_snapshot()
         try:
             db.execute("BEGIN")
+        except sqlite3.Error as error:
+            for call in calls:
+                call.error = self._away(error)
+        else:
             for call in calls:
                 try:
                     call.value = call.work(db)
-                except sqlite3.OperationalError:
-                    raise
+                except sqlite3.Error as error:
+                    call.error = self._away(error)
                 except Exception as error:
                     call.error = error
-            db.execute("COMMIT")
-        except sqlite3.Error as error:
-            self._log.warn("reading failed: {error}", error=str(error))
-            for call in calls:
-                call.error = Unavailable(f"the store could not read: {error}")
-            self._end_snapshot()
+        self._end_snapshot()
+
+    def _away(self, error: sqlite3.Error) -> Unavailable:
+        self._log.warn("reading failed: {error}", error=str(error))
+        return Unavailable(f"the store could not read: {error}")
+
+    def rest(self) -> None:
+        """Nothing: see :class:`flux.backends.sqlite.lanes.Runner`."""
 
     def close(self) -> None:
         """See :class:`flux.backends.sqlite.lanes.Runner`."""
@@ -46,8 +53,10 @@ class Reader:
             self._log.failure("closing a reading connection failed")
 
     def _end_snapshot(self) -> None:
-        try:
+        """End the snapshot if there is one. Where that fails, the next call tries again."""
+        for ending in ("COMMIT", "ROLLBACK"):
             if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-        except sqlite3.Error:
-            self._log.failure("ending a snapshot failed")
+                try:
+                    self._db.execute(ending)
+                except sqlite3.Error as error:
+                    self._log.warn("a snapshot could not be ended: {error}", error=str(error))

@@ -17,6 +17,8 @@ import os
 import socket
 import sqlite3
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -29,6 +31,10 @@ APPLICATION_ID = 0x666C7578
 
 OLDEST_SQLITE = (3, 37, 0)
 """STRICT tables; RETURNING and UPDATE FROM are older."""
+
+LOG_PAGES = 4000
+"""Pages of the write-ahead log after which COMMIT copies it into the tables: that takes about 10 ms then,
+and pages that changed again and again are copied once."""
 
 BUSY_TIMEOUT = 5.0
 """Seconds to wait for a lock held by a tool that looks into the file."""
@@ -73,7 +79,7 @@ def own(path: Path) -> FileLock:
 
 
 def open_writer(path: Path, connect: Connect) -> sqlite3.Connection:
-    """The connection that writes, to a file with the current schema; the file and its directory are made.
+    """The connection that writes, to a file with the current schema; the file is made where there is none.
 
     :raises Unavailable: the file cannot be used; says why and which setting names it.
     """
@@ -83,39 +89,51 @@ def open_writer(path: Path, connect: Connect) -> sqlite3.Connection:
     try:
         # Made here, because SQLite would make it readable for everybody.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        db = _open(path, connect)
-    except (OSError, sqlite3.Error) as error:
-        raise Unavailable(f"{path} cannot be used (store.path): {error}") from error
-    try:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA foreign_keys = ON")
-        db.execute("PRAGMA secure_delete = OFF")
-        db.execute(f"PRAGMA cache_size = {-64 * 1024}")
-        db.execute("PRAGMA wal_autocheckpoint = 4000")
-        db.execute(f"PRAGMA journal_size_limit = {64 << 20}")
-        migrate(db, path)
-    except sqlite3.DatabaseError as error:
-        db.close()
-        raise Unavailable(f"{path} cannot be used (store.path): {error}") from error
-    except BaseException:
-        db.close()
-        raise
-    return db
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be used (store.path): {error.strerror}") from error
+    pragmas = {
+        "journal_mode": "WAL",
+        "synchronous": "FULL",
+        "foreign_keys": "ON",
+        "secure_delete": "OFF",
+        "cache_size": -64 * 1024,
+        "wal_autocheckpoint": LOG_PAGES,
+        "journal_size_limit": LOG_PAGES * 4096,
+    }
+    return _open(path, connect, pragmas, partial(migrate, path=path))
 
 
 def open_reader(path: Path, connect: Connect) -> sqlite3.Connection:
-    """A connection that only reads."""
-    db = _open(path, connect)
-    db.execute("PRAGMA query_only = ON")
-    db.execute(f"PRAGMA cache_size = {-16 * 1024}")
+    """A connection that only reads.
+
+    :raises Unavailable: it cannot be made.
+    """
+    return _open(path, connect, {"query_only": "ON", "cache_size": -16 * 1024})
+
+
+def _open(
+    path: Path,
+    connect: Connect,
+    pragmas: dict[str, object],
+    prepare: Callable[[sqlite3.Connection], None] = lambda db: None,
+) -> sqlite3.Connection:
+    with ExitStack() as undo:
+        try:
+            db = connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT)
+            undo.callback(db.close)
+            db.execute("PRAGMA temp_store = MEMORY")
+            for name, value in pragmas.items():
+                db.execute(f"PRAGMA {name} = {value}").fetchall()
+            prepare(db)
+        except sqlite3.Error as error:
+            raise Unavailable(f"{path} cannot be used (store.path): {error}") from error
+        undo.pop_all()
     return db
 
 
-def _open(path: Path, connect: Connect) -> sqlite3.Connection:
-    db = connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT)
-    db.execute("PRAGMA temp_store = MEMORY")
-    return db
+def log_file(path: Path) -> Path:
+    """The write-ahead log of a database."""
+    return path.with_name(path.name + "-wal")
 
 
 def migrations() -> list[str]:

@@ -16,7 +16,7 @@ from flux.backends.sqlite import accounts, cursors, friends, groups, history
 from flux.backends.sqlite.append import append
 from flux.backends.sqlite.lanes import IReactor, Lane
 from flux.backends.sqlite.reader import Reader
-from flux.backends.sqlite.schema import Connect, open_reader, open_writer, own
+from flux.backends.sqlite.schema import Connect, log_file, open_reader, open_writer, own
 from flux.backends.sqlite.writer import AfterCommit, Writer
 from flux.errors import FluxError
 from flux.interfaces import IStore
@@ -147,7 +147,7 @@ class SqliteStore:
         except BaseException:
             lock.release()
             raise
-        return Writer(db, lock.release, self._chats_bound, self._changes_bound, self._now)
+        return Writer(db, log_file(self.path), lock.release, self._chats_bound, self._changes_bound, self._now)
 
     def _open_reader(self) -> Reader:
         return Reader(open_reader(self.path, self._connect))

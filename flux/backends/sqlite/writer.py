@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from twisted.logger import Logger
@@ -36,6 +37,10 @@ from flux.errors import FluxError, Unavailable
 from flux.model import Changes
 
 WriterCall = Call["Writer", Any]
+
+
+LOG_LIMIT = 64 << 20
+"""Bytes of the write-ahead log from which on it is worth waiting for the readers."""
 
 
 class AfterCommit:
@@ -56,6 +61,7 @@ class Writer:
     """The only connection that writes, and what its owner knows.
 
     :ivar db: for the work of calls.
+    :param log_file: the write-ahead log of ``db``.
     :param release: called once the connection is closed.
     :ivar chats: heads and senders of recent chats.
     :ivar careful: the running transaction is a repetition: look before each step.
@@ -70,12 +76,15 @@ class Writer:
     def __init__(
         self,
         db: sqlite3.Connection,
+        log_file: Path,
         release: Callable[[], None],
         chats_bound: int,
         changes_bound: int,
         now: Callable[[], float],
     ) -> None:
         self.db = db
+        self._log_file = log_file
+        self._log_limit = LOG_LIMIT
         self._release = release
         self.chats = Chats(db, chats_bound)
         self.changes = ChangeLog(changes_bound)
@@ -97,6 +106,25 @@ class Writer:
         for call in calls:
             if isinstance(call.work, AfterCommit):
                 call.value = call.work(self)
+
+    def rest(self) -> None:
+        """Keep the log bounded, see :class:`flux.backends.sqlite.lanes.Runner`.
+
+        COMMIT copies it to the tables now and then, but only up to where somebody still
+        reads, and only a log that was copied to its end starts anew: while the readers
+        take turns it would grow for ever. So this waits for a moment without any.
+        """
+        try:
+            size = self._log_file.stat().st_size
+            if size < self._log_limit:
+                return
+            [(busy, _, _)] = self.db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+        except (OSError, sqlite3.Error) as error:
+            self._log.warn("the database's log could not be copied: {error}", error=str(error))
+            return
+        if busy:
+            self._log.warn("the database's log has {size} bytes: something reads an old state for long", size=size)
+        self._log_limit = 2 * size if busy else LOG_LIMIT
 
     def close(self) -> None:
         """See :class:`flux.backends.sqlite.lanes.Runner`."""
@@ -121,7 +149,7 @@ class Writer:
                 self._transaction([call], careful=True)
             except _WroteThenRefused as refused:
                 call.error = refused.__cause__
-            except sqlite3.OperationalError as error:
+            except sqlite3.Error as error:
                 self._away([call], error)
             except Exception as error:
                 call.error = error
@@ -145,7 +173,12 @@ class Writer:
                     if db.total_changes != written:
                         raise _WroteThenRefused from error
                     call.error = error
-            db.execute("COMMIT")
+            try:
+                db.execute("COMMIT")
+            except sqlite3.Error:
+                # Not said: that nothing was committed. So nobody may rely on knowing what moved.
+                self.changes.forget()
+                raise
         except BaseException:
             self._roll_back()
             raise
