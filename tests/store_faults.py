@@ -66,7 +66,7 @@ class Faults:
             return False
         with self._lock:
             self._count += 1
-            due = bool(self._fail_at) and (self._count >= self._fail_at if self.lasting else self._count == self._fail_at)
+            due = self._count == self._fail_at or (self.lasting and 0 < self._fail_at < self._count)
             if due:
                 self.hit.append(statement)
             return due
