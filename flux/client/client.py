@@ -46,7 +46,7 @@ R = TypeVar("R", bound=Reply)
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 10.0
 #: A session shorter than this does not reset the pauses, in seconds.
-STABLE_AFTER = 10.0
+STABLE_AFTER = 2.0
 
 #: Why a session ends for good, in words.
 _REASONS = {
