@@ -22,7 +22,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from flux.bench.checker import Acknowledged, Attempt, Line, Recording, Shown
-from flux.client import Client, ClientError, Ended, Message, Offline, Online
+from flux.client import Client, ClientError, Ended, Message, Offline, Online, SessionEnded
 from flux.errors import FluxError, RateLimited
 from flux.lifecycle import Tasks, sleep
 from flux.wire.replies import HistoryOk
@@ -217,6 +217,8 @@ class Conversation:
     async def _speak(self, who: Participant, chat: tuple[int, int]) -> None:
         try:
             await self._say_things(who, *chat)
+        except SessionEnded:
+            pass  # the events say why
         except (FluxError, ClientError) as error:
             self._failure = ConversationFailed(f"sending failed: {error}")
         finally:
