@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import DeferredSemaphore
@@ -42,27 +43,33 @@ PAGE = 200
 WRITE_AT = 64 * 1024
 """Bytes gathered before a catch-up writes and looks whether the peer keeps up."""
 
+MAX_WAITING = 1_000
+"""Messages of a chat held back while its members are read; what is beyond is found in the store."""
+
 
 class Chat:
     """What this node knows of a chat that has a session here.
 
     :ivar head: position of the sessions that are not ``apart``.
     :ivar version: member version of ``members``; 0 while they are not known.
+    :ivar newest: the highest member version heard of: above ``version``, the members
+        have to be read before the next message goes out.
     :ivar members: account ids, empty while not known.
     :ivar sessions: the sessions here whose accounts are members.
     :ivar waiting: messages held back while the members are being read.
     """
 
-    __slots__ = ("group", "head", "id", "members", "sessions", "version", "waiting")
+    __slots__ = ("group", "head", "id", "members", "newest", "sessions", "version", "waiting")
 
     def __init__(self, chat: int, group: bool, head: int, version: int = 0, members: tuple[int, ...] = ()) -> None:
         self.id = chat
         self.group = group
         self.head = head
         self.version = version
+        self.newest = max(version, 1)
         self.members = members
         self.sessions: list[Session] = []
-        self.waiting: list[tuple[Message, int, bool]] | None = None
+        self.waiting: list[tuple[Message, bool]] | None = None
 
 
 class Delivery:
@@ -107,14 +114,17 @@ class Delivery:
                 members = tuple(sorted((session.uid, cursor.peer))) if cursor.peer else ()
                 chat = Chat(cursor.chat, not cursor.peer, cursor.head, 1 if members else 0, members)
                 self.chats[chat.id] = chat
-            elif cursor.head > chat.head:
+            else:
                 self.raise_head(chat, cursor.head)
+                if chat.version == chat.newest and session.uid not in chat.members:
+                    # The cursors or the members are out of date: look before the next message.
+                    chat.newest += 1
             self._attach(session, chat, cursor.received)
 
     def start(self, session: Session) -> None:
         """Everything before the messages was written: from now on this session gets them."""
         session.placed = True
-        if session.apart:
+        if session.apart or session.stalled:
             self.fall_behind(session)
         else:
             session.live = True
@@ -139,10 +149,16 @@ class Delivery:
         if session not in chat.sessions:
             chat.sessions.append(session)
             session.chats.append(chat)
+        if session.left:
+            # Whatever made it leave and come back: nothing is pushed twice on one connection.
+            position = max(position, session.left.pop(chat.id, 0))
         self._place(session, chat, position)
 
     def _detach(self, session: Session, chat: Chat) -> None:
         if session in chat.sessions:
+            if session.left is None:
+                session.left = {}
+            session.left[chat.id] = self.position(session, chat)
             chat.sessions.remove(session)
             session.chats.remove(chat)
             if session.apart:
@@ -177,12 +193,12 @@ class Delivery:
                 if spread and isinstance(message.to, int):
                     self.outgoing.append((message, version, [message.to]))
                 return
-        if chat.waiting is not None:
-            chat.waiting.append((message, version, spread))
-        elif version > chat.version and chat.group:
-            self._reload(chat, [(message, version, spread)])
-        else:
+        if version > chat.newest:
+            chat.newest = version
+        if chat.version == chat.newest and chat.waiting is None:
             self._deliver(chat, message, spread)
+        else:
+            self._hold(chat, message, spread)
 
     def _discover(self, message: Message) -> Chat | None:
         """A chat that no session here was in: is somebody in it now?
@@ -218,7 +234,7 @@ class Delivery:
         number = chat.id
         line = b""
         encoded: object = None
-        for session in chat.sessions:
+        for session in tuple(chat.sessions):
             apart = session.apart
             position = apart.get(number, old) if apart else old
             if position == seq - 1 and session.live:
@@ -240,62 +256,72 @@ class Delivery:
         if head <= old:
             return
         chat.head = head
-        for session in chat.sessions:
+        for session in tuple(chat.sessions):
             self._place(session, chat, session.apart.get(chat.id, old) if session.apart else old)
 
     # --- members ---
 
     def members_changed(self, change: MemberChange) -> None:
-        """A member joined or left, here or elsewhere."""
+        """A member joined or left, here or elsewhere; heard in any order, and more than once."""
         session = self._sessions.get(change.id)
+        joins = change.change in ("join", "add")
+        leaves = change.change in ("leave", "remove")
         chat = self.chats.get(change.chat)
-        if change.change in ("join", "add") and session is not None:
-            if chat is None:
-                chat = self.chats[change.chat] = Chat(change.chat, True, change.head)
-            if session not in chat.sessions:
-                # Who is here already keeps its position: joining twice must not skip what it lacks.
-                self._attach(session, chat, change.head)
         if chat is None:
+            if session is None or not joins:
+                return
+            chat = self.chats[change.chat] = Chat(change.chat, True, change.head)
+        if change.version > chat.newest:
+            if chat.version == chat.newest == change.version - 1:
+                others = tuple(uid for uid in chat.members if uid != change.id)
+                chat.members = others if leaves else (*others, change.id)
+                chat.version = change.version
+            chat.newest = change.version
+        elif chat.version == chat.newest:
+            # Late, or heard before: what is known is newer.
             return
-        if change.change in ("leave", "remove") and session is not None:
-            self._detach(session, chat)
-        if chat.version + 1 == change.version and chat.version:
-            others = tuple(uid for uid in chat.members if uid != change.id)
-            chat.members = others if change.change in ("leave", "remove") else (*others, change.id)
-            chat.version = change.version
-        elif change.version > chat.version:
-            chat.version, chat.members = 0, ()
+        if session is None:
+            return
+        if joins and session not in chat.sessions:
+            self._attach(session, chat, change.head)
+        elif leaves and session in chat.sessions:
+            if chat.version == chat.newest:
+                self._detach(session, chat)
+            else:
+                # It may have joined again since: the store knows.
+                self._hold(chat)
 
-    def _reload(self, chat: Chat, held: list[tuple[Message, int, bool]]) -> None:
-        chat.waiting = held
-        self._tasks.spawn(self._read_members(chat), f"reading the members of chat {chat.id}")
+    def _hold(self, chat: Chat, message: Message | None = None, spread: bool = False) -> None:
+        """Hold ``message`` back until the members have been read; begin to read them."""
+        reading = chat.waiting is not None
+        if chat.waiting is None:
+            chat.waiting = []
+        if message is not None and len(chat.waiting) < MAX_WAITING:
+            chat.waiting.append((message, spread))
+        if not reading:
+            self._tasks.spawn(self._read_members(chat), f"reading the members of chat {chat.id}")
 
     async def members(self, chat: Chat) -> tuple[int, ...]:
         """The chat's members, read if they are not known."""
-        if not chat.version:
-            self._adopt(chat, await self._store.membership(chat.id))
-        return chat.members
+        if chat.version == chat.newest:
+            return chat.members
+        return tuple(participant.id for participant in (await self._refresh(chat.id)).participants)
 
     async def _read_members(self, chat: Chat) -> None:
         """Bring the members up to date, then let the waiting messages through."""
         for delay in backoff(0.1, 5.0, self._rng):
             try:
-                membership = await self._store.membership(chat.id)
+                await self._refresh(chat.id)
             except NotFound:
-                membership = None
+                # Whoever announced it has another store.
+                chat.waiting = []
             except FluxError as error:
                 self.log.warn("the members of chat {chat} could not be read: {error}", chat=chat.id, error=error)
                 await sleep(delay, self._clock)
                 continue
             break
-        if membership is not None:
-            self._adopt(chat, membership)
         waiting, chat.waiting = chat.waiting or [], None
-        for index, (message, version, spread) in enumerate(waiting):
-            if version > chat.version and membership is not None:
-                # Changed again meanwhile: read once more before these.
-                self._reload(chat, waiting[index:])
-                break
+        for message, spread in waiting:
             self._deliver(chat, message, spread)
         self.spread()
         self._drop_if_unused(chat)
@@ -304,25 +330,50 @@ class Delivery:
         if not chat.sessions and chat.waiting is None and self.chats.get(chat.id) is chat:
             del self.chats[chat.id]
 
-    def _adopt(self, chat: Chat, membership: Membership) -> None:
-        """Make the sessions here agree with a newer member list.
+    async def _refresh(self, number: int) -> Membership:
+        """Read the members of a chat and make the sessions here agree with them."""
+        while True:
+            chat = self.chats.get(number)
+            newest, sessions = (chat.newest, tuple(chat.sessions)) if chat else (0, ())
+            membership = await self._store.membership(number)
+            if self._adopt(membership, newest, sessions):
+                return membership
 
-        A session found in it that was not in this chat joined since it logged in
+    def _adopt(self, membership: Membership, newest: int, sessions: tuple[Session, ...]) -> bool:
+        """Make the sessions here agree with the members, unless something changed while they were read.
+
+        A session found among them that was not in this chat joined since it logged in
         and the event was lost: nothing since its ``first`` was pushed here.
+
+        :param newest: the chat's ``newest`` when the read began; 0 where the chat was not known.
+        :param sessions: those in the chat when the read began. Who came since is not
+            sent away on its word.
+        :return: whether the members are known now.
         """
-        if membership.version < chat.version:
-            return
-        chat.version = membership.version
+        here = [participant for participant in membership.participants if participant.id in self._sessions]
+        chat = self.chats.get(membership.chat)
+        if chat is None:
+            if not here:
+                return True
+            chat = self.chats[membership.chat] = Chat(membership.chat, membership.group, membership.head)
+        elif membership.version < chat.newest != newest:
+            return False
+        elif not chat.sessions:
+            chat.head = membership.head
+        chat.version = chat.newest = membership.version
         chat.members = tuple(participant.id for participant in membership.participants)
         members = set(chat.members)
-        for session in list(chat.sessions):
-            if session.uid not in members:
+        for session in [session for session in chat.sessions if session.uid not in members]:
+            if session in sessions:
                 self._detach(session, chat)
-        self.chats.setdefault(chat.id, chat)
-        for participant in membership.participants:
-            joined = self._sessions.get(participant.id)
-            if joined is not None and joined.placed and joined not in chat.sessions:
-                self._attach(joined, chat, participant.first - 1)
+            else:
+                chat.newest = chat.version + 1
+        for participant in here:
+            session = self._sessions[participant.id]
+            if session not in chat.sessions:
+                self._attach(session, chat, participant.first - 1)
+        self._drop_if_unused(chat)
+        return chat.version == chat.newest
 
     # --- catching up ---
 
@@ -348,13 +399,13 @@ class Delivery:
                         )  # fmt: skip
                         await sleep(delay, self._clock)
             finally:
+                # First, because the next one in the queue runs inside release().
+                session.catching_up = False
                 self._slots.release()
         except Exception:
             # Without its missing messages a session must not go on: a new login starts from the cursor.
             session.connection.abort()
             raise
-        finally:
-            session.catching_up = False
 
     async def _fill_all(self, session: Session) -> None:
         """Fill chat by chat until a look finds nothing behind: then the session is live."""
@@ -414,12 +465,13 @@ class Delivery:
         Either the session is no member any more, or it joined again meanwhile (then
         nothing below its ``first`` is for it), or a hint promised too much.
         """
-        membership = await self._store.membership(chat.id)
-        self._adopt(chat, membership)
+        head = chat.head
+        membership = await self._refresh(chat.id)
         for participant in membership.participants:
             if participant.id == session.uid and chat in session.chats:
                 self._place(session, chat, max(self.position(session, chat), participant.first - 1))
-        if membership.head < chat.head:
+        if membership.head < chat.head == head:
+            # Nothing was announced while the members were read, so nothing was committed since.
             positions = [(each, self.position(each, chat)) for each in chat.sessions]
             chat.head = membership.head
             for each, position in positions:
@@ -440,18 +492,9 @@ class Delivery:
         """Compare with what moved in the store; whoever is behind gets filled."""
         for number, version in changes.members:
             chat = self.chats.get(number)
-            if chat is None:
-                chat = Chat(number, True, 0)
-            elif chat.version >= version or chat.waiting is not None:
-                continue
-            try:
-                membership = await self._store.membership(number)
-            except NotFound:
-                continue
-            if not chat.sessions:
-                chat.group, chat.head = membership.group, membership.head
-            self._adopt(chat, membership)
-            self._drop_if_unused(chat)
+            if chat is None or chat.version < version:
+                with suppress(NotFound):
+                    await self._refresh(number)
         for number, head in changes.heads:
             chat = self.chats.get(number)
             if chat is not None and head > chat.head:

@@ -42,6 +42,7 @@ class Session:
     :ivar uid: the account, 0 before login.
     :ivar number: its session number.
     :ivar placed: True from ``login.ok`` until the session ends.
+    :ivar left: per chat that the account is not in any more, the position it had.
     :ivar unacked: per chat the highest seq written that the cursor has not passed.
     :ivar moved: per chat (received, read) to be written to the store.
     :ivar friends: accounts that see this one come and go.
@@ -49,7 +50,7 @@ class Session:
 
     __slots__ = (
         "_due", "_settled", "_unsettled", "acks", "apart", "catching_up", "chats", "connection", "dialect", "ended",
-        "friends", "live", "moved", "name", "node", "number", "pinged", "placed", "uid", "unacked",
+        "friends", "left", "live", "moved", "name", "node", "number", "pinged", "placed", "uid", "unacked",
     )  # fmt: skip
 
     log = Logger()
@@ -71,6 +72,7 @@ class Session:
         self.friends: tuple[int, ...] = ()
         # Most sessions are idle: their dictionaries are made when there is something to note.
         self.apart: dict[int, int] | None = None
+        self.left: dict[int, int] | None = None
         self.unacked: dict[int, int] | None = None
         self.moved: dict[int, tuple[int, int]] | None = None
         self._unsettled = 0

@@ -1,0 +1,325 @@
+"""Members that come and go while messages, hints and events about them overtake each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from delivery_lab import Client, InlineStore, Lab, now
+from store_invariants import check_invariants
+
+from flux.model import Hint, MemberChange, MembersChanged, Message
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[InlineStore]:
+    store = InlineStore(tmp_path / "flux.db").open()
+    yield store
+    check_invariants(store)
+    now(store.stop())
+
+
+class Group:
+    """A group of an owner on node A and members on B, as the store has it.
+
+    ``events`` are what the bus would bring about its members, in order.
+    """
+
+    def __init__(self, lab: Lab, members: int = 1) -> None:
+        self.lab = lab
+        self.owner, *self.members = lab.accounts(1 + members)
+        self.id: int = now(lab.store.group_create(self.owner, "group", "", False, False)).group
+        self.events: list[MemberChange] = []
+
+    def join(self, uid: int) -> MemberChange:
+        return self._changed(now(self.lab.store.group_join(uid, self.id)))
+
+    def leave(self, uid: int) -> MemberChange:
+        return self._changed(now(self.lab.store.group_leave(uid, self.id)))
+
+    def _changed(self, change: MemberChange) -> MemberChange:
+        self.events.append(change)
+        return change
+
+    def send(self) -> int:
+        return self.lab.commit(self.owner, group=self.id).seq
+
+    def hint(self, seq: int, version: int = 0) -> Hint:
+        """What a node would tell B of the message ``seq``."""
+        message = Message(self.id, seq, self.owner, "", "x", 0, group=self.id)
+        return Hint(message, version or now(self.lab.store.membership(self.id)).version, tuple(self.members))
+
+    def pushed(self, client: Client) -> list[int]:
+        return client.pushed.get(self.id, [])
+
+
+@pytest.fixture
+def lab(store: InlineStore) -> Iterator[Lab]:
+    lab = Lab(store, "AB")
+    yield lab
+    lab.stop()
+
+
+def test_an_event_that_comes_late_brings_nobody_back(lab: Lab) -> None:
+    group = Group(lab, 2)
+    bob, cat = group.members
+    group.join(cat)
+    b, c = lab.client("B", bob).login(), lab.client("B", cat).login()
+    lab.settle()
+    node = lab.nodes["B"]
+    node.deliver(group.hint(group.send()))
+    lab.settle()
+    joined, left = group.join(bob), group.leave(bob)
+    node.deliver(MembersChanged(joined))
+    node.deliver(MembersChanged(left))
+    node.deliver(MembersChanged(joined))
+    lab.settle()
+    node.deliver(group.hint(group.send()))
+    lab.settle()
+    assert group.pushed(b) == []
+    assert group.pushed(c) == [1, 2]
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["members unknown", "members known"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_event_that_comes_late_sends_nobody_away(lab: Lab, known: bool, times: int) -> None:
+    group = Group(lab)
+    [bob] = group.members
+    node = lab.nodes["B"]
+    b = lab.client("B", bob).login()
+    lab.settle()
+    node.deliver(MembersChanged(group.join(bob)))
+    left, again = group.leave(bob), group.join(bob)
+    node.deliver(MembersChanged(again))
+    if known:
+        group.send()
+        node.deliver(group.hint(1))
+        lab.settle()
+    for _ in range(times):
+        node.deliver(MembersChanged(left))
+        lab.settle()
+    seq = group.send()
+    node.deliver(group.hint(seq))
+    lab.settle()
+    assert group.pushed(b) == list(range(1, seq + 1))
+
+
+def test_who_leaves_and_joins_again_at_once_gets_each_message_once(lab: Lab) -> None:
+    """A node hears its own events too, later than it has acted on them."""
+    group = Group(lab)
+    [bob] = group.members
+    b = lab.client("B", bob).login()
+    lab.settle()
+    echoes = []
+
+    def acted(kind: str) -> None:
+        b.tell(type=f"group.{kind}", group=group.id)
+        while not b.got(f"group.{kind}.ok"):
+            for step in list(lab.steps.pending):
+                if step.label.startswith("bus."):
+                    lab.steps.pending.remove(step)
+                    echoes.append(step)
+            lab.steps.take(lab.steps.pending[0])
+        b.lines.clear()
+
+    for kind in ("join", "leave", "join"):
+        acted(kind)
+    lab.nodes["B"].deliver(group.hint(group.send()))
+    lab.settle()
+    for echo in echoes:
+        echo.run()
+        lab.settle()
+    lab.nodes["B"].deliver(group.hint(group.send()))
+    lab.settle()
+    assert group.pushed(b) == [1, 2]
+
+
+def test_who_is_removed_while_logging_in_gets_nothing_more(lab: Lab) -> None:
+    group = Group(lab, 2)
+    bob, cat = group.members
+    group.join(cat)
+    node = lab.nodes["B"]
+    c = lab.client("B", cat).login()
+    lab.settle()
+    node.deliver(group.hint(group.send()))
+    lab.settle()
+    node.deliver(MembersChanged(group.join(bob)))
+    b = lab.client("B", bob).login()
+    while not any("overview" in step.label and " = " in step.label for step in lab.steps.pending):
+        lab.steps.take(lab.steps.pending[0])
+    # The answer with the cursors is on its way; what it says of this group is wrong by now.
+    node.deliver(MembersChanged(group.leave(bob)))
+    lab.settle()
+    assert b.live
+    node.deliver(group.hint(group.send()))
+    lab.settle()
+    assert group.pushed(b) == []
+    assert group.pushed(c) == [1, 2]
+
+
+def test_a_lost_join_is_found_while_the_account_logs_in(lab: Lab) -> None:
+    """The cursors were read before the join, the members after it; nobody tells B of the join."""
+    group = Group(lab, 2)
+    bob, cat = group.members
+    group.join(cat)
+    node = lab.nodes["B"]
+    c = lab.client("B", cat).login()
+    lab.settle()
+    b = lab.client("B", bob).login()
+    while not any("overview" in step.label and " = " in step.label for step in lab.steps.pending):
+        lab.steps.take(lab.steps.pending[0])
+    group.join(bob)
+    node.deliver(group.hint(group.send()))
+    while any("membership" in step.label for step in lab.steps.pending):
+        lab.steps.happen("membership")
+    lab.settle()
+    node.deliver(group.hint(group.send()))
+    lab.settle()
+    assert group.pushed(b) == group.pushed(c) == [1, 2]
+
+
+@pytest.mark.parametrize("connected", [False, True])
+def test_a_lost_join_is_found_by_the_sweep(lab: Lab, connected: bool) -> None:
+    group = Group(lab, 2)
+    bob, cat = group.members
+    if connected:
+        group.join(cat)
+    c = lab.client("B", cat).login()
+    b = lab.client("B", bob).login()
+    lab.settle()
+    group.join(bob)
+    group.send()
+    lab.advance(6)
+    assert group.pushed(b) == [1]
+    assert group.pushed(c) == ([1] if connected else [])
+    lab.nodes["B"].deliver(group.hint(group.send()))
+    lab.settle()
+    assert group.pushed(b) == [1, 2]
+
+
+def test_a_lost_join_is_found_by_the_sweep_while_older_members_are_being_read(lab: Lab) -> None:
+    group = Group(lab, 2)
+    bob, cat = group.members
+    group.join(cat)
+    node = lab.nodes["B"]
+    c, b = lab.client("B", cat).login(), lab.client("B", bob).login()
+    lab.settle()
+    node.deliver(group.hint(group.send()))
+    lab.steps.happen("B.store.membership")
+    # The answer that is on its way knows nothing of this.
+    group.join(bob)
+    group.send()
+    answer = lab.steps.find("membership", " = ")
+    lab.steps.pending.remove(answer)
+    lab.advance(6)
+    lab.steps.pending.append(answer)
+    lab.advance(1)
+    assert group.pushed(c) == [1, 2]
+    assert group.pushed(b) == [2]
+
+
+def test_members_read_before_the_chat_was_entered_anew_send_nobody_away(lab: Lab) -> None:
+    """An answer that is older than the session it would send away."""
+    group = Group(lab, 2)
+    bob, cat = group.members
+    group.join(cat)
+    node = lab.nodes["B"]
+    c = lab.client("B", cat).login()
+    lab.settle()
+    group.send()
+    c.tell(type="typing", group=group.id)
+    lab.steps.happen("B.store.membership")
+    group.join(bob)
+    old = lab.steps.find("membership", " = ")
+    lab.steps.pending.remove(old)
+    c.link.lose()
+    b = lab.client("B", bob).login()
+    lab.settle()
+    old.run()
+    lab.settle()
+    node.deliver(group.hint(group.send()))
+    lab.settle()
+    node.deliver(group.hint(group.send()))
+    lab.settle()
+    assert group.pushed(b) == [2, 3]
+
+
+def test_a_correction_that_a_message_has_overtaken_moves_no_position_back(lab: Lab) -> None:
+    """Joined again: the store has nothing for the old position, and while that is found out, a message comes."""
+    group = Group(lab, 2)
+    bob, cat = group.members
+    group.join(cat)
+    group.join(bob)
+    node = lab.nodes["B"]
+    c, b = lab.client("B", cat).login(), lab.client("B", bob).login()
+    lab.settle()
+    # B knows nothing of these, and of his leaving and coming back.
+    group.leave(bob)
+    group.send()
+    group.send()
+    group.join(bob)
+    c.tell(type="typing", group=group.id)
+    lab.settle()
+    node.delivery.raise_head(node.delivery.chats[group.id], 2)
+    lab.steps.happen("B.store.fill", f"({cat}")
+    lab.steps.happen("B.store.fill", f"({cat}", " = ")
+    lab.steps.happen("B.store.fill", f"({bob}")
+    lab.steps.happen("B.store.fill", f"({bob}", " = ")
+    lab.steps.happen("B.store.membership")
+    assert group.send() == 3
+    node.deliver(group.hint(3))
+    lab.advance(6)
+    assert group.pushed(c) == [1, 2, 3]
+    assert group.pushed(b) == [3]
+    chat = node.delivery.chats[group.id]
+    assert chat.head == 3
+
+
+def test_a_member_version_that_does_not_exist_holds_nothing_up(lab: Lab) -> None:
+    group = Group(lab)
+    [bob] = group.members
+    group.join(bob)
+    b = lab.client("B", bob).login()
+    lab.settle()
+    lab.nodes["B"].deliver(group.hint(group.send(), version=99))
+    lab.settle()
+    lab.nodes["B"].deliver(group.hint(group.send()))
+    lab.settle()
+    assert group.pushed(b) == [1, 2]
+    assert not [step for step in lab.steps.pending if "membership" in step.label]
+
+
+def test_messages_held_back_while_the_members_cannot_be_read_are_bounded(lab: Lab) -> None:
+    group = Group(lab)
+    [bob] = group.members
+    group.join(bob)
+    b = lab.client("B", bob).login()
+    lab.settle()
+    node = lab.nodes["B"]
+    lab.backends["B"][0].fault = lambda method: "before" if method in ("membership", "changes") else ""
+    for _ in range(1_500):
+        node.deliver(group.hint(group.send()))
+    lab.advance(2)
+    waiting = node.delivery.chats[group.id].waiting
+    assert waiting is not None
+    assert len(waiting) == 1_000
+    lab.backends["B"][0].fault = lambda method: ""
+    lab.advance(10)
+    assert group.pushed(b) == list(range(1, 1_501))
+
+
+def test_a_chat_nobody_here_is_in_is_not_kept(lab: Lab) -> None:
+    group = Group(lab, 2)
+    bob, cat = group.members
+    group.join(bob)
+    node = lab.nodes["B"]
+    c = lab.client("B", cat).login()
+    lab.settle()
+    node.deliver(group.hint(group.send()))
+    node.deliver(Hint(group.hint(1).message, 2, (cat,)))
+    node.deliver(MembersChanged(group.leave(bob)))
+    node.deliver(MembersChanged(MemberChange(group.id, bob, "join", 2, 0)))
+    lab.advance(6)
+    assert not node.delivery.chats
+    assert group.pushed(c) == []
