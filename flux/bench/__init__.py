@@ -1,6 +1,7 @@
-"""How well and how sure: the load generator, the delivery checker, the balancer simulation.
+"""How well and how sure: measured, verified, simulated.
 
-``load`` drives a server over raw sockets and checks every line that comes back;
-``scenarios`` decides what load; ``servers`` starts what is measured, ``relay`` is what it is
-measured against.  ``checker`` judges recorded conversations, ``chatter`` records them.
+``flux bench``    ``load`` drives a server over raw sockets and checks every line that comes back; ``scenarios``
+                  decides what load; ``servers`` starts what is measured, ``relay`` is what it is measured against
+``flux verify``   ``conversation`` talks and records, whatever ``verification`` does to the server; ``checker`` judges
+``placement``     balancers simulated on the status service itself
 """
