@@ -126,6 +126,7 @@ class AccountsContract:
         await store.friend_add(cat, ann, "it is me", "", False)
         group = await store.group_create(ann, "climbers", "up", False, False)
         await store.append([Draft(bob, ann, 0, "hello"), Draft(ann, bob, 0, "hi"), Draft(bob, ann, 0, "still there?")])
+        assert await store.open_session(ann) == 1
         seen = await store.overview(ann)
         [request] = seen.requests
         pair = next(cursor.chat for cursor in seen.cursors if cursor.peer)
@@ -137,9 +138,10 @@ class AccountsContract:
             cursors=tuple(
                 sorted([Cursor(group.chat, 0, 0, 0, 0, 0), Cursor(pair, bob, 0, 0, 3, 2)], key=lambda c: c.chat)
             ),
+            session=1,
         )
         bare = await store.overview(cat)
-        assert (bare.friends, bare.requests, bare.groups, bare.cursors) == ((), (), (), ())
+        assert (bare.friends, bare.requests, bare.groups, bare.cursors, bare.session) == ((), (), (), (), 0)
 
     async def test_an_overview_knows_what_was_committed_before_it(self, store) -> None:
         ann, bob = await people(store, "ann", "bob")

@@ -118,7 +118,8 @@ class Chats:
         barred = {
             blocked
             for (blocked,) in self._db.execute(
-                "SELECT blocked FROM blocks WHERE (uid, blocked) IN (VALUES (?1, ?2), (?2, ?1))", (low, high)
+                "SELECT blocked FROM blocks WHERE uid IN (?1, ?2) AND blocked IN (?1, ?2) AND uid <> blocked",
+                (low, high),
             ).fetchall()
         }
         keys = ((low, high), (high, low))

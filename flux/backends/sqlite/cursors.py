@@ -28,11 +28,12 @@ ADVANCE = f"""
         FROM asked a JOIN sessions s ON s.uid = a.uid AND a.number >= s.number
         GROUP BY a.uid, a.chat)
     UPDATE members SET
-        received = max(members.received, min(g.received, g.head)),
-        read = max(members.read, min(g.read, g.head))
-    FROM granted g
-    WHERE members.uid = g.uid AND members.chat = g.chat
-        AND (members.received < min(g.received, g.head) OR members.read < min(g.read, g.head))"""
+        received = max(members.received, min(granted.received, granted.head)),
+        read = max(members.read, min(granted.read, granted.head))
+    FROM granted
+    WHERE members.uid = granted.uid AND members.chat = granted.chat
+        AND (members.received < min(granted.received, granted.head)
+            OR members.read < min(granted.read, granted.head))"""
 
 CURSORS = f"""
     SELECT mine.chat, ifnull(c.low + c.high - mine.uid, 0), mine.received, mine.read,
@@ -54,4 +55,5 @@ def overview(db: sqlite3.Connection, uid: int) -> Overview:
         requests=friend_requests(db, uid),
         groups=groups(db, uid),
         cursors=tuple(Cursor(*row) for row in all_rows(db, CURSORS, (uid,))),
+        session=all_rows(db, "SELECT number FROM sessions WHERE uid = ?", (uid,))[0][0],
     )

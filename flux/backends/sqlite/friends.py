@@ -65,12 +65,12 @@ def _befriend(db: sqlite3.Connection, one: int, remark_of_one: str, other: int, 
 
 
 def _forget_requests(db: sqlite3.Connection, one: int, other: int) -> None:
-    db.execute("DELETE FROM friend_requests WHERE (uid, sender) IN (VALUES (?1, ?2), (?2, ?1))", (one, other))
+    db.execute("DELETE FROM friend_requests WHERE uid IN (?1, ?2) AND sender IN (?1, ?2)", (one, other))
 
 
 def friend_remove(writer: Writer, uid: int, other: int) -> None:
     _forget_requests(writer.db, uid, other)
-    writer.db.execute("DELETE FROM friends WHERE (uid, friend) IN (VALUES (?1, ?2), (?2, ?1))", (uid, other))
+    writer.db.execute("DELETE FROM friends WHERE uid IN (?1, ?2) AND friend IN (?1, ?2)", (uid, other))
 
 
 def block(writer: Writer, uid: int, other: int) -> None:
