@@ -405,6 +405,15 @@ def test_moved_then_kicked_before_the_new_login_means_nothing(server: ScriptedSe
     assert [type(event) for event in taken] == [Online]
 
 
+def test_a_session_by_token_goes_on_with_the_token_of_the_move(server: ScriptedServer) -> None:
+    client = server.client(ONE)
+    result(client.login(7, token="first token"))
+    server.link.push(**moved(token="second token"))
+    server.link.cut()
+    server.wait(0.5)
+    assert [link.take("login")["token"] for link in server.links] == ["first token", "second token", "second token"]
+
+
 @pytest.mark.parametrize("fault", ["refused", "token_invalid"])
 def test_a_move_that_fails_is_a_reconnect(server: ScriptedServer, fault: str) -> None:
     _, old, taken = server.logged_in(ONE)
@@ -489,6 +498,18 @@ def test_close_from_where_a_request_failed(server: ScriptedServer) -> None:
     assert isinstance(taken[-1], Ended)
     assert len(server.links) == 1
     assert server.clock.getDelayedCalls() == []
+
+
+def test_close_while_logging_in(server: ScriptedServer) -> None:
+    server.answers_logins = False
+    client = server.client()
+    login = start(client.login("ann", password="secret word"))
+    result(client.close())
+    server.link.ok(server.link.take("login"), **PROFILE)
+    with pytest.raises(SessionEnded):
+        result(login)
+    server.wait(0.1)
+    assert not server.link.open
 
 
 def test_close_without_a_session(server: ScriptedServer) -> None:

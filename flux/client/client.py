@@ -258,6 +258,9 @@ class Client(Calls):
             raise
         finally:
             self._opening = None
+        if isinstance(self.state, Ended):
+            connection.abort("closed meanwhile")
+            raise SessionEnded(self.state.reason, self.state.detail)
         self._adopt(connection, login, address)
         return login
 
@@ -363,8 +366,12 @@ class Client(Calls):
         if address in self._addresses:
             self._addresses.remove(address)
         self._addresses.appendleft(address)
+        token = None if moved.token is UNSET else moved.token
+        if token is not None and self._credentials.password is UNSET:
+            # The new token has revoked the one this session came with.
+            self._credentials.token = token
         try:
-            await self._open(address, None if moved.token is UNSET else moved.token)
+            await self._open(address, token)
         except (FluxError, NotConnected, DeadlineExceeded) as problem:
             self._log.info("moving to {address} failed: {problem}", address=str(address), problem=str(problem))
             self._addresses.rotate(-1)

@@ -127,7 +127,8 @@ class Connection(Protocol):
         try:
             connected = connectProtocol(endpoint, self).addErrback(cancelled)
             await within(CONNECT_WITHIN, connected, self._clock, "connecting")
-        except (ConnectError, DNSLookupError, OSError) as problem:
+        except (ConnectError, DNSLookupError, OSError, ValueError) as problem:
+            # ValueError: the name cannot be one of a host.
             why = str(problem).rstrip(".") or type(problem).__name__
             raise NotConnected(f"cannot reach {address}: {why}") from problem
 
