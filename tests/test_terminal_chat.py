@@ -11,7 +11,8 @@ from fake_screen import FakeScreen
 from scripted_server import PROFILE, Link, ScriptedServer, result, start
 
 from flux.client.terminal import actions as _actions  # noqa: F401 - fills the table of commands
-from flux.client.terminal.chat import MAX_TYPED_AHEAD, TYPING_EVERY, TYPING_FOR, Chat
+from flux.client.terminal.chat import MAX_TYPED_AHEAD, TYPING_EVERY, Chat
+from flux.client.terminal.toolbar import TYPING_FOR
 
 BOB = {"id": 8, "name": "bob", "nick": "", "remark": "", "online": True}
 ZHANG = {"id": 9, "name": "zhang san", "nick": "Zed", "remark": "", "online": False}

@@ -37,6 +37,7 @@ from flux.client.terminal.commands import Argument, Command, Completion, Unknown
 from flux.client.terminal.face import EndOfInput, Interrupted, Screen
 from flux.client.terminal.roster import Ambiguous, Roster, Target
 from flux.client.terminal.text import Line, clean, day, dim, error, good
+from flux.client.terminal.toolbar import Toolbar
 from flux.errors import FluxError
 from flux.lifecycle import DeadlineExceeded, spawn
 from flux.model import FriendRequest
@@ -44,8 +45,6 @@ from flux.names import fold
 
 #: At most this often the others are told that one is typing, in seconds.
 TYPING_EVERY = 3.0
-#: How long somebody who typed counts as typing, in seconds.
-TYPING_FOR = 6.0
 #: Groups whose members are asked for at login.
 GROUPS_AT_LOGIN = 20
 #: Longest message, in characters.
@@ -81,9 +80,8 @@ class Chat:
         self._lines: deque[tuple[Command | None, str]] = deque()
         self._more: Deferred[None] | None = None
         self._idle: list[Deferred[None]] = []
-        self._typing: dict[tuple[Target, int], float] = {}
+        self._bar = Toolbar(client, self.roster, clock)
         self._told_typing = float("-inf")
-        self._retry_at = 0.0
         self._outage = False
         #: The heads at login, until the first missed message was shown under its title.
         self._missed: dict[int, int] = {}
@@ -226,53 +224,8 @@ class Chat:
         return [("class:prompt", f"{clean(self.roster.label(current))}> " if current else "> ")]
 
     def toolbar(self) -> Line:
-        """Connection, who and where one is, unread messages, who types, what waits."""
-        parts: list[Line] = [self._connection_state()]
-        current = self.roster.current
-        if current is not None:
-            conversation = self.roster.conversation(current)
-            readers = conversation.readers()
-            marks = "" if not conversation.sent else " ✓" if not readers else " ✓✓"
-            if current.group and readers:
-                marks += f" {readers}"
-            parts.append([("class:bar", "→ " + clean(self.roster.label(current))), ("class:bar.good", marks)])
-        unread = self.roster.unread()
-        if unread:
-            listed = [f"{clean(self.roster.label(target))} {render.count(number)}" for target, number in unread[:3]]
-            more = f", {len(unread) - 3} more" if len(unread) > 3 else ""
-            parts.append([("class:bar.warn", "unread: " + ", ".join(listed) + more)])
-        typing = self._typing_now()
-        if typing:
-            verb = "is" if len(typing) == 1 else "are"
-            parts.append([("class:bar", f"{', '.join(typing[:3])} {verb} typing…")])
-        if self.client.unsent:
-            parts.append([("class:bar.warn", f"sending {self.client.unsent}…")])
-        line: Line = [("class:bar", " ")]
-        for index, part in enumerate(parts):
-            line += [("class:bar", " │ " if index else ""), *part]
-        return line
-
-    def _connection_state(self) -> Line:
-        match self.client.state:
-            case Online(host=host, port=port):
-                return [("class:bar.good", "● "), ("class:bar", f"{clean(self.roster.me.name)} on {host}:{port}")]
-            case Offline():
-                left = max(0.0, self._retry_at - self._clock.seconds())
-                return [("class:bar.warn", f"○ offline, trying again in {left:.0f} s")]
-            case Connecting(host=host, port=port):
-                return [("class:bar.warn", f"○ connecting to {host}:{port}…")]
-            case _:
-                return [("class:bar.warn", "○ not connected")]
-
-    def _typing_now(self) -> list[str]:
-        now = self._clock.seconds()
-        self._typing = {key: until for key, until in self._typing.items() if until > now}
-        names = []
-        for target, uid in self._typing:
-            elsewhere = target.group and target != self.roster.current
-            place = f" in {clean(self.roster.label(target))}" if elsewhere else ""
-            names.append(clean(self.roster.name(uid)) + place)
-        return names
+        """See :mod:`flux.client.terminal.toolbar`."""
+        return self._bar.line()
 
     def complete(self, text: str) -> Sequence[Completion]:
         """Commands, and the names they take."""
@@ -369,7 +322,7 @@ class Chat:
                     self._missed.clear()
                     self.screen.show([("class:title", "Missed messages")])
                 target = self.roster.came(event)
-                self._typing.pop((target, event.sender), None)
+                self._bar.typed(target, event.sender)
                 self.show_message(event)
                 if target == self.roster.current:
                     self.mark_read(target)
@@ -382,7 +335,7 @@ class Chat:
             case Typing(chat=chat, sender=sender):
                 place = self.roster.target_of_chat(chat)
                 if place is not None:
-                    self._typing[place, sender] = self._clock.seconds() + TYPING_FOR
+                    self._bar.typing(place, sender)
             case ReadUpTo(chat=chat, id=uid, seq=seq):
                 place = self.roster.target_of_chat(chat)
                 if place is not None and uid != self.roster.me.id:
@@ -440,7 +393,7 @@ class Chat:
                 if self.roster.current is not None:
                     self.mark_read(self.roster.current)
             case Offline(reason=reason, retry_in=seconds):
-                self._retry_at = self._clock.seconds() + seconds
+                self._bar.offline(seconds)
                 if not self._outage:
                     self._outage = True
                     self.screen.show([("class:warn", f"── offline: {clean(reason)}; trying again… ──")])
