@@ -62,6 +62,13 @@ def check_rules(password: str, minimum: int, any_password: bool) -> None:
         raise PasswordInvalid("this password is one of those that everybody tries; take another")
 
 
+class _DaemonThread(threading.Thread):
+    """Does not keep the process alive."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs, daemon=True)
+
+
 class Passwords:
     """Hashes and checks passwords off the reactor.
 
@@ -72,6 +79,8 @@ class Passwords:
         self._reactor = reactor
         self._hasher = hasher
         self._pool = ThreadPool(0, threads, name="passwords")
+        # A process that ends without having stopped this must not wait for its threads for ever.
+        self._pool.threadFactory = _DaemonThread
         self._turns = DeferredSemaphore(threads)
         # A wrong password and an unknown account must take the same time.
         self._decoy: str | None = None
