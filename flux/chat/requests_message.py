@@ -73,7 +73,7 @@ async def typing(session: Session, request: requests.TypingRequest) -> None:
             return
 
 
-@answers(requests.History)
+@answers(requests.History, counts=False)
 async def history(session: Session, request: requests.History) -> replies.HistoryOk:
     """A stretch of a chat's messages."""
     if sum(map(bool, (request.chat, request.to, request.group))) != 1:
@@ -94,7 +94,7 @@ async def history(session: Session, request: requests.History) -> replies.Histor
     return kind(chat=page.chat, messages=list(page.messages), more=page.more)
 
 
-@answers(requests.Chats)
+@answers(requests.Chats, counts=False)
 async def chats(session: Session, request: requests.Chats) -> replies.ChatsOk:
     """The conversation list."""
     found = await session.node.store.conversations(session.uid, MAX_CONVERSATIONS + 1)

@@ -77,7 +77,7 @@ async def user_unblock(session: Session, request: requests.UserUnblock) -> repli
     return replies.UserUnblockOk(id=request.id)
 
 
-@answers(requests.Friends)
+@answers(requests.Friends, counts=False)
 async def friends(session: Session, request: requests.Friends) -> replies.FriendsOk:
     """The friend list with presence."""
     found = await session.node.store.friends(session.uid)
@@ -87,7 +87,7 @@ async def friends(session: Session, request: requests.Friends) -> replies.Friend
     )
 
 
-@answers(requests.FriendRequests)
+@answers(requests.FriendRequests, counts=False)
 async def friend_requests(session: Session, request: requests.FriendRequests) -> replies.FriendRequestsOk:
     """Requests that wait for an answer."""
     return replies.FriendRequestsOk(friend_requests=list(await session.node.store.friend_requests(session.uid)))
@@ -163,13 +163,13 @@ async def _changed(session: Session, change: MemberChange) -> None:
     await node.presence.notify(sorted(members), notice)
 
 
-@answers(requests.Groups)
+@answers(requests.Groups, counts=False)
 async def groups(session: Session, request: requests.Groups) -> replies.GroupsOk:
     """The groups of this user."""
     return replies.GroupsOk(groups=list(await session.node.store.groups(session.uid)))
 
 
-@answers(requests.GroupMembers)
+@answers(requests.GroupMembers, counts=False)
 async def group_members(session: Session, request: requests.GroupMembers) -> replies.GroupMembersOk:
     """The members of a group with presence."""
     members = await session.node.store.members(session.uid, request.group)
