@@ -29,7 +29,7 @@ class ChatConnection(LineProtocol):
     """A client's connection.
 
     :ivar address: the client's, without the port.
-    :ivar born: when it was made, on the node's coarse clock.
+    :ivar born: when it was made or last logged out, on the node's coarse clock.
     :ivar seen: when it was last found to have sent something, on the same clock.
     :ivar bad_lines: how many lines in a row were no valid request.
     """
@@ -66,6 +66,7 @@ class ChatConnection(LineProtocol):
         """The session has logged out and the connection stays: begin anew in the same dialect."""
         if self.session is not None:
             self.session = Session(self.node, self, self.session.dialect)
+            self.born = self.node.now
 
     def bad_line(self, rejected: Rejected) -> None:
         """Count a line that was no valid request; too many in a row end the connection."""
