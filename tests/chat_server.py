@@ -35,6 +35,7 @@ from flux.chat.node import ChatNode
 from flux.chat.passwords import Passwords
 from flux.chat.protocol import ChatFactory
 from flux.config import Settings
+from flux.errors import NoServer
 from flux.lifecycle import within
 from flux.model import Assignment, Choice
 from flux.names import fold
@@ -70,7 +71,7 @@ class Client(Protocol):
     # Twisted's side
 
     def dataReceived(self, data: bytes) -> None:
-        *lines, self._partial = (self._partial + data).split(self.terminator)
+        *lines, self._partial = (self._partial + data).split(self.terminator[-1:])
         for line in lines:
             self.lines.append(json.loads(line))
             self.waiting.append(self.lines[-1])
@@ -193,20 +194,15 @@ class Client(Protocol):
 
 
 class OtherServer:
-    """A placement that always names one server.
-
-    :ivar failure: raised instead, where it is set.
-    """
+    """A placement that always names one server, if it has been told of one."""
 
     def __init__(self, server: ChatServer) -> None:
         self._server = server
         self.target: RunningNode | None = None
-        self.failure: Exception | None = None
 
     async def assign(self, uids: list[int]) -> list[Assignment]:
-        if self.failure is not None:
-            raise self.failure
-        assert self.target is not None
+        if self.target is None:
+            raise NoServer("there is no other server")
         return [
             Assignment(
                 uid, "127.0.0.1", self.target.port, self.target.node.name,
@@ -289,15 +285,17 @@ class ChatServer:
 
     async def stop(self) -> None:
         """Cut all clients, stop all nodes, and look whether the store is in order."""
-        for client in self.clients:
-            if not client.closed:
-                await client.reset()
-        for running in list(self.nodes):
-            await self.stop_node(running)
-        await self.bus.stop()
-        self.passwords.stop()
-        check_invariants(self.store)
-        await self.store.stop()
+        try:
+            for client in self.clients:
+                if not client.closed:
+                    await client.reset()
+            for running in list(self.nodes):
+                await self.stop_node(running)
+            check_invariants(self.store)
+        finally:
+            await self.bus.stop()
+            self.passwords.stop()
+            await self.store.stop()
 
     @property
     def node(self) -> ChatNode:
