@@ -156,13 +156,17 @@ UNREAD_CAP = 1000
 
 
 class Overview(Value, frozen=True):
-    """All that a login needs, read in one snapshot begun after the call."""
+    """All that a login needs, read in one snapshot begun after the call.
+
+    :ivar session: the account's newest session number.
+    """
 
     profile: Profile
     friends: tuple[Friend, ...]
     requests: tuple[FriendRequest, ...]
     groups: tuple[Group, ...]
     cursors: tuple[Cursor, ...]
+    session: int
 
 
 class CursorMove(Value, frozen=True):

@@ -19,11 +19,13 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from chat_server import with_changes
+from store_invariants import check_invariants
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
@@ -116,9 +118,17 @@ class Steps:
         """Take the step that :meth:`find` finds."""
         self.take(self.find(*texts))
 
-    def drop(self, *texts: str) -> None:
-        """What :meth:`find` finds does not happen."""
-        self.pending.remove(self.find(*texts))
+    def until(self, *texts: str) -> Step:
+        """Let things happen in order until there is such a step; it waits still."""
+        while not any(all(text in step.label for text in texts) for step in self.pending):
+            self.take(self.pending[0])
+        return self.find(*texts)
+
+    def hold(self, *texts: str) -> Step:
+        """What :meth:`find` finds does not happen, unless the test runs it later."""
+        step = self.find(*texts)
+        self.pending.remove(step)
+        return step
 
     def settle(self, limit: int = 100_000) -> None:
         """Let everything happen, in order."""
@@ -361,7 +371,7 @@ class Client:
         self.node = node
         self._lab = lab
         self._partial = b""
-        self.link = Link(self, lab.clock, buffer)
+        self.link = Link(self, lab.clocks[node.name], buffer)
         self.connection = ChatConnection(node, f"c{len(lab.clients)}", "198.51.100.1")
         self.connection.makeConnection(self.link)
         lab.clients.append(self)
@@ -418,14 +428,19 @@ class Lab:
 
     :param store: may be shared by labs, one after the other.
     :param stepped: False makes the store and the state answer at once, inside the call.
+    :param changes: settings that differ from the default, as ``section__key``.
+    :ivar clock: what time it is; the nodes have clocks of their own that follow it.
+    :ivar stopped: nodes whose process stands still.
     :ivar broken: what should never have happened, in words.
     """
 
-    def __init__(self, store: InlineStore, names: Sequence[str] = ("A",), stepped: bool = True, **chat: Any) -> None:
+    def __init__(self, store: InlineStore, names: Sequence[str] = ("A",), stepped: bool = True, **changes: Any) -> None:
         self.store = store
         self.steps = Steps()
         self.clock = Clock()
         self.clock.advance(1_000_000.0)
+        self.clocks: dict[str, Clock] = {}
+        self.stopped: set[str] = set()
         self.state = MemoryState(self.clock.seconds)
         self.bus = LabBus(self.steps)
         self.clients: list[Client] = []
@@ -434,28 +449,32 @@ class Lab:
         self.backends: dict[str, tuple[Stepped, Stepped]] = {}
         self.fatal: list[str] = []
         self._stepped = stepped
-        self._chat = chat
+        self._changes = changes
         for name in names:
             self.add_node(name)
 
     def add_node(self, name: str) -> ChatNode:
         """Start a node; its answers become steps once it is up."""
-        defaults = Settings()
-        settings = replace(
-            defaults,
-            chat=replace(defaults.chat, name=name, **self._chat),
-            limits=replace(defaults.limits, messages_per_second=0, connections_per_address=0),
-        )
-        store = Stepped(name, "store", self.store, None, ordered=False)
-        state = Stepped(name, "state", self.state, None, ordered=True)
-        node = ChatNode(
-            settings, store, state, self.bus, self.clock, NoHashing(),  # type: ignore[arg-type]
-            rng=random.Random(0), fatal=self.fatal.append, wall_clock=self.clock.seconds,
-        )  # fmt: skip
+        node = self.new_node(name)
         now(node.start())
         now(node.take_lease(name, 1))
         if self._stepped:
-            store.steps = state.steps = self.steps
+            for backend in self.backends[name]:
+                backend.steps = self.steps
+        return node
+
+    def new_node(self, name: str) -> ChatNode:
+        """A node that is not started yet."""
+        changes = {"limits__messages_per_second": 0, "limits__connections_per_address": 0} | self._changes
+        settings = with_changes(Settings(), chat__name=name, **changes)
+        store = Stepped(name, "store", self.store, None, ordered=False)
+        state = Stepped(name, "state", self.state, None, ordered=True)
+        clock = self.clocks[name] = Clock()
+        clock.advance(self.clock.seconds())
+        node = ChatNode(
+            settings, store, state, self.bus, clock, NoHashing(),  # type: ignore[arg-type]
+            rng=random.Random(0), fatal=self.fatal.append, wall_clock=clock.seconds,
+        )  # fmt: skip
         self.nodes[name] = node
         self.backends[name] = (store, state)
         return node
@@ -486,9 +505,15 @@ class Lab:
         """Let everything happen that needs no time."""
         while True:
             self.steps.settle()
-            self.clock.advance(0)
+            self._tick()
             if not self.steps.pending:
                 return
+
+    def _tick(self) -> None:
+        """Bring the nodes' clocks to the time it is, except for those that are stopped."""
+        for name, clock in self.clocks.items():
+            if name not in self.stopped:
+                clock.advance(self.clock.seconds() - clock.seconds())
 
     def advance(self, seconds: float) -> None:
         """Let time pass, second by second, everything that happens in it included."""
@@ -496,17 +521,27 @@ class Lab:
         while seconds > 0:
             self.clock.advance(min(1.0, seconds))
             seconds -= 1.0
+            self._tick()
             self.settle()
 
     def stop(self) -> None:
         """Stop the nodes. Nothing may be left: no task, no session, no chat, no login."""
         for node in self.nodes.values():
-            stopped = Deferred.fromCoroutine(node.stop(1.0))
-            self.settle()
-            self.advance(2.0)
-            assert stopped.called
+            if not node.draining:
+                stopped = Deferred.fromCoroutine(node.stop(1.0))
+                self.advance(2.0)
+                assert stopped.called
             assert not len(node.tasks)
             assert not node.sessions
             assert not node.delivery.chats
             assert not node.logging_in
         assert not self.broken, self.broken
+
+
+@contextmanager
+def opened_store(folder: Path) -> Iterator[InlineStore]:
+    """A store for a lab, or for many one after the other; in the end the invariants are checked."""
+    store = InlineStore(folder / "flux.db").open()
+    yield store
+    check_invariants(store)
+    now(store.stop())

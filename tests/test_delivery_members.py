@@ -6,18 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from delivery_lab import Client, InlineStore, Lab, now
-from store_invariants import check_invariants
+from delivery_lab import Client, InlineStore, Lab, now, opened_store
 
 from flux.model import Hint, MemberChange, MembersChanged, Message
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[InlineStore]:
-    store = InlineStore(tmp_path / "flux.db").open()
-    yield store
-    check_invariants(store)
-    now(store.stop())
+def inline_store(tmp_path: Path) -> Iterator[InlineStore]:
+    with opened_store(tmp_path) as store:
+        yield store
 
 
 class Group:
@@ -55,8 +52,8 @@ class Group:
 
 
 @pytest.fixture
-def lab(store: InlineStore) -> Iterator[Lab]:
-    lab = Lab(store, "AB")
+def lab(inline_store: InlineStore) -> Iterator[Lab]:
+    lab = Lab(inline_store, "AB")
     yield lab
     lab.stop()
 
@@ -146,8 +143,7 @@ def test_who_is_removed_while_logging_in_gets_nothing_more(lab: Lab) -> None:
     lab.settle()
     node.deliver(MembersChanged(group.join(bob)))
     b = lab.client("B", bob).login()
-    while not any("overview" in step.label and " = " in step.label for step in lab.steps.pending):
-        lab.steps.take(lab.steps.pending[0])
+    lab.steps.until("overview", " = ")
     # The answer with the cursors is on its way; what it says of this group is wrong by now.
     node.deliver(MembersChanged(group.leave(bob)))
     lab.settle()
@@ -167,8 +163,7 @@ def test_a_lost_join_is_found_while_the_account_logs_in(lab: Lab) -> None:
     c = lab.client("B", cat).login()
     lab.settle()
     b = lab.client("B", bob).login()
-    while not any("overview" in step.label and " = " in step.label for step in lab.steps.pending):
-        lab.steps.take(lab.steps.pending[0])
+    lab.steps.until("overview", " = ")
     group.join(bob)
     node.deliver(group.hint(group.send()))
     while any("membership" in step.label for step in lab.steps.pending):
@@ -210,8 +205,7 @@ def test_a_lost_join_is_found_by_the_sweep_while_older_members_are_being_read(la
     # The answer that is on its way knows nothing of this.
     group.join(bob)
     group.send()
-    answer = lab.steps.find("membership", " = ")
-    lab.steps.pending.remove(answer)
+    answer = lab.steps.hold("membership", " = ")
     lab.advance(6)
     lab.steps.pending.append(answer)
     lab.advance(1)
@@ -231,8 +225,7 @@ def test_members_read_before_the_chat_was_entered_anew_send_nobody_away(lab: Lab
     c.tell(type="typing", group=group.id)
     lab.steps.happen("B.store.membership")
     group.join(bob)
-    old = lab.steps.find("membership", " = ")
-    lab.steps.pending.remove(old)
+    old = lab.steps.hold("membership", " = ")
     c.link.lose()
     b = lab.client("B", bob).login()
     lab.settle()

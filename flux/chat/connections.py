@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from twisted.logger import Logger
 
 from flux.config import Settings
-from flux.net.lines import STOPPING
 
 if TYPE_CHECKING:
     from flux.chat.protocol import ChatConnection
@@ -61,10 +60,15 @@ class Connections:
             else:
                 del self._per_address[connection.address]
 
-    def hold(self) -> None:
-        """Read no more requests."""
+    def hold(self, reason: int) -> None:
+        """Read no more requests, until :meth:`release` is called with the same reason."""
         for connection in list(self._all):
-            connection.hold(STOPPING)
+            connection.hold(reason)
+
+    def release(self, reason: int) -> None:
+        """Read on."""
+        for connection in list(self._all):
+            connection.release(reason)
 
     def close(self) -> None:
         """Close all, after what was written."""

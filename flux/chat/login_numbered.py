@@ -29,6 +29,8 @@ async def answer_login(session: Session, overview: Overview, online: set[int]) -
     groups = [(group, await _members(session, group)) for group in overview.groups]
     line, _ = session.dialect.login_answer(overview.profile, friends, groups, [])
     offline = await _offline(session) if len(line) < MAX_LOGIN_ANSWER else []
+    # Some chats may have been left while the others were read.
+    offline = [(chat, message) for chat, message in offline if chat in session.chats]
     line, packed = session.dialect.login_answer(overview.profile, friends, groups, [message for _, message in offline])
     for chat, message in offline[:packed]:
         session.pushed(chat.id, message.seq)

@@ -49,15 +49,19 @@ from flux.model import (
     Moved,
     Notify,
     Receipt,
+    Route,
 )
 from flux.model import Presence as PresenceNotice
-from flux.net.lines import Gather
+from flux.net.lines import LAPSED, STOPPING, Gather
 
 SWEEP = 5.0
 """Seconds between sweeps."""
 
 SWEEP_DEGRADED = 1.0
 """Seconds between sweeps while hints are known to get lost."""
+
+MAX_UNRELEASED = 20_000
+"""Routes of sessions that ended while the shared state was away, to be released later."""
 
 
 @implementer(IBusSink)
@@ -118,6 +122,9 @@ class ChatNode:
         self._mark = 0
         self._swept = 0.0
         self._sweeping = False
+        self._stopping = False
+        self._beat: float | None = None
+        self._unreleased: set[tuple[int, Route]] = set()
         self._emptied: Deferred[None] | None = None
 
     # --- start and stop ---
@@ -142,6 +149,7 @@ class ChatNode:
                     "give this one another [chat] name"
                 )
         await self._renew()
+        self._beat = self.clock.seconds()
         heartbeat = self.settings.status.heartbeat
         self.tasks.spawn(every(heartbeat, self._heartbeat, self.clock, "the heartbeat", self.log), "the heartbeat")
         self.tasks.spawn(every(EVERY, self._second, self.clock, "the second's work", self.log), "the second's work")
@@ -151,13 +159,13 @@ class ChatNode:
 
         :param deadline: seconds after which connections are cut whatever they still hold.
         """
-        self.draining = True
+        self.draining = self._stopping = True
         try:
             await self.state.retire(self.name, self.boot)
         except FluxError as error:
             self.log.warn("the lease could not be given up: {error}", error=error)
         await self._send_elsewhere()
-        self.connections.hold()
+        self.connections.hold(STOPPING)
         await self.journal.flushed()
         await self.cursors.write()
         for session in list(self.sessions.values()):
@@ -213,8 +221,9 @@ class ChatNode:
         session.live = session.placed = False
         self.delivery.leave(session)
         self.cursors.collect(session)
-        if session.uid and self.sessions.get(session.uid) is session:
-            del self.sessions[session.uid]
+        if session.uid:
+            if self.sessions.get(session.uid) is session:
+                del self.sessions[session.uid]
             self.tasks.spawn(self._gone(session), f"releasing the route of {session.uid}")
 
     async def _gone(self, session: Session) -> None:
@@ -222,7 +231,9 @@ class ChatNode:
         try:
             await self.state.release(uid, session.route)
         except FluxError as error:
-            self.log.warn("the route of {uid} stays until its lease lapses: {error}", uid=uid, error=error)
+            if len(self._unreleased) < MAX_UNRELEASED:
+                self._unreleased.add((uid, session.route))
+            self.log.warn("the route of {uid} stays until the next heartbeat: {error}", uid=uid, error=error)
         if session.friends and not await self.presence.online([uid]):
             await self.presence.notify(session.friends, PresenceNotice(uid, False))
 
@@ -242,6 +253,9 @@ class ChatNode:
                             draft.to or UNSET, draft.group or UNSET,
                         )  # fmt: skip
                         announce(message, outcome.version, True)
+                    elif isinstance(outcome, Unavailable):
+                        # Perhaps committed, and then nobody was told: the next second's work looks.
+                        self.spread.degraded = True
                 except Exception:
                     self.log.failure("delivering a message of {uid} failed", uid=draft.sender)
             self._spread()
@@ -305,12 +319,33 @@ class ChatNode:
         self.tasks.spawn(self._after_gap(), "catching up after a gap on the bus")
 
     async def _after_gap(self) -> None:
-        await self._renew()
-        await self._sweep()
+        if self._beat is not None:
+            await self._look_again()
 
     # --- what repeats ---
 
     async def _heartbeat(self) -> None:
+        silent = self.clock.seconds() - (self._beat or 0.0)
+        if silent > self.settings.status.lease:
+            # This process was stopped and goes on: others may have its accounts by now.
+            self.log.warn("this process stood still for {silent:.0f} s", silent=silent)
+            self.connections.hold(LAPSED)
+            try:
+                await self._look_again()
+            finally:
+                self.connections.release(LAPSED)
+        else:
+            await self._renew_or_warn()
+        self._beat = self.clock.seconds()
+
+    async def _look_again(self) -> None:
+        """Put the routes right, then look what was missed."""
+        await self._renew_or_warn()
+        await self._sweep_or_warn()
+
+    async def _renew_or_warn(self) -> None:
+        if self._stopping:
+            return
         try:
             await self._renew()
         except FluxError as error:
@@ -323,8 +358,8 @@ class ChatNode:
             self.name, self.boot, self._host, self._port, len(self.sessions), chat.capacity, chat.weight,
             self.settings.status.lease,
         )  # fmt: skip
-        routes = [(uid, session.number) for uid, session in self.sessions.items() if session.placed]
-        renewal = await self.state.renew(lease, routes)
+        routes = {uid: session.number for uid, session in self.sessions.items() if session.placed}
+        renewal = await self.state.renew(lease, list(routes.items()))
         if renewal.superseded:
             self.log.error("another process started as {name}: this one ends", name=self.name)
             for session in list(self.sessions.values()):
@@ -333,8 +368,14 @@ class ChatNode:
             return
         for uid in renewal.lost:
             loser = self.sessions.get(uid)
-            if loser is not None and loser.placed:
+            # The one that holds the route now may have come here meanwhile.
+            if loser is not None and loser.number == routes[uid]:
                 loser.kick("takeover")
+        for uid, route in tuple(self._unreleased):
+            await self.state.release(uid, route)
+            self._unreleased.discard((uid, route))
+        if self._stopping:
+            return
         if renewal.draining != self.draining:
             self.draining = renewal.draining
             self.log.info("{what}", what="draining: no new logins" if self.draining else "taking logins again")
@@ -372,11 +413,15 @@ class ChatNode:
         await self.cursors.write()
         if self.now - self._swept >= (SWEEP_DEGRADED if self.spread.degraded else SWEEP):
             self._swept = self.now
-            try:
-                await self._sweep()
-                self.spread.degraded = False
-            except FluxError as error:
-                self.log.warn("the sweep has to wait: {error}", error=error)
+            self.spread.degraded = False
+            await self._sweep_or_warn()
+
+    async def _sweep_or_warn(self) -> None:
+        try:
+            await self._sweep()
+        except FluxError as error:
+            self.spread.degraded = True
+            self.log.warn("the sweep has to wait: {error}", error=error)
 
     async def _sweep(self) -> None:
         """Compare what moved in the store with what is known here."""
@@ -390,9 +435,7 @@ class ChatNode:
             else:
                 await self._compare_everything()
             for uid, number in changes.sessions:
-                superseded = self.sessions.get(uid)
-                if superseded is not None and superseded.placed and superseded.number < number:
-                    superseded.kick("takeover")
+                self._kick_if_older(self.sessions.get(uid), number)
             self._mark = changes.mark
         finally:
             self._sweeping = False
@@ -400,8 +443,16 @@ class ChatNode:
     async def _compare_everything(self) -> None:
         """The mark was too old for an exact answer: read every session's chats."""
         for session in list(self.sessions.values()):
+            if session.ended:
+                continue
+            overview = await self.store.overview(session.uid)
+            self._kick_if_older(session, overview.session)
             if session.placed:
-                self.delivery.compare(session, (await self.store.overview(session.uid)).cursors)
+                self.delivery.compare(session, overview.cursors)
+
+    def _kick_if_older(self, session: Session | None, newest: int) -> None:
+        if session is not None and session.number < newest:
+            session.kick("takeover")
 
     def _is_self(self, node: str, boot: int) -> bool:
         return node == self.name and boot == self.boot

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
@@ -62,6 +63,26 @@ class ChatConnection(LineProtocol):
             session = self.session = Session(self.node, self, dialect)
         session.line(line)
 
+    def choke(self) -> None:
+        """From now on messages leave the session behind, until it has been filled."""
+        super().choke()
+        if self.session is not None:
+            self.session.live = False
+
+    def close(self) -> None:
+        """The session ends at once: what is not written now is for the next one."""
+        super().close()
+        if self.session is not None:
+            self.node.end(self.session)
+
+    def abort(self) -> None:
+        """The same; what may not have left is not counted as received."""
+        if self.session is not None:
+            self.session.unacked = None
+        super().abort()
+        if self.session is not None:
+            self.node.end(self.session)
+
     def restart(self) -> None:
         """The session has logged out and the connection stays: begin anew in the same dialect."""
         if self.session is not None:
@@ -97,7 +118,7 @@ class ChatConnection(LineProtocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The session ends with its connection."""
-        clean = self.drained() and not self.choked
+        clean = reason.check(ConnectionDone) and self.drained() and not self.choked
         super().connectionLost(reason)
         self.node.disconnected(self)
         if self.session is not None:

@@ -39,6 +39,9 @@ from flux.wire import replies, requests
 from flux.wire.numbered import NumberedDialect
 
 
+IN_USE = "the account is in use, and this server does not let a second login take over"
+
+
 def check_name(name: str) -> str:
     """The folded name, by which names are unique.
 
@@ -135,10 +138,13 @@ async def _begin(session: Session, uid: int, request: requests.Login) -> None:
     """Make this connection the account's one live session."""
     node = session.node
     takeover = node.settings.chat.takeover
-    if not takeover:
-        await _refuse_if_in_use(session, uid)
+    _still_here(session)
+    if not takeover and (uid in node.sessions or uid in node.logging_in):
+        raise AlreadyLoggedIn(IN_USE)
     node.logging_in[uid] += 1
     try:
+        if not takeover:
+            await _reserve(session, uid)
         number = await node.store.open_session(uid)
         _still_here(session)
         session.uid, session.number = uid, number
@@ -150,10 +156,14 @@ async def _begin(session: Session, uid: int, request: requests.Login) -> None:
         node.sessions[uid] = session
         if older is not None:
             older.kick("takeover")
-        await _claim(session, isinstance(request.token, str), takeover)
+        await _claim(session, isinstance(request.token, str))
         _still_here(session)
         overview = await node.store.overview(uid)
         _still_here(session)
+        if overview.session > number:
+            # Whatever the shared state says or has forgotten: there is a newer one.
+            session.kick("takeover")
+            raise _Gone()
         session.name = overview.profile.name
         node.delivery.enter(session, overview.cursors)
         session.friends = tuple(friend.id for friend in overview.friends if friend.mutual)
@@ -176,17 +186,23 @@ async def _begin(session: Session, uid: int, request: requests.Login) -> None:
             del node.logging_in[uid]
 
 
-async def _refuse_if_in_use(session: Session, uid: int) -> None:
-    """Takeover is off: who is first stays."""
-    node = session.node
-    if uid in node.sessions or uid in node.logging_in or uid in await node.state.routes([uid]):
-        raise AlreadyLoggedIn("the account is in use, and this server does not let a second login take over")
+async def _reserve(session: Session, uid: int) -> None:
+    """Takeover is off: who is first stays.
+
+    The route is claimed with the number 0 before a session number is taken, because
+    who holds a lower number than the newest is superseded, and a login that is refused
+    must not do that to the one that stays.
+    """
+    session.uid = uid
+    if not (await session.node.state.claim(uid, session.route, False)).won:
+        raise AlreadyLoggedIn(IN_USE)
+    _still_here(session)
 
 
-async def _claim(session: Session, by_token: bool, takeover: bool) -> None:
+async def _claim(session: Session, by_token: bool) -> None:
     node = session.node
     try:
-        claim = await node.state.claim(session.uid, session.route, takeover)
+        claim = await node.state.claim(session.uid, session.route, True)
     except Unavailable:
         if by_token:
             raise
@@ -194,8 +210,6 @@ async def _claim(session: Session, by_token: bool, takeover: bool) -> None:
         node.spread.degraded = True
         return
     if not claim.won:
-        if not takeover:
-            raise AlreadyLoggedIn("the account is in use, and this server does not let a second login take over")
         session.kick("takeover")
         raise _Gone()
     previous = claim.previous
@@ -264,7 +278,7 @@ async def logout(session: Session, request: requests.Logout) -> None:
         session.connection.close()
 
 
-@answers(requests.ProfileGet)
+@answers(requests.ProfileGet, counts=False)
 async def profile_get(session: Session, request: requests.ProfileGet) -> replies.ProfileGetOk:
     """Anybody's public profile."""
     profile = await session.node.store.profile(request.id or session.uid)
