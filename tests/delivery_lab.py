@@ -138,6 +138,35 @@ class Steps:
             assert limit, "it does not end"
 
 
+class Choices:
+    """Which of several ready steps to take: first those given, then always the first one."""
+
+    def __init__(self, given: Sequence[int]) -> None:
+        self._given = given
+        self.made: list[tuple[int, int]] = []
+
+    def __call__(self, count: int) -> int:
+        choice = self._given[len(self.made)] if len(self.made) < len(self._given) else 0
+        self.made.append((choice, count))
+        return choice
+
+
+def every_order(run: Callable[[Choices], None], limit: int) -> Iterator[None]:
+    """Run with every sequence of choices there is, depth first, at most ``limit`` of them."""
+    given: list[int] = []
+    for _ in range(limit):
+        choices = Choices(given)
+        run(choices)
+        yield
+        made = choices.made
+        while made and made[-1][0] + 1 == made[-1][1]:
+            made.pop()
+        if not made:
+            return
+        given = [choice for choice, _ in made]
+        given[-1] += 1
+
+
 # --- backends ----------------------------------------------------------------
 
 

@@ -138,7 +138,6 @@ class AccountsContract:
             cursors=tuple(
                 sorted([Cursor(group.chat, 0, 0, 0, 0, 0), Cursor(pair, bob, 0, 0, 3, 2)], key=lambda c: c.chat)
             ),
-            session=0,
             session=1,
         )
         bare = await store.overview(cat)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from delivery_lab import Client, InlineStore, Lab, now, opened_store
+from delivery_lab import Client, InlineStore, Lab, every_order, now, opened_store
 
 from flux.model import Kick, Route
 
@@ -336,7 +336,7 @@ def test_without_takeover_one_of_two_simultaneous_logins_stays(inline_store: Inl
         assert now(lab.store.overview(ann)).session == live.session.number
         lab.stop()
 
-    assert 20 < sum(1 for _ in every_order(run, limit=150)) <= 150
+    assert 20 < sum(1 for _ in every_order(run, 150)) <= 150
 
 
 def test_without_takeover_a_login_that_fails_after_its_reservation_locks_nobody_out(polite: Lab) -> None:
@@ -348,24 +348,3 @@ def test_without_takeover_a_login_that_fails_after_its_reservation_locks_nobody_
     other = polite.client("B", ann).login()
     polite.settle()
     assert other.live
-
-
-def every_order(run: Callable[[Callable[[int], int]], None], limit: int) -> Iterator[None]:
-    """Run with every sequence of choices, depth first, at most ``limit`` of them."""
-    prefix: list[int] = []
-    for _ in range(limit):
-        taken: list[tuple[int, int]] = []
-
-        def choose(count: int, taken: list[tuple[int, int]] = taken) -> int:
-            choice = prefix[len(taken)] if len(taken) < len(prefix) else 0
-            taken.append((choice, count))
-            return choice
-
-        run(choose)
-        yield
-        while taken and taken[-1][0] + 1 >= taken[-1][1]:
-            taken.pop()
-        if not taken:
-            return
-        choice, _ = taken.pop()
-        prefix = [chosen for chosen, _ in taken] + [choice + 1]

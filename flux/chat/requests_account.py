@@ -38,7 +38,6 @@ from flux.tokens import matches
 from flux.wire import replies, requests
 from flux.wire.numbered import NumberedDialect
 
-
 IN_USE = "the account is in use, and this server does not let a second login take over"
 
 
