@@ -185,6 +185,9 @@ class ChatNode:
         if self._placement is None or not sessions:
             return
         try:
+            others = [node for node in (await self.state.snapshot()).nodes if node.name != self.name]
+            if not others:
+                return
             assignments = await self._placement.assign([session.uid for session in sessions])
         except FluxError as error:
             self.log.info("clients are not sent to another server: {error}", error=error)
