@@ -89,6 +89,10 @@ class Tasks:
         self._running.add(task)
         return task.addBoth(self._ended, task)
 
+    async def ended(self) -> None:
+        """Wait until those that run now have ended; cancelling the waiter cancels them."""
+        await DeferredList(list(self._running))
+
     def _ended(self, result: T, task: Deferred[Any]) -> T:
         self._running.discard(task)
         return result

@@ -36,7 +36,7 @@ from flux.chat.throttle import LoginThrottle
 from flux.config import Settings
 from flux.errors import FluxError, Unavailable
 from flux.interfaces import IBus, IBusSink, IPlacement, IState, IStore
-from flux.lifecycle import Tasks, every, sleep
+from flux.lifecycle import DeadlineExceeded, Tasks, every, sleep, within
 from flux.model import (
     BusEvent,
     FriendsChanged,
@@ -73,6 +73,8 @@ class ChatNode:
     :param fatal: called with a reason when this process must go (its name was taken over).
     :ivar now: the clock as of the last second, cheap to read.
     :ivar draining: True while no logins are taken.
+    :ivar tasks: what runs as long as the node does.
+    :ivar requests: the requests being answered.
     """
 
     log = Logger()
@@ -105,6 +107,7 @@ class ChatNode:
         self.sessions: dict[int, Session] = {}
         self.logging_in: Counter[int] = Counter()
         self.tasks = Tasks(self.log)
+        self.requests = Tasks(self.log)
         self.gather = Gather()
         self.connections = Connections(settings)
         self.throttle = LoginThrottle(state, self.limits.logins_per_minute, self.limits.logins_per_minute_address)
@@ -165,19 +168,28 @@ class ChatNode:
         except FluxError as error:
             self.log.warn("the lease could not be given up: {error}", error=error)
         await self._send_elsewhere()
+        late = self.clock.seconds() + deadline
         self.connections.hold(STOPPING)
-        await self.journal.flushed()
-        await self.cursors.write()
+        try:
+            await within(deadline, self._bring_out(), self.clock, "bringing out what was accepted")
+        except DeadlineExceeded as error:
+            self.log.warn("{error}, going on", error=error)
         for session in list(self.sessions.values()):
             session.kick("shutdown")
         self.connections.close()
-        await self.cursors.write()
         if self.connections:
             self._emptied = Deferred()
-            await self._emptied.addTimeout(deadline, self.clock, onTimeoutCancel=lambda result, seconds: None)
+            left = max(0.0, late - self.clock.seconds())
+            await self._emptied.addTimeout(left, self.clock, onTimeoutCancel=lambda result, seconds: None)
             self.connections.abort()
         await self.cursors.write()
+        await self.requests.stop()
         await self.tasks.stop()
+
+    async def _bring_out(self) -> None:
+        """What was read is answered, stored, and written to those it is for."""
+        await self.requests.ended()
+        await self.journal.flushed()
 
     async def _send_elsewhere(self) -> None:
         """Tell the clients of a node that stops where to go, if there is another one."""

@@ -120,11 +120,12 @@ class ChatConnection(LineProtocol):
         """The session ends with its connection."""
         clean = reason.check(ConnectionDone) and self.drained() and not self.choked
         super().connectionLost(reason)
-        self.node.disconnected(self)
         if self.session is not None:
             if clean and not self.session.acks:
                 self.session.confirm()
             self.node.end(self.session)
+        # Last: a node that stops waits for this, and then writes the cursors.
+        self.node.disconnected(self)
 
 
 class ChatFactory(Factory):

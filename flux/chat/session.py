@@ -116,7 +116,7 @@ class Session:
                 self._pace(request)
             if waits:
                 self.connection.hold(BUSY)
-                self.node.tasks.spawn(self._serve(function, request), f"answering {request.type()}")
+                self.node.requests.spawn(self._serve(function, request), f"answering {request.type()}")
                 return
             reply = function(self, request)
         except Exception as error:
