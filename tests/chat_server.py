@@ -193,6 +193,26 @@ class Client(Protocol):
         await self.until(lambda: self.closed)
 
 
+class NodeClock(Clock):
+    """A clock that knows which of its calls are the pauses between the repeated work of nodes."""
+
+    def __init__(self, *pauses: float) -> None:
+        super().__init__()
+        self._pauses = pauses
+        self._calls: list[Any] = []
+
+    def callLater(self, when: float, what: Callable[..., object], *args: Any, **kwargs: Any) -> Any:  # noqa: N802
+        call = super().callLater(when, what, *args, **kwargs)
+        if when in self._pauses:
+            self._calls.append(call)
+        return call
+
+    def pauses(self) -> int:
+        """How many pauses there are now."""
+        self._calls = [call for call in self._calls if call.active()]
+        return len(self._calls)
+
+
 class OtherServer:
     """A placement that always names one server, if it has been told of one."""
 
@@ -239,7 +259,7 @@ class ChatServer:
 
         self.settings = with_changes(Settings(), **{"limits__messages_per_second": 0, **changes})
         self.reactor = reactor
-        self.clock = Clock()
+        self.clock = NodeClock(EVERY, self.settings.status.heartbeat)
         self.clock.advance(1_000_000.0)
         self.store = SqliteStore(folder / "flux.db", reactor)
         self.state = MemoryState(self.clock.seconds)
@@ -269,12 +289,13 @@ class ChatServer:
             placement=placement, rng=random.Random(1), fatal=fatal.append,
         )  # fmt: skip
         await node.start()
-        listening = self.reactor.listenTCP(0, ChatFactory(node), interface="127.0.0.1")
+        listening = self.reactor.listenTCP(0, ChatFactory(node), backlog=1024, interface="127.0.0.1")
         make_eager(listening, settings.chat.buffer)
         running = RunningNode(node, listening, placement)
         running.fatal = fatal
         self.nodes.append(running)
         await node.take_lease("127.0.0.1", running.port)
+        await self._until(self._idle)
         return running
 
     async def stop_node(self, running: RunningNode) -> None:
@@ -337,6 +358,8 @@ class ChatServer:
         try:
             if receive_buffer:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            # What is written small must not wait for the acknowledgement of what was before.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.bind((address, 0))
             sock.connect(("127.0.0.1", (running or self.nodes[0]).port))
             sock.setblocking(False)
@@ -381,9 +404,8 @@ class ChatServer:
             await self._until(self._idle)
 
     def _idle(self) -> bool:
-        """Whether every node has ended its second's work and sleeps until the next."""
-        soon = self.clock.seconds() + EVERY
-        return sum(1 for call in self.clock.getDelayedCalls() if call.getTime() <= soon) >= len(self.nodes)
+        """Whether the two things that every node repeats, heartbeat and second's work, are done and pause."""
+        return self.clock.pauses() == 2 * len(self.nodes)
 
     async def _until(self, happened: Callable[[], bool]) -> None:
         late = self.reactor.seconds() + DEADLINE

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from flux.chat.session import Dialect, Session
 from flux.errors import LineTooLong, RateLimited
-from flux.net.lines import LineProtocol
+from flux.net.lines import CLOSING, LineProtocol
 from flux.wire.catalogue import Rejected
 from flux.wire.named import NAMED, sniff
 from flux.wire.numbered import NUMBERED
@@ -98,7 +98,7 @@ class ChatConnection(LineProtocol):
                 "{count} bad lines in a row from {address}, closed; the last: {error}",
                 count=self.bad_lines, address=self.address, error=rejected.error, conn=self.conn,
             )  # fmt: skip
-            self.close()
+            self.finish(b"")
 
     def line_too_long(self) -> None:
         """Say so, and close: what follows cannot be framed."""
@@ -108,7 +108,18 @@ class ChatConnection(LineProtocol):
             limit=limit, address=self.address, conn=self.conn,
         )  # fmt: skip
         dialect = self.session.dialect if self.session else NAMED
-        self.write(dialect.error(LineTooLong(f"at most {limit} bytes")))
+        self.finish(dialect.error(LineTooLong(f"at most {limit} bytes")))
+
+    def finish(self, last: bytes) -> None:
+        """Read nothing more; when what was sent before is answered, write ``last`` and close."""
+        self.hold(CLOSING)
+        self.node.tasks.spawn(self._finish(last), "closing after the last answer")
+
+    async def _finish(self, last: bytes) -> None:
+        if self.session is not None:
+            await self.session.settle()
+        if last:
+            self.write(last)
         self.close()
 
     def keeps_up(self) -> None:

@@ -128,10 +128,8 @@ class Session:
     async def _serve(self, function: Function, request: Request) -> None:
         """Answer a request that has to wait for something."""
         try:
-            if self._unsettled:
-                # What was sent before takes effect before.
-                self._settled = Deferred()
-                await self._settled
+            # What was sent before takes effect before.
+            await self.settle()
             reply = await function(self, request)  # type: ignore[misc]
             if reply is not None:
                 self.reply(request, reply)
@@ -180,6 +178,12 @@ class Session:
         self._unsettled += 1
         if self._unsettled >= MAX_UNSETTLED:
             self.connection.hold(FULL)
+
+    async def settle(self) -> None:
+        """Wait until all that was sent is committed and answered. One at a time may wait."""
+        if self._unsettled:
+            self._settled = Deferred()
+            await self._settled
 
     def settled(self, request: Send, outcome: Receipt | FluxError) -> None:
         """A send was committed, or failed."""

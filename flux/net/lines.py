@@ -126,7 +126,7 @@ class LineProtocol(Protocol):
         raise NotImplementedError
 
     def line_too_long(self) -> None:
-        """The peer sent a line over the limit: say so and close."""
+        """The peer sent a line over the limit and its turn has come: say so and close."""
         raise NotImplementedError
 
     def keeps_up(self) -> None:
@@ -212,7 +212,7 @@ class LineProtocol(Protocol):
                     if left:
                         self._queue(left)
                     break
-            if self._framer.overflow and not self._backlog and not self._held & CLOSING:
+            if self._framer.overflow and not self._backlog and not self._held:
                 self.line_too_long()
         finally:
             self._pumping = False

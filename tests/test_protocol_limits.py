@@ -1,0 +1,317 @@
+"""What one connection, address or account may ask of the chat port: lines, rates, guesses, connections, silence."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import pytest_twisted
+from chat_server import PASSWORD, ChatServer, Client
+
+
+@pytest_twisted.async_yield_fixture
+async def server(tmp_path):
+    server = await ChatServer(tmp_path).start()
+    yield server
+    await server.stop()
+
+
+# --- lines -------------------------------------------------------------------
+
+
+async def test_the_server_says_nothing_until_asked(server: ChatServer) -> None:
+    client = await server.connect()
+    await server.advance(5)
+    client.raw(b"\n\r\n\n")
+    assert await client.settled() == []
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+async def test_lines_may_end_in_newline_or_return_and_newline_and_come_in_any_chunks(
+    server: ChatServer, end: bytes
+) -> None:
+    client = await server.connect()
+    line = b'{"type":"ping","ref":"a"}' + end
+    for at in range(1, len(line)):
+        client.raw(line[:at])
+        other = await server.connect()
+        await other.ok("ping")
+        client.raw(line[at:] + end)
+        await client.reply("a")
+    client.raw((line * 3)[: -len(end)])
+    for _ in range(2):
+        await client.reply("a")
+    assert client.waiting == []
+    client.raw(end)
+    await client.reply("a")
+
+
+async def test_a_line_of_exactly_the_limit_is_taken(server: ChatServer) -> None:
+    client = await server.connect()
+    limit = server.settings.limits.max_line
+    line = b'{"type":"ping","ref":"x","fill":"'
+    line += b"x" * (limit - len(line) - 2) + b'"}'
+    for end in (b"\n", b"\r\n"):
+        client.raw(line + end)
+        await client.reply("x")
+    client.raw(line + b" \n")
+    assert (await client.told("error"))["name"] == "line_too_long"
+    await client.ended()
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_a_line_over_the_limit_is_said_so_and_closes(server: ChatServer, ended: bool) -> None:
+    client = await server.connect()
+    client.tell("ping", ref="before")
+    client.raw(b"x" * 1_000_000 + b"\n" * ended)
+    client.tell("ping", ref="after")
+    assert [line["type"] for line in await client.ended()] == ["ping.ok", "error"]
+    error = client.lines[-1]
+    assert (error["code"], error["name"]) == (1103, "line_too_long")
+    assert "request" not in error
+
+
+@pytest.mark.parametrize("last", ["send", "history"])
+async def test_what_was_asked_before_a_line_too_long_is_answered(server: ChatServer, last: str) -> None:
+    server.reload(limits__max_line=1024)
+    ann, bob = await server.people("ann", "bob")
+    requests = [{"type": "send", "ref": number, "to": bob.id, "text": f"{number}"} for number in range(20)]
+    if last == "history":
+        requests.append({"type": "history", "ref": 20, "to": bob.id})
+    ann.raw(b"".join(json.dumps(request).encode() + b"\n" for request in requests) + b"x" * 1025)
+    lines = await ann.ended()
+    assert [line.get("ref") for line in lines] == [*range(len(requests)), None]
+    assert lines[-1]["name"] == "line_too_long"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST /x HTTP/1.0\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\n",
+        b"CONNECT localhost:8090 HTTP/1.1\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\r\nGET / HTTP/1.1\r\n",
+    ],
+)
+async def test_an_http_request_closes_the_connection_without_a_word(server: ChatServer, first: bytes) -> None:
+    client = await server.connect()
+    client.raw(first + b'{"type":"register","name":"evil","password":"from a web page"}\n')
+    assert await client.ended() == []
+    other = await server.connect()
+    assert await other.refused("login", name="evil", password="from a web page") == "password_invalid"
+
+
+async def test_only_the_first_line_is_looked_at_for_http(server: ChatServer) -> None:
+    client = await server.connect()
+    await client.ok("ping")
+    client.raw(b"GET / HTTP/1.1\r\n")
+    assert (await client.told("error"))["name"] == "bad_json"
+    await client.ok("ping")
+
+
+async def test_after_20_bad_lines_in_a_row_the_server_closes(server: ChatServer) -> None:
+    client = await server.connect()
+    limit = server.settings.limits.max_errors
+    assert limit == 20
+    bad = [b"hello\n", b"[]\n", b'{"type":"nope"}\n', b'{"type":"login","id":"x"}\n']
+    for number in range(limit - 1):
+        client.raw(bad[number % len(bad)])
+    # A request that is well-formed begins the count anew, even if it fails.
+    assert await client.refused("chats") == "not_logged_in"
+    assert len(client.waiting) == limit - 1
+    client.raw(b"".join(bad) * 10)
+    errors = await client.ended()
+    assert len(errors) == limit - 1 + limit
+    assert {error["type"] for error in errors} == {"error"}
+
+
+async def test_limits_of_0_mean_none(server: ChatServer) -> None:
+    server.reload(limits__max_errors=0, limits__connections_per_address=0, limits__logins_per_minute=0,
+                  limits__logins_per_minute_address=0)  # fmt: skip
+    await server.register("ann")
+    client = await server.connect()
+    client.raw(b"hello\n" * 100)
+    for _ in range(100):
+        assert await client.refused("login", name="ann", password="wrong") == "password_invalid"
+    clients = [await server.connect() for _ in range(150)]
+    for each in clients:
+        await each.ok("ping")
+
+
+# --- rates -------------------------------------------------------------------
+
+
+async def test_too_many_requests_are_refused_with_the_time_to_wait(server: ChatServer) -> None:
+    server.reload(limits__messages_per_second=16, limits__messages_burst=100)
+    ann, bob = await server.people("ann", "bob")
+    for number in range(105):
+        ann.tell("send", ref=number, to=bob.id, text=f"{number}")
+    replies = [await ann.reply(number) for number in range(105)]
+    assert [reply["type"] for reply in replies] == ["send.ok"] * 100 + ["error"] * 5
+    assert {(reply.get("name"), reply.get("retry_after")) for reply in replies[100:]} == {("rate_limited", 62)}
+    # What was refused costs nothing: after the wait one goes through, and no more.
+    for _ in range(3):
+        server.clock.advance(1 / 16)
+        await ann.ok("send", to=bob.id, text="one")
+        assert await ann.refused("send", to=bob.id, text="another") == "rate_limited"
+    # After a pause the whole burst is there again.
+    server.clock.advance(100)
+    for _ in range(100):
+        await ann.ok("send", to=bob.id, text="again")
+    assert await ann.refused("send", to=bob.id, text="one more") == "rate_limited"
+    # Others are not concerned.
+    await bob.ok("send", to=ann.id, text="hello")
+
+
+async def test_pings_cursors_and_logging_out_are_never_limited(server: ChatServer) -> None:
+    server.reload(limits__messages_per_second=1, limits__messages_burst=1)
+    ann, bob = await server.people("ann", "bob", acks=True)
+    chat = (await ann.ok("send", to=bob.id, text="1"))["chat"]
+    assert await ann.refused("send", to=bob.id, text="2") == "rate_limited"
+    for number in range(50):
+        ann.tell("received", chat=chat, seq=number)
+        ann.tell("read", chat=chat, seq=number)
+        await ann.ok("ping")
+    assert [line for line in await ann.settled() if line["type"] == "error"] == []
+    await ann.ok("help")
+    await ann.ok("logout")
+
+
+# --- guesses -----------------------------------------------------------------
+
+
+async def attempts(client: Client, count: int, **fields: object) -> list[str]:
+    return [await client.refused("login", **fields) for _ in range(count)]
+
+
+async def test_guesses_at_an_account_are_refused_after_10_a_minute(server: ChatServer) -> None:
+    await server.register("ann", "bob")
+    guesser = await server.connect()
+    assert await attempts(guesser, 10, name="ann", password="wrong") == ["password_invalid"] * 10
+    error = await guesser.fails("login", name="ann", password="wrong")
+    assert error["name"] == "rate_limited"
+    assert 0 < error["retry_after"] <= 60_000
+    # Then even the right password is not looked at, by whatever name and on whatever connection and node...
+    other = await server.connect(await server.start_node())
+    for identity in ({"name": "ann"}, {"name": "ANN"}, {"id": 1}):
+        assert await other.refused("login", **identity, password=PASSWORD) == "rate_limited"
+    # ...but from another address it is, and other accounts are not concerned.
+    owner = await server.connect(address="127.0.0.2")
+    await owner.ok("login", name="ann", password=PASSWORD)
+    await other.ok("login", name="bob", password=PASSWORD)
+    # And by token one comes in from anywhere.
+    by_token = await server.connect()
+    await by_token.ok("login", id=1, token=await server.token(1))
+    await server.advance(60)
+    await guesser.ok("login", name="ann", password=PASSWORD)
+
+
+async def test_guesses_from_an_address_are_refused_after_60_a_minute(server: ChatServer) -> None:
+    names = [f"user {number}" for number in range(8)]
+    await server.register(*names)
+    guesser = await server.connect()
+    for name in names[:6]:
+        assert await attempts(guesser, 10, name=name, password="wrong") == ["password_invalid"] * 10
+    for name in names:
+        assert await guesser.refused("login", name=name, password=PASSWORD) == "rate_limited"
+    owner = await server.connect(address="127.0.0.3")
+    await owner.ok("login", name=names[0], password=PASSWORD)
+    await server.advance(61)
+    await guesser.ok("login", name=names[7], password=PASSWORD)
+
+
+async def test_guesses_at_an_account_that_does_not_exist_count_as_well(server: ChatServer) -> None:
+    guesser = await server.connect()
+    assert await attempts(guesser, 10, name="nobody", password="wrong") == ["password_invalid"] * 10
+    assert await guesser.refused("login", name="NOBODY", password="wrong") == "rate_limited"
+    assert await attempts(guesser, 10, id=99, password="wrong") == ["password_invalid"] * 10
+    assert await guesser.refused("login", id=99, password="wrong") == "rate_limited"
+
+
+async def test_the_old_password_of_a_change_cannot_be_guessed_faster(server: ChatServer) -> None:
+    [ann] = await server.people("ann")
+    for _ in range(10):
+        assert await ann.refused("password.change", old="wrong", new="a fine password") == "password_invalid"
+    assert await ann.refused("password.change", old=PASSWORD, new="a fine password") == "rate_limited"
+
+
+async def test_right_passwords_do_not_count(server: ChatServer) -> None:
+    await server.register("ann")
+    for _ in range(70):
+        await (await server.log_in("ann")).ok("logout")
+
+
+async def test_guesses_in_numbers_are_refused_too(server: ChatServer) -> None:
+    await server.register("ann")
+    guesser = await server.connect()
+    for _ in range(10):
+        guesser.number(1, id=1, password="wrong")
+        assert (await guesser.numbered(2))["errno"] == 1
+    guesser.number(1, id=1, password=PASSWORD)
+    assert (await guesser.numbered(2))["errno"] == 1
+
+
+# --- connections -------------------------------------------------------------
+
+
+async def test_an_address_may_have_so_many_connections(server: ChatServer) -> None:
+    server.reload(limits__connections_per_address=5)
+    clients = [await server.connect() for _ in range(5)]
+    for client in clients:
+        await client.ok("ping")
+    late = await server.connect()
+    [error] = await late.ended()
+    assert (error["name"], error["code"]) == ("rate_limited", 1107)
+    assert error["retry_after"] > 0
+    elsewhere = await server.connect(address="127.0.0.2")
+    await elsewhere.ok("ping")
+    await clients[0].close()
+    await clients[1].ok("ping")
+    await (await server.connect()).ok("ping")
+
+
+# --- silence -----------------------------------------------------------------
+
+
+async def test_who_does_not_log_in_in_time_is_closed(server: ChatServer) -> None:
+    await server.register("ann")
+    idle, half, busy = [await server.connect() for _ in range(3)]
+    half.raw(b'{"type":"ping"')
+    await busy.ok("ping")
+    await server.advance(60)
+    await busy.ok("ping")
+    late = await server.connect()
+    await server.advance(59)
+    assert not any(client.closed for client in (idle, half, busy))
+    await server.advance(3)
+    for client in (idle, half, busy):
+        await client.ended()
+    await late.ok("login", name="ann", password=PASSWORD)
+    await server.advance(1000)
+    await late.ok("ping")
+
+
+async def test_who_pings_once_and_falls_silent_is_closed_after_heartbeat_timeout(server: ChatServer) -> None:
+    ann, bob = await server.people("ann", "bob")
+    await ann.ok("ping")
+    await bob.ok("ping")
+    for _ in range(3):
+        await server.advance(55)
+        # Anything said is a sign of life, even an empty line.
+        bob.raw(b"\n")
+        await ann.ok("chats")
+        assert not bob.closed
+    await server.advance(59)
+    await ann.ok("chats")
+    await server.advance(4)
+    assert await bob.ended() == []
+    await ann.ok("chats")
+
+
+async def test_who_never_pings_may_be_silent(server: ChatServer) -> None:
+    [ann] = await server.people("ann")
+    await server.advance(500)
+    assert not ann.closed
+    await ann.ok("chats")
