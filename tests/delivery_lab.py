@@ -426,6 +426,8 @@ class Client:
             self.lines.append(value := json.loads(line))
             if value.get("type") == "message":
                 self._check(value)
+            else:
+                self._lab.line(self, value)
 
     def _check(self, message: dict[str, Any]) -> None:
         chat, seq = message["chat"], message["seq"]
@@ -514,6 +516,9 @@ class Lab:
 
     def arrived(self, client: Client, chat: int, seq: int) -> None:
         """A message was pushed; for subclasses that know more."""
+
+    def line(self, client: Client, value: dict[str, Any]) -> None:
+        """Something else arrived; likewise."""
 
     def accounts(self, count: int) -> list[int]:
         """New accounts, each with a token."""

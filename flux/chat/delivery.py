@@ -110,10 +110,10 @@ class Delivery:
         """Place a session that just logged in: its positions start at its cursors."""
         for cursor in cursors:
             chat = self.chats.get(cursor.chat)
-            if chat is None:
-                members = tuple(sorted((session.uid, cursor.peer))) if cursor.peer else ()
-                chat = Chat(cursor.chat, not cursor.peer, cursor.head, 1 if members else 0, members)
-                self.chats[chat.id] = chat
+            if chat is None and cursor.peer:
+                chat = self._pair(cursor.chat, session.uid, cursor.peer, cursor.head)
+            elif chat is None:
+                chat = self.chats[cursor.chat] = Chat(cursor.chat, True, cursor.head)
             else:
                 self.raise_head(chat, cursor.head)
                 if chat.version == chat.newest and session.uid not in chat.members:
@@ -163,7 +163,6 @@ class Delivery:
             session.chats.remove(chat)
             if session.apart:
                 session.apart.pop(chat.id, None)
-            session.forget(chat.id)
         self._drop_if_unused(chat)
 
     def _place(self, session: Session, chat: Chat, position: int) -> None:
@@ -203,21 +202,24 @@ class Delivery:
     def _discover(self, message: Message) -> Chat | None:
         """A chat that no session here was in: is somebody in it now?
 
-        A one-to-one chat is as old as its first message, so its members' positions
-        are 0.  The members of a group have to be looked up.
+        The members of a group have to be looked up.
         """
-        if isinstance(message.to, int):
-            members = tuple(sorted((message.sender, message.to)))
-            here = [self._sessions[uid] for uid in members if uid in self._sessions]
-            if not here:
-                return None
-            chat = Chat(message.chat, False, 0, 1, members)
-            self.chats[chat.id] = chat
-            for session in here:
-                self._attach(session, chat, 0)
+        if not isinstance(message.to, int):
+            chat = self.chats[message.chat] = Chat(message.chat, True, message.seq - 1)
             return chat
-        chat = Chat(message.chat, True, message.seq - 1)
-        self.chats[chat.id] = chat
+        if message.sender not in self._sessions and message.to not in self._sessions:
+            return None
+        return self._pair(message.chat, message.sender, message.to, 0)
+
+    def _pair(self, number: int, one: int, other: int, head: int) -> Chat:
+        """A one-to-one chat that no session here was in.
+
+        It is as old as its first message: who is here already has nothing of it yet.
+        """
+        chat = self.chats[number] = Chat(number, False, head, 1, tuple(sorted((one, other))))
+        for uid in chat.members:
+            if uid in self._sessions:
+                self._attach(self._sessions[uid], chat, 0)
         return chat
 
     def _deliver(self, chat: Chat, message: Message, spread: bool) -> None:

@@ -38,9 +38,14 @@ def received(session: Session, request: requests.Received) -> None:
     chat = _own_chat(session, request.chat)
     if chat is None or not session.acks:
         return
-    seq = min(request.seq, session.node.delivery.position(session, chat))
-    if session.unacked and session.unacked.get(chat.id, 0) <= seq:
-        session.unacked.pop(chat.id, None)
+    position = session.node.delivery.position(session, chat)
+    seq = min(request.seq, position)
+    unacked = session.unacked.get(chat.id, 0) if session.unacked else 0
+    if unacked <= seq:
+        # What follows up to the position is the account's own.
+        seq = position
+        if session.unacked:
+            session.unacked.pop(chat.id, None)
     session.advance(chat.id, seq, 0)
 
 

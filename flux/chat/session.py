@@ -259,12 +259,6 @@ class Session:
             for chat, seq in unacked.items():
                 self.advance(chat, seq, 0)
 
-    def forget(self, chat: int) -> None:
-        """The account is no member of the chat any more: its cursor there stays."""
-        for notes in (self.unacked, self.moved):
-            if notes:
-                notes.pop(chat, None)
-
     # --- ending ---
 
     def kick(self, reason: KickReason) -> None:
