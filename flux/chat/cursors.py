@@ -47,7 +47,7 @@ class Cursors:
         """Write what has moved. Errors are logged and the moves kept for the next time."""
         touched, self._touched = self._touched, set()
         for session in touched:
-            if not session.acks and session.unacked:
+            if not session.acks and session.unacked is not None:
                 if session.connection.drained():
                     session.confirm()
                     self._touched.discard(session)
@@ -65,7 +65,8 @@ class Cursors:
                 return
 
     def _take(self, session: Session) -> None:
-        moved, session.moved = session.moved, None
-        if moved:
-            for chat, (received, read) in moved.items():
-                self._moves.append(CursorMove(session.uid, session.number, chat, received, read))
+        received, session.received = session.received or {}, None
+        read, session.read = session.read or {}, None
+        for chat in received.keys() | read.keys():
+            move = CursorMove(session.uid, session.number, chat, received.get(chat, 0), read.get(chat, 0))
+            self._moves.append(move)

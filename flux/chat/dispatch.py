@@ -16,7 +16,7 @@ from flux.wire.catalogue import Reply, Request
 if TYPE_CHECKING:
     from flux.chat.session import Session
 
-Function = Callable[["Session", Any], Reply | None | Awaitable[Reply | None]]
+Function = Callable[["Session", Any], Reply | Awaitable[Reply | None] | None]
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 

@@ -46,7 +46,7 @@ def received(session: Session, request: requests.Received) -> None:
         seq = position
         if session.unacked:
             session.unacked.pop(chat.id, None)
-    session.advance(chat.id, seq, 0)
+    session.advance(chat.id, seq)
 
 
 @answers(requests.Read, counts=False)
@@ -58,7 +58,7 @@ async def read(session: Session, request: requests.Read) -> None:
     seq = min(request.seq, chat.head)
     if not seq:
         return
-    session.advance(chat.id, 0, seq)
+    session.advance_read(chat.id, seq)
     members = await session.node.delivery.members(chat)
     if len(members) <= SMALL_CHAT:
         await _tell_others(session, members, ReadUpTo(chat.id, session.uid, seq))

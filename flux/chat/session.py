@@ -44,13 +44,14 @@ class Session:
     :ivar placed: True from ``login.ok`` until the session ends.
     :ivar left: per chat that the account is not in any more, the position it had.
     :ivar unacked: per chat the highest seq written that the cursor has not passed.
-    :ivar moved: per chat (received, read) to be written to the store.
+    :ivar received: per chat the cursor to be written to the store with the next batch.
+    :ivar read: the same for the read cursor.
     :ivar friends: accounts that see this one come and go.
     """
 
     __slots__ = (
         "_due", "_settled", "_unsettled", "acks", "apart", "catching_up", "chats", "connection", "dialect", "ended",
-        "friends", "left", "live", "moved", "name", "node", "number", "pinged", "placed", "uid", "unacked",
+        "friends", "left", "live", "name", "node", "number", "pinged", "placed", "read", "received", "uid", "unacked",
     )  # fmt: skip
 
     log = Logger()
@@ -74,7 +75,8 @@ class Session:
         self.apart: dict[int, int] | None = None
         self.left: dict[int, int] | None = None
         self.unacked: dict[int, int] | None = None
-        self.moved: dict[int, tuple[int, int]] | None = None
+        self.received: dict[int, int] | None = None
+        self.read: dict[int, int] | None = None
         self._unsettled = 0
         self._settled: Deferred[None] | None = None
         self._due = 0.0
@@ -217,47 +219,52 @@ class Session:
 
     def push(self, chat: int, seq: int, line: bytes) -> None:
         """Write a message."""
-        # As in :meth:`pushed`, written out: this is done for every message and receiver.
-        unacked = self.unacked
-        if unacked is None:
-            unacked = self.unacked = {}
-        unacked[chat] = seq
-        if not self.acks:
-            self.node.cursors.touch(self)
+        if self.unacked is None:
+            self.pushed(chat, seq)
+        else:
+            self.unacked[chat] = seq
         self.connection.write(line)
 
     def pushed(self, chat: int, seq: int) -> None:
         """A message is being written; the cursor follows when it is known to have arrived."""
         if self.unacked is None:
             self.unacked = {}
+            # Without acks it stays touched until all of this is confirmed.
+            if not self.acks:
+                self.node.cursors.touch(self)
         self.unacked[chat] = seq
-        if not self.acks:
-            self.node.cursors.touch(self)
 
     def sent(self, chat: int, seq: int) -> None:
         """The account's own message is next in its position: the cursor may pass it, unless others wait."""
         if self.unacked and chat in self.unacked:
             if not self.acks:
                 self.unacked[chat] = seq
+        elif self.received is None:
+            self.advance(chat, seq)
         else:
-            self.advance(chat, seq, 0)
+            # It is the chat's head, so above whatever is noted.
+            self.received[chat] = seq
 
-    def advance(self, chat: int, received: int, read: int) -> None:
-        """Note a cursor to be written with the next batch."""
-        if self.moved is None:
-            self.moved = {}
-        known = self.moved.get(chat)
-        if known is not None:
-            received, read = max(received, known[0]), max(read, known[1])
-        self.moved[chat] = (received, read)
-        self.node.cursors.touch(self)
+    def advance(self, chat: int, seq: int) -> None:
+        """Note that everything up to ``seq`` has arrived, to be written with the next batch."""
+        if self.received is None:
+            self.received = {}
+            self.node.cursors.touch(self)
+        self.received[chat] = max(seq, self.received.get(chat, 0))
+
+    def advance_read(self, chat: int, seq: int) -> None:
+        """Note that everything up to ``seq`` has been read."""
+        if self.read is None:
+            self.read = {}
+            self.node.cursors.touch(self)
+        self.read[chat] = max(seq, self.read.get(chat, 0))
 
     def confirm(self) -> None:
         """All that was written has left this process, and the client sends no ``received``."""
-        if self.unacked:
-            unacked, self.unacked = self.unacked, None
+        unacked, self.unacked = self.unacked, None
+        if unacked:
             for chat, seq in unacked.items():
-                self.advance(chat, seq, 0)
+                self.advance(chat, seq)
 
     # --- ending ---
 
