@@ -231,6 +231,8 @@ class FriendsContract:
         await store.friend_add(cat, ann, "", "", True)
         await store.friend_remove(bob, ann)
         await store.friend_remove(ann, cat)
+        await store.friend_add(bob, cat, "", "", True)
+        await store.friend_remove(bob, cat)
         await store.friend_remove(ann, 99)
         for uid in (ann, bob, cat):
             assert (await store.friends(uid), await store.friend_requests(uid)) == ((), ())

@@ -32,11 +32,11 @@ INVARIANTS = {
         "SELECT m.chat, m.seq FROM messages m JOIN chats c ON c.id = m.chat"
         " WHERE c.low IS NOT NULL AND m.sender NOT IN (c.low, c.high)"
     ),
-    "cursors are between 0 and the head, first is at most one above it": (
+    "cursors are between first - 1 and the head": (
         "SELECT m.uid, m.chat, m.received, m.read, m.first, h.head FROM members m"
         " LEFT JOIN (SELECT chat, max(seq) AS head FROM messages GROUP BY chat) h ON h.chat = m.chat"
-        " WHERE m.received < 0 OR m.read < 0 OR m.received > coalesce(h.head, 0) OR m.read > coalesce(h.head, 0)"
-        " OR m.first < 1 OR m.first > coalesce(h.head, 0) + 1"
+        " WHERE m.received < m.first - 1 OR m.read < m.first - 1 OR m.first < 1"
+        " OR m.received > coalesce(h.head, 0) OR m.read > coalesce(h.head, 0)"
     ),
     "a pair is two different accounts in order, and has one chat": (
         "SELECT low, high FROM chats WHERE low IS NOT NULL GROUP BY low, high HAVING count(*) > 1 OR low >= high"

@@ -166,5 +166,9 @@ def _changed(writer: Writer, group: int, uid: int, kind: GroupChangeKind, role: 
 
 
 def _unchanged(db: sqlite3.Connection, group: int, uid: int, kind: GroupChangeKind) -> MemberChange:
-    [(version, head)] = all_rows(db, f"SELECT version, {HEAD} FROM chats WHERE id = ?", (group,))
-    return MemberChange(group, uid, kind, version, head)
+    [(version, first)] = all_rows(
+        db,
+        "SELECT c.version, m.first FROM chats c JOIN members m ON m.chat = c.id WHERE c.id = ? AND m.uid = ?",
+        (group, uid),
+    )
+    return MemberChange(group, uid, kind, version, first - 1)

@@ -32,7 +32,8 @@ def newest(chat: str) -> str:
     )
 
 
-LEFT_TO_READ = "chat = mine.chat AND seq > max(mine.read, mine.first - 1) AND sender <> mine.uid"
+# Who joins has read everything up to then, so what is above read is at or above first.
+LEFT_TO_READ = "chat = mine.chat AND seq > mine.read AND sender <> mine.uid"
 
 UNREAD = f"""(
     SELECT count(*) FROM (

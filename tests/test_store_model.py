@@ -1,0 +1,187 @@
+"""The SQLite store against a model: random calls, several at a time, and after each step the same answers."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest_twisted
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from store_contract_people import together
+from store_invariants import check_invariants
+from store_model import ModelStore
+from twisted.internet.defer import Deferred
+
+from flux.backends.sqlite import SqliteStore, places
+from flux.errors import FluxError
+from flux.model import CursorMove, Draft
+from flux.names import fold
+
+NAMES = ["ann", "Bob", "cat", "DAN"]
+# Small numbers, so that calls meet. Somebody who acts has an account; others may be anybody, or nobody.
+actors = st.integers(1, len(NAMES))
+others = st.integers(1, len(NAMES) + 1)
+groups = st.sampled_from([1, 1, 1, 2, 2, 3, 4, 5, 6])
+chats = st.one_of(groups, st.integers(1, 6))
+remarks = st.sampled_from(["", "r", "s"])
+limits = st.integers(1, 4)
+
+drafts = st.builds(
+    Draft,
+    sender=actors,
+    to=st.one_of(st.just(0), others),
+    group=groups,
+    text=st.sampled_from(["x", "x", "y"]),
+    cid=st.sampled_from(["", "k", "l"]),
+)
+moves = st.builds(
+    CursorMove,
+    uid=actors,
+    number=st.integers(0, 2),
+    chat=chats,
+    received=st.integers(-1, 9),
+    read=st.integers(-1, 9),
+)
+sends = st.tuples(st.just("append"), st.lists(drafts, min_size=1, max_size=8))
+writes = st.one_of(
+    sends,
+    st.tuples(st.just("advance"), st.lists(moves, min_size=1, max_size=4)),
+    st.tuples(st.just("open_session"), actors),
+    st.sampled_from([*NAMES, "eve"]).map(lambda name: ("create_account", name, fold(name), "h", "", "")),
+    st.tuples(st.just("friend_add"), actors, others, remarks, remarks, st.booleans()),
+    st.tuples(st.just("friend_answer"), actors, others, st.booleans(), remarks),
+    st.tuples(st.just("friend_remove"), actors, others),
+    st.tuples(st.just("block"), actors, others),
+    st.tuples(st.just("unblock"), actors, others),
+    st.tuples(st.just("group_create"), actors, st.just("g"), st.just("d"), st.booleans(), st.booleans()),
+    st.tuples(st.just("group_join"), actors, groups),
+    st.tuples(st.just("group_leave"), actors, groups),
+    st.tuples(st.just("group_add"), actors, groups, others),
+    st.tuples(st.just("group_remove"), actors, groups, others),
+    st.tuples(st.just("group_role"), actors, groups, others, st.sampled_from(["owner", "admin", "member"])),
+)
+whichever = st.one_of(
+    st.tuples(chats, st.just(0), st.just(0)),
+    st.tuples(st.just(0), others, st.just(0)),
+    st.tuples(st.just(0), st.just(0), chats),
+)
+reads = st.one_of(
+    st.tuples(st.just("overview"), others),
+    st.tuples(st.just("conversations"), actors, limits),
+    st.tuples(st.just("membership"), chats),
+    st.tuples(st.just("members"), actors, chats),
+    st.tuples(st.just("fill"), actors, chats, st.integers(0, 12), limits),
+    st.builds(
+        lambda uid, which, *page: ("history", uid, *which, *page),
+        actors,
+        whichever,
+        st.integers(0, 12),
+        st.integers(-1, 12),
+        limits,
+    ),
+)
+
+
+def wait_for(coroutine: Any) -> Any:
+    return pytest_twisted.blockon(Deferred.fromCoroutine(coroutine))
+
+
+def plain(outcome: Any) -> Any:
+    """An outcome for comparing: of an error only its kind."""
+    if isinstance(outcome, FluxError):
+        return type(outcome)
+    return [plain(item) for item in outcome] if isinstance(outcome, list) else outcome
+
+
+class StoreMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        # Small enough that every run moves entries between the parts of the index and forgets chats.
+        self.small = mock.patch.object(places, "MOVE_EVERY", 5)
+        self.small.start()
+        self.model = ModelStore()
+        self.store = self.open()
+        self.mark = wait_for(self.outcome("changes", 0)).mark
+
+    def open(self) -> SqliteStore:
+        from twisted.internet import reactor
+
+        store = SqliteStore(self.folder / "flux.db", reactor, now=lambda: self.model.time / 1000, chats_bound=6)
+        wait_for(store.start())
+        return store
+
+    def teardown(self) -> None:
+        wait_for(self.store.stop())
+        self.small.stop()
+        check_invariants(self.store)
+        shutil.rmtree(self.folder)
+
+    async def outcome(self, name: str, *arguments: Any) -> Any:
+        try:
+            return await getattr(self.store, name)(*arguments)
+        except FluxError as error:
+            return error
+
+    def expected(self, name: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self.model, name)(*arguments)
+        except FluxError as error:
+            return error
+
+    @initialize()
+    def people(self) -> None:
+        self.write([("create_account", name, fold(name), "h", "", "") for name in NAMES])
+        self.write([("group_create", 1, "g", "", False, False), ("group_create", 2, "h", "", False, True)])
+
+    @rule(calls=st.lists(writes, min_size=1, max_size=6), ms=st.integers(0, 3))
+    def write(self, calls: list[tuple[Any, ...]], ms: int = 0) -> None:
+        self.model.time += ms
+        self.compare(calls)
+
+    @rule(calls=st.lists(st.one_of(sends, writes), min_size=1, max_size=4))
+    def send(self, calls: list[tuple[Any, ...]]) -> None:
+        self.compare(calls)
+
+    @rule(calls=st.lists(reads, min_size=1, max_size=5))
+    def read(self, calls: list[tuple[Any, ...]]) -> None:
+        self.compare(calls)
+
+    @rule(uid=actors)
+    def look_around(self, uid: int) -> None:
+        calls: list[tuple[Any, ...]] = [("overview", uid), ("conversations", uid, 100), ("groups", uid)]
+        for chat in self.model.chats:
+            calls += [("membership", chat), ("history", uid, chat, 0, 0, 0, -1, 100), ("fill", uid, chat, 0, 100)]
+        self.compare(calls)
+
+    def compare(self, calls: list[tuple[Any, ...]]) -> None:
+        """Make the calls at once; the answers are those of a store that does one after the other."""
+        outcomes = wait_for(together([self.outcome(*call) for call in calls]))
+        assert plain(outcomes) == plain([self.expected(*call) for call in calls])
+
+    @rule(restart=st.sampled_from([False, False, False, True]))
+    def sweep(self, restart: bool) -> None:
+        if restart:
+            wait_for(self.store.stop())
+            self.store = self.open()
+        changes = wait_for(self.outcome("changes", self.mark))
+        self.mark = changes.mark
+        seen = [dict(changes.heads), dict(changes.members), dict(changes.sessions)]
+        moved = [self.model.heads, self.model.versions, self.model.numbers]
+        assert (changes.complete, seen) == ((False, [{}, {}, {}]) if restart else (True, moved))
+        for each in moved:
+            each.clear()
+
+
+TestStore = StoreMachine.TestCase
+TestStore.settings = settings(
+    max_examples=100,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
