@@ -25,9 +25,10 @@ SMALL_CHAT = 50
 @answers(requests.Send)
 def send(session: Session, request: requests.Send) -> None:
     """Hand a message to the journal; ``send.ok`` is written when it is committed."""
-    if bool(request.to) == bool(request.group):
+    to, group = request.to, request.group
+    if (not to) == (not group):
         raise BadRequest("to, group: give exactly one of them")
-    draft = Draft(session.uid, request.to, request.group, request.text, request.cid)
+    draft = Draft(session.uid, to, group, request.text, request.cid)
     session.node.journal.append((session, request, draft))
     session.sending()
 

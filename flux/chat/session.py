@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 MAX_UNSETTLED = 256
 """Sends of one connection that may wait for their commit before it is not read any more."""
 
+FEW_UNSETTLED = MAX_UNSETTLED // 2
+"""Fewer waiting than this, and it is read again."""
+
 Dialect = NamedDialect | NumberedDialect
 
 
@@ -196,7 +199,7 @@ class Session:
             line = self.dialect.send_ok(request, outcome)
             if line:
                 self.connection.write(line)
-        if self._unsettled == MAX_UNSETTLED // 2:
+        if self._unsettled == FEW_UNSETTLED:
             self.connection.release(FULL)
         if not self._unsettled and self._settled is not None:
             settled, self._settled = self._settled, None
