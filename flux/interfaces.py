@@ -155,7 +155,8 @@ class IStore(Interface):
     def group_join(uid: int, group: int) -> Awaitable[MemberChange]:
         """Join an open group; its head becomes both cursors.
 
-        A member who joins again stays what it is: the change then has the current version.
+        A member who joins again stays what it is: the change then has the current
+        version, and the head at which that member joined.
 
         :raises flux.errors.NotFound: no such group.
         :raises flux.errors.Forbidden: it is closed.

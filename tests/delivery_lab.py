@@ -349,9 +349,9 @@ class Link:
     def unstick(self) -> None:
         """The peer reads again and takes everything."""
         self.stuck = False
-        data, self.dataBuffer = self.dataBuffer, b""
         if self.lost:
             return
+        data, self.dataBuffer = self.dataBuffer, b""
         self._arrive(data)
         if self._closing:
             self.loseConnection()

@@ -316,3 +316,55 @@ def test_a_chat_nobody_here_is_in_is_not_kept(lab: Lab) -> None:
     lab.advance(6)
     assert not node.delivery.chats
     assert group.pushed(c) == []
+
+
+def test_joining_what_one_was_added_to_meanwhile_skips_nothing(lab: Lab) -> None:
+    """Bob was added elsewhere and the event is on its way; his own joining changes nothing any more."""
+    group = Group(lab)
+    [bob] = group.members
+    b = lab.client("B", bob).login()
+    lab.settle()
+    now(lab.store.group_add(group.owner, group.id, bob))
+    group.send()
+    b.tell(type="group.join", group=group.id)
+    lab.settle()
+    assert b.got("group.join.ok")
+    lab.nodes["B"].deliver(group.hint(group.send()))
+    lab.settle()
+    assert group.pushed(b) == [1, 2]
+
+
+def test_an_event_that_changed_nothing_does_not_hide_one_that_did(lab: Lab) -> None:
+    """It carries the version of a change that B has not heard of."""
+    group = Group(lab, 2)
+    bob, cat = group.members
+    group.join(cat)
+    group.join(bob)
+    node = lab.nodes["B"]
+    b, c = lab.client("B", bob).login(), lab.client("B", cat).login()
+    lab.settle()
+    node.deliver(group.hint(group.send()))
+    lab.settle()
+    left = group.leave(bob)
+    node.deliver(MembersChanged(group.join(cat)))
+    node.deliver(MembersChanged(left))
+    lab.settle()
+    node.deliver(group.hint(group.send()))
+    lab.settle()
+    assert group.pushed(b) == [1]
+    assert group.pushed(c) == [1, 2]
+
+
+def test_the_other_one_of_a_new_pair_is_found_though_its_chat_came_with_a_login(lab: Lab) -> None:
+    """Bob is here since before the first message; Ann logs in here before the hint about it arrives."""
+    ann, bob = lab.accounts(2)
+    b = lab.client("B", bob).login()
+    lab.settle()
+    receipt = lab.commit(ann, bob)
+    a = lab.client("B", ann).login()
+    lab.settle()
+    message = Message(receipt.chat, 1, ann, "", "x", receipt.at, to=bob)
+    lab.nodes["B"].deliver(Hint(message, 1, (bob,)))
+    lab.advance(6)
+    assert b.pushed == {receipt.chat: [1]}
+    assert a.pushed == {}

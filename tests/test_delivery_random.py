@@ -184,7 +184,7 @@ class Town(Lab):
         client = self.someone()
         if client and client.pushed:
             chat = self.rng.choice(list(client.pushed))
-            client.tell(type=self.rng.choice(("received", "read")), chat=chat, seq=self.rng.randrange(1, 40))
+            client.tell(type=self.rng.choice(("received", "read")), chat=chat, seq=self.rng.choice(client.pushed[chat]))
 
     def choke(self) -> None:
         if client := self.someone():

@@ -264,34 +264,30 @@ class Delivery:
     # --- members ---
 
     def members_changed(self, change: MemberChange) -> None:
-        """A member joined or left, here or elsewhere; heard in any order, and more than once."""
+        """A member joined or left, here or elsewhere; heard in any order, and more than once.
+
+        The members are read again before the next message, so an event only has to
+        be acted on where it is about a session here, and may be wrong.
+        """
         session = self._sessions.get(change.id)
         joins = change.change in ("join", "add")
-        leaves = change.change in ("leave", "remove")
         chat = self.chats.get(change.chat)
         if chat is None:
             if session is None or not joins:
                 return
             chat = self.chats[change.chat] = Chat(change.chat, True, change.head)
-        if change.version > chat.newest:
-            if chat.version == chat.newest == change.version - 1:
-                others = tuple(uid for uid in chat.members if uid != change.id)
-                chat.members = others if leaves else (*others, change.id)
-                chat.version = change.version
-            chat.newest = change.version
-        elif chat.version == chat.newest:
+        elif change.version <= chat.version:
             # Late, or heard before: what is known is newer.
             return
+        chat.newest = max(chat.newest, change.version)
         if session is None:
             return
         if joins and session not in chat.sessions:
             self._attach(session, chat, change.head)
-        elif leaves and session in chat.sessions:
-            if chat.version == chat.newest:
-                self._detach(session, chat)
-            else:
-                # It may have joined again since: the store knows.
-                self._hold(chat)
+        elif change.change in ("leave", "remove") and session in chat.sessions:
+            # It may have joined again since: then the store says so.
+            self._hold(chat)
+            self._detach(session, chat)
 
     def _hold(self, chat: Chat, message: Message | None = None, spread: bool = False) -> None:
         """Hold ``message`` back until the members have been read; begin to read them."""

@@ -266,6 +266,7 @@ async def logout(session: Session, request: requests.Logout) -> None:
         await session.node.state.revoke(session.uid)
     except Unavailable as error:
         session.log.warn("the token of {uid} lives until it expires: {error}", uid=session.uid, error=error)
+    _still_here(session)
     if not session.acks and session.connection.drained():
         session.confirm()
     session.log.info("user {uid} logged out", uid=session.uid, conn=session.conn)
