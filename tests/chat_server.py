@@ -295,14 +295,18 @@ class ChatServer:
         running.fatal = fatal
         self.nodes.append(running)
         await node.take_lease("127.0.0.1", running.port)
-        await self._until(self._idle)
+        await self.until(self._idle)
         return running
 
     async def stop_node(self, running: RunningNode) -> None:
-        """Stop a node as a signal does."""
+        """Stop a node as a signal does; time passes while it waits for its clients."""
         self.nodes.remove(running)
         await running.listening.stopListening()
-        await running.node.stop(self.settings.chat.drain)
+        stopping = Deferred.fromCoroutine(running.node.stop(self.settings.chat.drain))
+        while not stopping.called:
+            await deferLater(self.reactor, 0.001)
+            self.clock.advance(0.1)
+        await stopping
 
     async def stop(self) -> None:
         """Cut all clients, stop all nodes, and look whether the store is in order."""
@@ -401,13 +405,14 @@ class ChatServer:
             step = min(EVERY, seconds)
             seconds -= step
             self.clock.advance(step)
-            await self._until(self._idle)
+            await self.until(self._idle)
 
     def _idle(self) -> bool:
         """Whether the two things that every node repeats, heartbeat and second's work, are done and pause."""
         return self.clock.pauses() == 2 * len(self.nodes)
 
-    async def _until(self, happened: Callable[[], bool]) -> None:
+    async def until(self, happened: Callable[[], bool]) -> None:
+        """Wait for what happens on this side of the sockets."""
         late = self.reactor.seconds() + DEADLINE
         while not happened():
             assert self.reactor.seconds() < late, "it did not happen"

@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterable
+from typing import Any
 
 from twisted.internet.interfaces import IPushProducer, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
@@ -36,6 +37,9 @@ FULL = 8
 CLOSING = 16
 STOPPING = 32
 LAPSED = 64
+
+MAX_GATHERED = 64 * 1024
+"""Bytes joined into one write: what is more would not be noticed to be too much for the peer."""
 
 _HTTP = re.compile(rb"^(GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) .* HTTP/\d")
 
@@ -118,6 +122,7 @@ class LineProtocol(Protocol):
         self._paused = False
         self._started = False
         self._out: list[bytes] = []
+        self._gathered = 0
 
     # --- for subclasses ---
 
@@ -233,9 +238,13 @@ class LineProtocol(Protocol):
         out = self._out
         if out:
             out.append(line)
+            self._gathered += len(line)
+            if self._gathered > MAX_GATHERED:
+                self.flush()
         elif not self.closed:
             if self._gather.joined(self):
                 out.append(line)
+                self._gathered = len(line)
             else:
                 self.transport.write(line)  # type: ignore[union-attr]
 
@@ -276,7 +285,10 @@ class LineProtocol(Protocol):
             self.closed = True
             self.hold(CLOSING)
             self._backlog = None
-            self.transport.loseConnection()  # type: ignore[union-attr]
+            transport: Any = self.transport
+            # A transport whose producer is paused resumes it when all is written, instead of closing.
+            transport.unregisterProducer()
+            transport.loseConnection()
 
     def abort(self) -> None:
         """Close at once; what the peer has not taken is dropped."""
