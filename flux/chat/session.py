@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from flux.chat.dispatch import TABLE, Function
@@ -138,6 +138,9 @@ class Session:
             reply = await function(self, request)  # type: ignore[misc]
             if reply is not None:
                 self.reply(request, reply)
+        except CancelledError:
+            # The node stops.
+            raise
         except Exception as error:
             self.fail(request, error)
         finally:

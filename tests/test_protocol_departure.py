@@ -1,0 +1,197 @@
+"""Why a session ends from the server's side: draining, moving, stopping; and what a stop brings out before."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import pytest_twisted
+from chat_server import PASSWORD, ChatServer, Client
+from twisted.internet.defer import Deferred
+
+from flux.errors import Unavailable
+
+
+@pytest_twisted.async_yield_fixture
+async def server(tmp_path):
+    server = await ChatServer(tmp_path).start()
+    yield server
+    await server.stop()
+
+
+DRAIN = 10.0
+
+
+async def drain(server: ChatServer, name: str = "chat1", draining: bool = True) -> None:
+    """Mark a node and let its next heartbeat see that."""
+    await server.state.drain(name, draining)
+    await server.advance(4)
+
+
+async def until_moved(server: ChatServer, *clients: Client) -> None:
+    """Let time pass until all have been told to go; as many seconds as that takes at most."""
+    for _ in range(int(2 * DRAIN) + 4):
+        if all("moved" in [line["type"] for line in client.lines] for client in clients):
+            return
+        await server.advance(1)
+    raise AssertionError("not all were told to go")
+
+
+# --- draining ----------------------------------------------------------------
+
+
+async def test_a_draining_node_takes_no_logins(server: ChatServer) -> None:
+    [uid] = await server.register("ann")
+    token = await server.token(uid)
+    await drain(server)
+    client = await server.connect()
+    for fields in (
+        {"name": "ann", "password": PASSWORD},
+        {"id": uid, "token": token},
+        {"name": "ann", "password": "x"},
+    ):
+        error = await client.fails("login", **fields)
+        assert (error["code"], error["name"]) == (1108, "no_server")
+    await drain(server, draining=False)
+    await client.ok("login", name="ann", password=PASSWORD)
+
+
+async def test_clients_of_a_draining_node_are_told_where_to_go_with_a_token(server: ChatServer) -> None:
+    first, second = server.nodes[0], await server.start_node()
+    first.placement.target = second
+    clients = await server.people("ann", "bob", "cy")
+    await server.state.drain("chat1", True)
+    for client in clients:
+        await until_moved(server, client)
+        moved = await client.told("moved")
+        token = moved.pop("token")
+        assert moved == {"host": "127.0.0.1", "port": second.port, "reason": "drain", "grace": DRAIN * 1000}
+        there = await server.connect(second)
+        assert (await there.ok("login", id=client.id, token=token))["server"] == "chat2"
+        assert (await client.ended())[-1] == {"type": "kicked", "reason": "takeover"}
+
+
+async def test_they_are_not_asked_all_at_once(server: ChatServer) -> None:
+    first, second = server.nodes[0], await server.start_node()
+    first.placement.target = second
+    clients = await server.people(*(f"user {number}" for number in range(20)))
+    await server.state.drain("chat1", True)
+    await server.advance(3)
+    counts = [0]
+    while counts[-1] < 20:
+        for _ in range(20):
+            await server.advance(0.05)
+        for client in clients:
+            await client.ok("ping")
+        counts.append(sum("moved" in [line["type"] for line in client.lines] for client in clients))
+        assert len(counts) < 2 * DRAIN
+    assert len(counts) > DRAIN / 2
+    assert max(later - earlier for earlier, later in pairwise(counts)) < 8
+
+
+async def test_who_does_not_go_is_closed_after_the_grace(server: ChatServer) -> None:
+    first, second = server.nodes[0], await server.start_node()
+    first.placement.target = second
+    [ann] = await server.people("ann")
+    await server.state.drain("chat1", True)
+    await until_moved(server, ann)
+    await ann.told("moved")
+    # In between everything works as before.
+    assert (await ann.ok("profile.get"))["id"] == ann.id
+    await server.advance(DRAIN)
+    assert await ann.ended() == [{"type": "kicked", "reason": "shutdown"}]
+
+
+async def test_a_drain_that_is_taken_back_closes_nobody(server: ChatServer) -> None:
+    first, second = server.nodes[0], await server.start_node()
+    first.placement.target = second
+    [ann] = await server.people("ann")
+    await server.state.drain("chat1", True)
+    await until_moved(server, ann)
+    await ann.told("moved")
+    await drain(server, draining=False)
+    await server.advance(2 * DRAIN)
+    await ann.ok("chats")
+
+
+async def test_without_another_server_clients_stay(server: ChatServer) -> None:
+    [ann] = await server.people("ann")
+    await drain(server)
+    await server.advance(5 * DRAIN)
+    assert await ann.settled() == []
+
+
+# --- stopping ----------------------------------------------------------------
+
+
+async def test_a_stop_answers_what_was_sent_tells_why_and_closes(server: ChatServer) -> None:
+    ann, bob = await server.people("ann", "bob")
+    idle = await server.connect()
+    for number in range(50):
+        ann.tell("send", ref=number, to=bob.id, text=f"{number}")
+    await ann.reply(0)
+    await server.stop_node(server.nodes[0])
+    assert await idle.ended() == []
+    lines = await ann.ended()
+    assert lines[-1] == {"type": "kicked", "reason": "shutdown"}
+    acknowledged = [line["seq"] for line in lines[:-1]]
+    assert acknowledged == list(range(2, len(lines) + 1))
+    pushed = await bob.ended()
+    assert pushed[-1] == {"type": "kicked", "reason": "shutdown"}
+    assert [line["seq"] for line in pushed[:-1]] == [1, *acknowledged]
+    # What was written before the end counts as received.
+    assert await server.cursors(bob.id) == {1: (len(pushed) - 1, 0)}
+
+
+async def test_a_stop_tells_clients_of_another_server(server: ChatServer) -> None:
+    first, second = server.nodes[0], await server.start_node()
+    first.placement.target = second
+    [ann] = await server.people("ann")
+    await server.stop_node(first)
+    moved, kicked = await ann.ended()
+    token = moved.pop("token")
+    assert moved == {"type": "moved", "host": "127.0.0.1", "port": second.port, "reason": "shutdown", "grace": 0}
+    assert kicked == {"type": "kicked", "reason": "shutdown"}
+    await (await server.connect(second)).ok("login", id=ann.id, token=token)
+
+
+async def test_a_stop_does_not_wait_for_ever_for_who_does_not_read(server: ChatServer) -> None:
+    ann, bob = await server.people("ann", "bob")
+    bob.stop_reading()
+    for number in range(200):
+        ann.tell("send", ref=number, to=bob.id, text="x" * 8000)
+    for number in range(200):
+        await ann.reply(number)
+    before = server.clock.seconds()
+    await server.stop_node(server.nodes[0])
+    assert server.clock.seconds() - before < DRAIN + 2
+    await ann.ended()
+
+
+@pytest.mark.parametrize("kind", ["login", "history", "send"])
+async def test_a_stop_while_a_request_waits_logs_no_error(server: ChatServer, kind: str, monkeypatch) -> None:
+    ann, bob = await server.people("ann", "bob")
+    [uid] = await server.register("cy")
+    chat = (await ann.ok("send", to=bob.id, text="x"))["chat"]
+    stuck: list[Deferred[None]] = []
+
+    def never(*arguments: object) -> Deferred[None]:
+        stuck.append(Deferred())
+        return stuck[-1]
+
+    monkeypatch.setattr(server.store, {"login": "open_session", "history": "history", "send": "append"}[kind], never)
+    if kind == "login":
+        client = await server.connect()
+        client.tell("login", id=uid, password=PASSWORD)
+    elif kind == "history":
+        ann.tell("history", chat=chat)
+    else:
+        ann.tell("send", to=bob.id, text="x")
+    await server.until(lambda: stuck)
+    running = server.nodes[0]
+    if kind == "send":
+        # The journal is flushed before anything is closed; the store has a deadline for that.
+        server.reactor.callLater(0.01, lambda: stuck[0].errback(Unavailable("too slow")))
+    await server.stop_node(running)
+    # The fixture that looks for errors in the log is the test.
+    await ann.ended()
