@@ -74,7 +74,7 @@ class Client(Protocol):
         *lines, self._partial = (self._partial + data).split(self.terminator[-1:])
         for line in lines:
             self.lines.append(json.loads(line))
-            self.waiting.append(self.lines[-1])
+            self.waiting.append(dict(self.lines[-1]))
         self._notify()
 
     def connectionLost(self, reason: Any = None) -> None:
