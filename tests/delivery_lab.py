@@ -330,6 +330,9 @@ class Link:
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         self._producer = producer
 
+    def unregisterProducer(self) -> None:
+        self._producer = None
+
     def pauseProducing(self) -> None:
         """Reading goes on: what arrives waits in the connection's backlog."""
 
@@ -342,7 +345,7 @@ class Link:
             self._arrive(data)
             return
         self.dataBuffer += data
-        if len(self.dataBuffer) > self._high_water and not self._paused:
+        if len(self.dataBuffer) > self._high_water and self._producer is not None and not self._paused:
             self._paused = True
             self._producer.pauseProducing()
 
@@ -355,7 +358,7 @@ class Link:
         self._arrive(data)
         if self._closing:
             self.loseConnection()
-        elif self._paused:
+        elif self._paused and self._producer is not None:
             self._paused = False
             self._producer.resumeProducing()
 

@@ -368,3 +368,22 @@ def test_the_other_one_of_a_new_pair_is_found_though_its_chat_came_with_a_login(
     lab.advance(6)
     assert b.pushed == {receipt.chat: [1]}
     assert a.pushed == {}
+
+
+def test_one_lost_leave_and_one_lost_join_are_found_together(lab: Lab) -> None:
+    """The only one of a chat that B knew is gone, and another one is in it: the chat stays."""
+    group = Group(lab, 2)
+    bob, cat = group.members
+    group.join(cat)
+    node = lab.nodes["B"]
+    b, c = lab.client("B", bob).login(), lab.client("B", cat).login()
+    lab.settle()
+    group.leave(cat)
+    group.join(bob)
+    lab.advance(6)
+    for _ in range(2):
+        node.deliver(group.hint(group.send()))
+        lab.settle()
+    assert group.pushed(b) == [1, 2]
+    assert group.pushed(c) == []
+    assert b.session.chats == [node.delivery.chats[group.id]]

@@ -360,16 +360,17 @@ class Delivery:
             chat.head = membership.head
         chat.version = chat.newest = membership.version
         chat.members = tuple(participant.id for participant in membership.participants)
+        # First who is in: a chat that nobody here is in would be dropped.
+        for participant in here:
+            session = self._sessions[participant.id]
+            if session not in chat.sessions:
+                self._attach(session, chat, participant.first - 1)
         members = set(chat.members)
         for session in [session for session in chat.sessions if session.uid not in members]:
             if session in sessions:
                 self._detach(session, chat)
             else:
                 chat.newest = chat.version + 1
-        for participant in here:
-            session = self._sessions[participant.id]
-            if session not in chat.sessions:
-                self._attach(session, chat, participant.first - 1)
         self._drop_if_unused(chat)
         return chat.version == chat.newest
 
