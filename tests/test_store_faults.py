@@ -124,13 +124,15 @@ async def a_day(store: SqliteStore) -> None:
     assert all(cursors[move.chat].received >= move.received for move in moves if move.chat in cursors)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 async def test_each_statement_fails_once(tmp_path, after) -> None:
     number = 0
     while True:
         number += 1
         path = tmp_path / f"{number}" / "flux.db"
-        faults = Faults(after=after)
+        faults = Faults(after=after, sync=False)
         store = store_with(path, connect=faults.connect)
         await store.start()
         faults.arm(number)

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 import pytest_twisted
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from store_contract_people import together
+from store_faults import Faults
 from store_invariants import check_invariants
 from store_model import ModelStore
 from twisted.internet.defer import Deferred
@@ -112,7 +114,13 @@ class StoreMachine(RuleBasedStateMachine):
     def open(self) -> SqliteStore:
         from twisted.internet import reactor
 
-        store = SqliteStore(self.folder / "flux.db", reactor, now=lambda: self.model.time / 1000, chats_bound=6)
+        store = SqliteStore(
+            self.folder / "flux.db",
+            reactor,
+            now=lambda: self.model.time / 1000,
+            chats_bound=6,
+            connect=Faults(sync=False).connect,
+        )
         wait_for(store.start())
         return store
 
@@ -178,7 +186,7 @@ class StoreMachine(RuleBasedStateMachine):
             each.clear()
 
 
-TestStore = StoreMachine.TestCase
+TestStore = pytest.mark.timeout(600)(pytest.mark.slow(StoreMachine.TestCase))
 TestStore.settings = settings(
     max_examples=100,
     stateful_step_count=40,

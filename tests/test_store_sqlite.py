@@ -189,7 +189,7 @@ async def test_the_checks_tell_what_a_store_can_do(tmp_path) -> None:
 async def test_the_log_stays_bounded_while_readers_take_turns(opened, monkeypatch) -> None:
     monkeypatch.setattr(schema, "LOG_PAGES", 50)
     monkeypatch.setattr(writer, "LOG_LIMIT", 1 << 20)
-    store = await opened()
+    store = await opened(connect=Faults(sync=False).connect)
     ann, bob = await people(store, "ann", "bob")
     [first] = await store.append([Draft(ann, bob, 0, "x")])
     sizes = []
@@ -253,6 +253,24 @@ async def test_only_the_call_that_is_to_blame_fails(store) -> None:
     with pytest.raises(ZeroDivisionError):
         await calls[3]
     assert [await calls[0], (await calls[2])[0].seq, await calls[4]] == [1, 1, 2]
+
+
+async def test_strings_no_client_can_send_harm_nobody(store) -> None:
+    ann, bob = await people(store, "ann", "bob")
+    calls = [
+        store.create_account("\ud800", "\ud800", "h", "", ""),
+        store.set_profile(ann, "\udfff", None, None, None),
+        store.search("\ud800", 5),
+        store.open_session(ann),
+        store.profile(bob),
+    ]
+    for call in calls[:3]:
+        with pytest.raises(UnicodeEncodeError):
+            await call
+    assert (await calls[3], (await calls[4]).name) == (1, "bob")
+    [receipt] = await store.append([Draft(ann, bob, 0, "a\0b", "\0")])
+    assert (await store.fill(bob, receipt.chat, 0, 5))[0].text == "a\0b"
+    assert await people(store, "cat") == [3]
 
 
 async def test_time_does_not_go_back_within_a_chat(opened) -> None:
