@@ -31,9 +31,9 @@ INSERTS = [
         "INSERT OR ROLLBACK INTO messages (chat, seq, sender, at, cid, text) VALUES "
         + ", ".join(["(?, ?, ?, ?, ?, ?)"] * rows),
     )
-    for rows in (1024, 256, 64, 16, 4, 1)
+    for rows in (1 << power for power in reversed(range(11)))
 ]
-"""(rows, statement), from the largest: SQLite takes at most 32,766 parameters unless built otherwise."""
+"""(rows, statement) for powers of two, the largest first: SQLite takes 32,766 parameters unless built otherwise."""
 
 
 def append(writer: Writer, drafts: Sequence[Draft]) -> list[Receipt | FluxError]:

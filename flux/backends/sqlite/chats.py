@@ -17,6 +17,9 @@ from flux.model import Draft
 Key = tuple[int, int] | int
 """(sender, receiver) of a one-to-one chat, or the id of a group."""
 
+Senders = frozenset[int] | tuple[int, ...]
+"""Who may send: of two accounts a tuple, which is small; of a group a set, which is quick."""
+
 LARGEST_ID = 2**63 - 1
 """Of an SQLite integer. What is above is no identifier of ours."""
 
@@ -33,9 +36,7 @@ class Chat:
 
     __slots__ = ("at", "head", "id", "keys", "senders", "version")
 
-    def __init__(
-        self, number: int, head: int, at: int, version: int, senders: frozenset[int], keys: tuple[Key, ...]
-    ) -> None:
+    def __init__(self, number: int, head: int, at: int, version: int, senders: Senders, keys: tuple[Key, ...]) -> None:
         self.id = number
         self.head = head
         self.at = at
@@ -123,7 +124,7 @@ class Chats:
             ).fetchall()
         }
         keys = ((low, high), (high, low))
-        return Chat(chat, head or 0, at or 0, version, frozenset({low, high} - barred), keys)
+        return Chat(chat, head or 0, at or 0, version, tuple({low, high} - barred) if barred else keys[0], keys)
 
     def _create_pair(self, low: int, high: int, sender: int) -> tuple[int, int, int, int]:
         other = high if sender == low else low
