@@ -77,15 +77,16 @@ class AppendContract:
                 Draft(ann, 0, 0, "to nobody"),
                 Draft(ann, 2**63, 0, "beyond all ids"),
                 Draft(ann, 0, -1, "below all ids"),
+                Draft(99, ann, 0, "from nobody"),
                 Draft(ann, 0, group, "good"),
                 Draft(bob, ann, 0, "good"),
             ]
         )
         assert [type(outcome) for outcome in outcomes] == [
             BadRequest, UserInvalid, Receipt, Forbidden, NotFound, NotFound, BadRequest, Forbidden, Receipt, NotFound,
-            UserInvalid, NotFound, Receipt, Receipt,
+            UserInvalid, NotFound, UserInvalid, Receipt, Receipt,
         ]  # fmt: skip
-        assert [outcomes[n].seq for n in (2, 8, 12, 13)] == [2, 1, 1, 3]
+        assert [outcomes[n].seq for n in (2, 8, 13, 14)] == [2, 1, 1, 3]
         assert outcomes[8].duplicate
 
     async def test_what_was_refused_left_nothing(self, store) -> None:

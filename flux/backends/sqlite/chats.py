@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterable
 
 from flux.backends.sqlite.places import newest
+from flux.backends.sqlite.rows import all_rows, one_row
 from flux.errors import BadRequest, FluxError, Forbidden, NotFound, UserInvalid
 from flux.model import Draft
 
@@ -107,34 +108,33 @@ class Chats:
         low, high = (sender, to) if sender < to else (to, sender)
         if low < 1 or high > LARGEST_ID:
             raise UserInvalid("there is no such user")
-        row = self._db.execute(
+        barred = {
+            blocked
+            for (blocked,) in all_rows(
+                self._db,
+                "SELECT blocked FROM blocks WHERE uid IN (?1, ?2) AND blocked IN (?1, ?2) AND uid <> blocked",
+                (low, high),
+            )
+        }
+        row = one_row(
+            self._db,
             f"SELECT c.id, m.seq, m.at, c.version FROM chats c LEFT JOIN messages m ON m.id = {newest('c.id')}"
             " WHERE c.low = ? AND c.high = ?",
             (low, high),
-        ).fetchone()
+        )
         if row is None:
-            row = self._create_pair(low, high, sender)
+            if len(all_rows(self._db, "SELECT id FROM accounts WHERE id IN (?, ?)", (low, high))) < 2:
+                raise UserInvalid("there is no such user")
+            if sender in barred:
+                raise Forbidden("this user has blocked you")
+            row = self._create_pair(low, high)
             created[row[0]] = row[3]
         chat, head, at, version = row
-        barred = {
-            blocked
-            for (blocked,) in self._db.execute(
-                "SELECT blocked FROM blocks WHERE uid IN (?1, ?2) AND blocked IN (?1, ?2) AND uid <> blocked",
-                (low, high),
-            ).fetchall()
-        }
         keys = ((low, high), (high, low))
         return Chat(chat, head or 0, at or 0, version, tuple({low, high} - barred) if barred else keys[0], keys)
 
-    def _create_pair(self, low: int, high: int, sender: int) -> tuple[int, int, int, int]:
-        other = high if sender == low else low
-        (accounts,) = self._db.execute("SELECT count(*) FROM accounts WHERE id IN (?, ?)", (low, high)).fetchone()
-        if accounts != 2:
-            raise UserInvalid("there is no such user")
-        if self._db.execute("SELECT 1 FROM blocks WHERE uid = ? AND blocked = ?", (other, sender)).fetchall():
-            raise Forbidden("this user has blocked you")
-        chat = self._db.execute("INSERT INTO chats (low, high) VALUES (?, ?)", (low, high)).lastrowid
-        assert chat is not None
+    def _create_pair(self, low: int, high: int) -> tuple[int, int, int, int]:
+        [(chat,)] = all_rows(self._db, "INSERT INTO chats (low, high) VALUES (?, ?) RETURNING id", (low, high))
         self._db.execute(
             "INSERT INTO members (uid, chat, first, received, read, role)"
             " VALUES (?1, ?3, 1, 0, 0, 'member'), (?2, ?3, 1, 0, 0, 'member')",
@@ -145,17 +145,16 @@ class Chats:
     def _group(self, group: int) -> Chat:
         if not 1 <= group <= LARGEST_ID:
             raise NotFound("there is no such group")
-        row = self._db.execute(
-            f"SELECT m.seq, m.at, c.version FROM groups g JOIN chats c ON c.id = g.chat"
+        row = one_row(
+            self._db,
+            "SELECT m.seq, m.at, c.version FROM groups g JOIN chats c ON c.id = g.chat"
             f" LEFT JOIN messages m ON m.id = {newest('g.chat')} WHERE g.chat = ?",
             (group,),
-        ).fetchone()
+        )
         if row is None:
             raise NotFound("there is no such group")
         head, at, version = row
-        members = frozenset(
-            uid for (uid,) in self._db.execute("SELECT uid FROM members WHERE chat = ?", (group,)).fetchall()
-        )
+        members = frozenset(uid for (uid,) in all_rows(self._db, "SELECT uid FROM members WHERE chat = ?", (group,)))
         return Chat(group, head or 0, at or 0, version, members, (group,))
 
 

@@ -5,9 +5,10 @@ file says who it is, so that a second process can name it.
 
 Migrations are the files ``migrations/sqlite/NNNN_*.sql``, numbered from 1.  Each runs
 in one transaction with the number it leaves behind in ``PRAGMA user_version``, so a
-file is never between two of them.  After that the tables are compared with those the
-migrations make in an empty database: a file that was restored in part or altered by
-hand is refused before anything is written to it.
+file is never between two of them.  A file of another program or of a later flux is
+refused before anything is written to it.  In the end the tables are compared with those
+that the migrations make in an empty database: a file that was restored in part or
+altered by hand is refused too.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ import fcntl
 import os
 import socket
 import sqlite3
-from collections.abc import Callable
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -29,8 +29,8 @@ Connect = Callable[..., sqlite3.Connection]
 APPLICATION_ID = 0x666C7578
 """``flux`` in ASCII, at byte 68 of the file (PRAGMA application_id; ``file`` shows it)."""
 
-OLDEST_SQLITE = (3, 37, 0)
-"""STRICT tables; RETURNING and UPDATE FROM are older."""
+OLDEST_SQLITE = (3, 38, 0)
+"""JSON functions without a build option; STRICT tables, RETURNING and UPDATE FROM are older."""
 
 LOG_PAGES = 4000
 """Pages of the write-ahead log after which COMMIT copies it into the tables: that takes about 10 ms then,
@@ -91,16 +91,12 @@ def open_writer(path: Path, connect: Connect) -> sqlite3.Connection:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
         raise Unavailable(f"{path} cannot be used (store.path): {error.strerror}") from error
-    pragmas = {
-        "journal_mode": "WAL",
-        "synchronous": "FULL",
-        "foreign_keys": "ON",
-        "secure_delete": "OFF",
-        "cache_size": -64 * 1024,
-        "wal_autocheckpoint": LOG_PAGES,
-        "journal_size_limit": LOG_PAGES * 4096,
-    }
-    return _open(path, connect, pragmas, partial(migrate, path=path))
+    with _connection(path, connect) as db:
+        recognise(db, path)
+        _set(db, journal_mode="WAL", synchronous="FULL", foreign_keys="ON", secure_delete="OFF")
+        _set(db, cache_size=-64 * 1024, wal_autocheckpoint=LOG_PAGES, journal_size_limit=LOG_PAGES * 4096)
+        migrate(db, path)
+        return db
 
 
 def open_reader(path: Path, connect: Connect) -> sqlite3.Connection:
@@ -108,27 +104,30 @@ def open_reader(path: Path, connect: Connect) -> sqlite3.Connection:
 
     :raises Unavailable: it cannot be made.
     """
-    return _open(path, connect, {"query_only": "ON", "cache_size": -16 * 1024})
+    with _connection(path, connect) as db:
+        _set(db, query_only="ON", cache_size=-16 * 1024)
+        return db
 
 
-def _open(
-    path: Path,
-    connect: Connect,
-    pragmas: dict[str, object],
-    prepare: Callable[[sqlite3.Connection], None] = lambda db: None,
-) -> sqlite3.Connection:
-    with ExitStack() as undo:
-        try:
-            db = connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT)
-            undo.callback(db.close)
-            db.execute("PRAGMA temp_store = MEMORY")
-            for name, value in pragmas.items():
-                db.execute(f"PRAGMA {name} = {value}").fetchall()
-            prepare(db)
-        except sqlite3.Error as error:
+@contextmanager
+def _connection(path: Path, connect: Connect) -> Iterator[sqlite3.Connection]:
+    """A connection that is closed where preparing it fails."""
+    db = None
+    try:
+        db = connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT)
+        _set(db, temp_store="MEMORY")
+        yield db
+    except BaseException as error:
+        if db is not None:
+            db.close()
+        if isinstance(error, sqlite3.Error):
             raise Unavailable(f"{path} cannot be used (store.path): {error}") from error
-        undo.pop_all()
-    return db
+        raise
+
+
+def _set(db: sqlite3.Connection, **pragmas: object) -> None:
+    for name, value in pragmas.items():
+        db.execute(f"PRAGMA {name} = {value}").fetchall()
 
 
 def log_file(path: Path) -> Path:
@@ -145,21 +144,29 @@ def migrations() -> list[str]:
     return [file.read_text("utf-8") for file in found]
 
 
+def recognise(db: sqlite3.Connection, path: Path) -> None:
+    """See whose file this is, without changing it.
+
+    :raises Unavailable: another program's, or a later flux's.
+    """
+    [(application,)] = db.execute("PRAGMA application_id").fetchall()
+    [(version,)] = db.execute("PRAGMA user_version").fetchall()
+    if application != APPLICATION_ID and (application or version or _tables(db)):
+        raise Unavailable(f"{path} belongs to another program: give flux another store.path")
+    if version > (known := len(migrations())):
+        raise Unavailable(
+            f"{path} was written by a later flux (schema {version}, this one knows {known}): "
+            "install that version, or give this one another store.path"
+        )
+
+
 def migrate(db: sqlite3.Connection, path: Path) -> None:
     """Bring the schema up to date.
 
-    :raises Unavailable: the file is none of ours, of a later version, or not what its version says.
+    :raises Unavailable: the tables are not what the version says.
     """
     scripts = migrations()
-    (application,) = db.execute("PRAGMA application_id").fetchone()
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if application != APPLICATION_ID and (application or version or _tables(db)):
-        raise Unavailable(f"{path} belongs to another program: give flux another store.path")
-    if version > len(scripts):
-        raise Unavailable(
-            f"{path} was written by a later flux (schema {version}, this one knows {len(scripts)}): "
-            "install that version, or give this one another store.path"
-        )
+    [(version,)] = db.execute("PRAGMA user_version").fetchall()
     for number, script in enumerate(scripts[version:], version + 1):
         try:
             db.executescript(

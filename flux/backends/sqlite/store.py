@@ -267,7 +267,7 @@ class SqliteStore:
 def _size(db: sqlite3.Connection) -> tuple[int, int, int]:
     """Version of the schema, pages, bytes per page."""
     [version, pages, size] = (
-        db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "page_count", "page_size")
+        db.execute(f"PRAGMA {name}").fetchall()[0][0] for name in ("user_version", "page_count", "page_size")
     )
     return version, pages, size
 
