@@ -164,6 +164,7 @@ class Town(Lab):
     def join(self) -> None:
         if client := self.someone():
             group = self.rng.choice(self.groups)
+            self._may_be_in(group, client.uid, except_for=client)
             self.joining[client, group] += 1
             client.tell(type="group.join", group=group, ref=group)
 
@@ -174,11 +175,14 @@ class Town(Lab):
     def add_or_remove(self) -> None:
         if client := self.someone():
             uid, group = self.rng.choice(self.people), self.rng.choice(self.groups)
-            for other in self.clients:
-                if other.uid == uid:
-                    # From now on it may be in again at any moment.
-                    self.joining[other, group] += BIG
+            self._may_be_in(group, uid)
             client.tell(type=self.rng.choice(("group.add", "group.remove")), group=group, id=uid)
+
+    def _may_be_in(self, group: int, uid: int, except_for: Client | None = None) -> None:
+        """From now on the account may be in again at any moment without being told on these connections."""
+        for other in self.clients:
+            if other.uid == uid and other is not except_for:
+                self.joining[other, group] += BIG
 
     def acknowledge(self) -> None:
         client = self.someone()

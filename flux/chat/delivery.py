@@ -365,6 +365,9 @@ class Delivery:
             session = self._sessions[participant.id]
             if session not in chat.sessions:
                 self._attach(session, chat, participant.first - 1)
+            elif self.position(session, chat) < participant.first - 1:
+                # It has left and joined again, and nobody told.
+                self._place(session, chat, participant.first - 1)
         members = set(chat.members)
         for session in [session for session in chat.sessions if session.uid not in members]:
             if session in sessions:
@@ -429,7 +432,7 @@ class Delivery:
             if not self._is_in(session, chat):
                 return
             if not messages:
-                await self._correct(session, chat)
+                await self._correct(chat)
                 return
             self._write_page(session, chat, messages)
 
@@ -458,23 +461,21 @@ class Delivery:
             session.write(b"".join(gathered))
         self._place(session, chat, position)
 
-    async def _correct(self, session: Session, chat: Chat) -> None:
+    async def _correct(self, chat: Chat) -> None:
         """The store has nothing past the position though the head is higher: believe the store.
 
-        Either the session is no member any more, or it joined again meanwhile (then
-        nothing below its ``first`` is for it), or a hint promised too much.
+        Either the session is no member any more, or it joined again meanwhile, or a
+        hint promised too much.
         """
         head = chat.head
         membership = await self._refresh(chat.id)
-        for participant in membership.participants:
-            if participant.id == session.uid and chat in session.chats:
-                self._place(session, chat, max(self.position(session, chat), participant.first - 1))
         if membership.head < chat.head == head:
-            # Nothing was announced while the members were read, so nothing was committed since.
             positions = [(each, self.position(each, chat)) for each in chat.sessions]
             chat.head = membership.head
             for each, position in positions:
                 self._place(each, chat, min(position, chat.head))
+            # What was announced below the false head was taken for known.
+            self.raise_head(chat, (await self._refresh(chat.id)).head)
 
     # --- the sweep ---
 
