@@ -53,6 +53,10 @@ class Ring:
             yield names[index % len(names)]
 
 
+ROUNDING = 1e-9
+"""What is above a whole number by less than this is that number."""
+
+
 @implementer(IBalancer)
 class ConsistentHash:
     """Consistent hashing with bounded loads.
@@ -87,6 +91,7 @@ class ConsistentHash:
         allowed = (1 + self._epsilon) * load / sum(node.weight for node in nodes)
         for name in self._ring.walk(str(uid)):
             node = by_name[name]
-            if node.load < ceil(allowed * node.weight):
+            # A bound of exactly 22 must not become 23 by the last bit of a product.
+            if node.load < ceil(allowed * node.weight - ROUNDING):
                 return node
         raise AssertionError("the bounds add up to more than the load")
