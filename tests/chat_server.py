@@ -193,6 +193,32 @@ class Client(Protocol):
         await self.until(lambda: self.closed)
 
 
+def open_client(port: int, *, address: str = "127.0.0.1", terminator: bytes = b"\n", receive_buffer: int = 0) -> Client:
+    """Connect to a port of this machine.
+
+    :param address: the client's own; every address in 127/8 is this machine.
+    :param receive_buffer: bytes the kernel keeps for this client while it does not read.
+    """
+    from twisted.internet import reactor
+
+    sock = socket.socket()
+    try:
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        # What is written small must not wait for the acknowledgement of what was before.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.bind((address, 0))
+        sock.connect(("127.0.0.1", port))
+        sock.setblocking(False)
+        client = Client(terminator)
+        factory = Factory.forProtocol(lambda: client)
+        factory.noisy = False
+        reactor.adoptStreamConnection(sock.fileno(), socket.AF_INET, factory)
+    finally:
+        sock.close()
+    return client
+
+
 class NodeClock(Clock):
     """A clock that knows which of its calls are the pauses between the repeated work of nodes."""
 
@@ -353,26 +379,9 @@ class ChatServer:
         terminator: bytes = b"\n",
         receive_buffer: int = 0,
     ) -> Client:
-        """A connection on which nothing has been said.
-
-        :param address: the client's own; every address in 127/8 is this machine.
-        :param receive_buffer: bytes the kernel keeps for this client while it does not read.
-        """
-        sock = socket.socket()
-        try:
-            if receive_buffer:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-            # What is written small must not wait for the acknowledgement of what was before.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.bind((address, 0))
-            sock.connect(("127.0.0.1", (running or self.nodes[0]).port))
-            sock.setblocking(False)
-            client = Client(terminator)
-            factory = Factory.forProtocol(lambda: client)
-            factory.noisy = False
-            self.reactor.adoptStreamConnection(sock.fileno(), socket.AF_INET, factory)
-        finally:
-            sock.close()
+        """A connection on which nothing has been said; see :func:`open_client`."""
+        port = (running or self.nodes[0]).port
+        client = open_client(port, address=address, terminator=terminator, receive_buffer=receive_buffer)
         self.clients.append(client)
         return client
 

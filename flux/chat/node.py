@@ -425,6 +425,7 @@ class ChatNode:
     async def _second(self) -> None:
         self.now = self.clock.seconds()
         self.connections.check(self.now)
+        self.throttle.report()
         await self.cursors.write()
         if self.now - self._swept >= (SWEEP_DEGRADED if self.spread.degraded else SWEEP):
             self._swept = self.now

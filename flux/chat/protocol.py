@@ -120,7 +120,9 @@ class ChatConnection(LineProtocol):
             await self.session.settle()
         if last:
             self.write(last)
-        self.close()
+        self.hang_up()
+        if self.session is not None:
+            self.node.end(self.session)
 
     def keeps_up(self) -> None:
         """Fill the session with what it missed while it did not read."""

@@ -7,6 +7,10 @@ and a login is refused when either is full.
 
 from __future__ import annotations
 
+from collections import Counter
+
+from twisted.logger import Logger
+
 from flux.errors import RateLimited
 from flux.interfaces import IState
 
@@ -21,8 +25,11 @@ class LoginThrottle:
     :ivar per_address: failures a minute from one address; 0 means no limit.
     """
 
+    log = Logger()
+
     def __init__(self, state: IState, per_account: int, per_address: int) -> None:
         self._state = state
+        self._refused: Counter[str] = Counter()
         self.per_account = per_account
         self.per_address = per_address
 
@@ -33,11 +40,18 @@ class LoginThrottle:
         counts = await self._state.failures(self._keys(account, address))
         for (count, left), limit in zip(counts, (self.per_account, self.per_address), strict=True):
             if limit and count >= limit:
+                self._refused[address] += 1
                 raise RateLimited("too many failed logins; wait before trying again", max(1, round(left * 1000)))
 
     async def failed(self, account: str, address: str) -> None:
         """Count a wrong password."""
         await self._state.fail(self._keys(account, address), WINDOW)
+
+    def report(self) -> None:
+        """Log what was refused since the last report: a line per address, however fast somebody guesses."""
+        for address, count in self._refused.items():
+            self.log.warn("{count} logins refused from {address}: too many failed", count=count, address=address)
+        self._refused.clear()
 
     @staticmethod
     def _keys(account: str, address: str) -> list[str]:

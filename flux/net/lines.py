@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
+from twisted.internet import tcp
 from twisted.internet.interfaces import IPushProducer, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
@@ -289,6 +290,25 @@ class LineProtocol(Protocol):
             # A transport whose producer is paused resumes it when all is written, instead of closing.
             transport.unregisterProducer()
             transport.loseConnection()
+
+    def hang_up(self) -> None:
+        """Close as :meth:`close` does, but hear the peer out.
+
+        A socket that is closed with something unread resets the connection, and the
+        peer may lose our last words. What comes from now on is read and forgotten
+        until the peer closes as well; who calls sees to it that this takes an end.
+        """
+        transport: Any = self.transport
+        if not isinstance(transport, tcp.Connection):
+            self.close()
+        elif not self.closed:
+            self.flush()
+            self.closed = True
+            self.hold(CLOSING)
+            self._backlog = None
+            transport.unregisterProducer()
+            transport.resumeProducing()
+            transport.loseWriteConnection()
 
     def abort(self) -> None:
         """Close at once; what the peer has not taken is dropped."""

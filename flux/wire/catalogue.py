@@ -90,6 +90,7 @@ class Catalogue:
 
     def __init__(self, requests: Sequence[type[Request]]) -> None:
         self.requests = {request.type(): request for request in requests}
+        self._help: dict[str, RequestHelp] = {}
         self._decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Union[tuple(requests)])  # noqa: UP007
 
     def decode(self, line: bytes) -> Request:
@@ -117,11 +118,14 @@ class Catalogue:
 
         :raises flux.errors.UnknownType: there is no such request.
         """
+        if not self._help:
+            # Looking into the classes takes milliseconds, and everybody may ask.
+            self._help = {name: describe(request) for name, request in self.requests.items()}
         if not wanted:
-            return [describe(request) for request in self.requests.values()]
-        if wanted not in self.requests:
+            return list(self._help.values())
+        if wanted not in self._help:
             raise UnknownType(self._unknown(wanted))
-        return [describe(self.requests[wanted])]
+        return [self._help[wanted]]
 
     def _explain(self, line: bytes, problem: FluxError) -> Rejected:
         """Say precisely why a line is no request: ``problem``, unless there is a greater one."""
