@@ -269,6 +269,7 @@ async def test_clients_that_come_and_go(target: Target) -> None:
                 await client.reset()
 
 
+@pytest.mark.slow
 async def test_a_client_that_never_reads_what_it_asks_for(target: Target) -> None:
     since = len(target.logged(""))
     names = [f"greedy {number}" for number in range(3)]
