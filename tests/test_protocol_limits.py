@@ -165,7 +165,7 @@ async def test_too_many_requests_are_refused_with_the_time_to_wait(server: ChatS
     await bob.ok("send", to=ann.id, text="hello")
 
 
-async def test_pings_cursors_and_logging_out_are_never_limited(server: ChatServer) -> None:
+async def test_what_changes_nothing_is_never_limited(server: ChatServer) -> None:
     server.reload(limits__messages_per_second=1, limits__messages_burst=1)
     ann, bob = await server.people("ann", "bob", acks=True)
     chat = (await ann.ok("send", to=bob.id, text="1"))["chat"]
@@ -175,7 +175,11 @@ async def test_pings_cursors_and_logging_out_are_never_limited(server: ChatServe
         ann.tell("read", chat=chat, seq=number)
         await ann.ok("ping")
     assert [line for line in await ann.settled() if line["type"] == "error"] == []
-    await ann.ok("help")
+    for _ in range(20):
+        for kind in ("help", "chats", "friends", "friend.requests", "groups", "profile.get"):
+            await ann.ok(kind)
+        await ann.ok("history", chat=chat)
+    assert await ann.refused("typing", to=bob.id) == "rate_limited"
     await ann.ok("logout")
 
 
@@ -310,8 +314,9 @@ async def test_who_pings_once_and_falls_silent_is_closed_after_heartbeat_timeout
     await ann.ok("chats")
 
 
-async def test_who_never_pings_may_be_silent(server: ChatServer) -> None:
+async def test_who_never_pings_is_watched_by_keepalive_alone(server: ChatServer) -> None:
     [ann] = await server.people("ann")
+    assert server.node.sessions[ann.id].connection.transport.getTcpKeepAlive()
     await server.advance(500)
     assert not ann.closed
     await ann.ok("chats")

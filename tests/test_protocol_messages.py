@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from chat_server import ChatServer, Client, befriend, group_of
+from chat_server import PASSWORD, ChatServer, Client, befriend, group_of
 
 from flux.model import Draft
 
@@ -129,6 +129,44 @@ async def test_replies_come_in_the_order_of_the_sends_and_seqs_have_no_gaps(serv
         orders.append(sorted({**own, **{message["seq"]: message["text"] for message in pushed}}.items()))
     assert orders[0] == orders[1] == orders[2]
     assert [seq for seq, _ in orders[0]] == list(range(1, 301))
+
+
+async def test_a_thousand_sends_at_once_are_all_answered_in_order(server: ChatServer) -> None:
+    ann, bob = await server.people("ann", "bob")
+    lines = [{"type": "send", "ref": number, "to": bob.id, "text": f"{number}"} for number in range(1000)]
+    ann.raw("".join(json.dumps(line) + "\n" for line in lines).encode())
+    ann.tell("ping", ref="last")
+    await ann.reply(999)
+    await ann.reply("last")
+    assert [line["ref"] for line in ann.lines if line["type"] == "send.ok"] == list(range(1000))
+    assert [(await bob.told("message"))["text"] for _ in range(1000)] == [f"{number}" for number in range(1000)]
+
+
+@pytest.mark.parametrize("acks", [True, False])
+async def test_after_a_login_comes_what_was_missed_and_then_what_is_new(server: ChatServer, acks: bool) -> None:
+    ann, cy = await server.people("ann", "cy")
+    [uid] = await server.register("bob")
+    group = await group_of(ann, cy)
+    await ann.ok("group.add", group=group, id=uid)
+    missed = [Draft(ann.id, uid, 0, "x"), Draft(cy.id, 0, group, "x"), Draft(cy.id, uid, 0, "x")] * 250
+    await server.store.append(missed)
+    bob = await server.connect()
+    bob.tell("login", id=uid, password=PASSWORD, acks=acks)
+    for number in range(50):
+        ann.tell("send", ref=number, to=uid, text="x")
+        cy.tell("send", ref=number, group=group, text="x")
+    for number in range(50):
+        await ann.reply(number)
+        await cy.reply(number)
+    seen: dict[int, list[int]] = {}
+    for _ in range(3 * 250 + 2 * 50):
+        message = await bob.told("message")
+        seen.setdefault(message["chat"], []).append(message["seq"])
+    assert bob.lines[0]["type"] == "login.ok"
+    await bob.told("login.ok")
+    assert sorted(len(seqs) for seqs in seen.values()) == [250, 300, 300]
+    assert all(seqs == list(range(1, len(seqs) + 1)) for seqs in seen.values())
+    assert await bob.settled() == []
 
 
 # --- cid ---------------------------------------------------------------------
