@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flux.chat.dispatch import answers
 from flux.chat.session import Session
-from flux.errors import BadRequest, NotFound
+from flux.errors import BadRequest, FluxError
 from flux.model import FriendAnswered, FriendRequested, GroupChanged, MemberChange, Presence
 from flux.wire import replies, requests
 from flux.wire.numbered import OneSidedFriendAdd
@@ -155,7 +155,9 @@ async def _changed(session: Session, change: MemberChange) -> None:
     await node.members_changed(change)
     try:
         members = {participant.id for participant in (await node.store.membership(change.chat)).participants}
-    except NotFound:
+    except FluxError as error:
+        # It is done, and a repetition would be refused.
+        session.log.warn("the members of {chat} were not shown a change: {error}", chat=change.chat, error=error)
         members = set()
     members.add(change.id)
     members.discard(session.uid)
