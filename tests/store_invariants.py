@@ -65,20 +65,24 @@ INVARIANTS = {
     ),
 }
 
+RUNS = "(SELECT * FROM runs UNION ALL SELECT * FROM recent_runs)"
+
 INDEX = {
-    "every message has its entry": (
-        "SELECT chat, seq, sender, id FROM messages EXCEPT"
-        " SELECT * FROM (SELECT chat, seq, sender, id FROM places UNION ALL SELECT chat, seq, sender, id FROM recent)"
+    "the messages of a run follow each other": (
+        f"SELECT r.chat, r.seq, m.chat, m.seq, m.sender FROM {RUNS} r"
+        " JOIN messages m ON m.id BETWEEN r.id - r.count + 1 AND r.id"
+        " WHERE m.chat <> r.chat OR (r.sender <> 0 AND m.sender <> r.sender) OR m.seq - m.id <> r.seq - r.id"
     ),
-    "every entry has its message, once": (
-        "SELECT count(*), (SELECT count(*) FROM messages) AS messages"
-        " FROM (SELECT id FROM places UNION ALL SELECT id FROM recent) HAVING count(*) <> messages"
+    "every message is in one run": (
+        "SELECT * FROM (SELECT count(*) AS messages FROM messages) t, (SELECT count(DISTINCT m.id) AS inside,"
+        f" count(*) AS times FROM {RUNS} r LEFT JOIN messages m ON m.id BETWEEN r.id - r.count + 1 AND r.id) c"
+        " WHERE messages > 0 AND (inside <> messages OR times <> messages)"
     ),
-    "what is recent follows what is in its place": (
-        "SELECT r.chat, r.seq FROM recent r JOIN places p ON p.chat = r.chat AND p.seq >= r.seq"
+    "recent runs follow the others": (
+        "SELECT r.chat, r.seq FROM recent_runs r JOIN runs o ON o.chat = r.chat AND o.seq > r.seq - r.count"
     ),
 }
-"""The same for what is SQLite's own: the index of a chat's messages is in two parts."""
+"""The same for what is SQLite's own: which messages a chat has stands in two tables."""
 
 
 def violations(

@@ -53,8 +53,8 @@ class Chat:
     open_history: bool = False
     version: int = 1
     members: dict[int, Place] = field(default_factory=dict)
-    #: (when it came in the order of all messages, the message, its cid)
-    messages: list[tuple[int, Message, str]] = field(default_factory=list)
+    #: (the message, its cid)
+    messages: list[tuple[Message, str]] = field(default_factory=list)
 
     @property
     def head(self) -> int:
@@ -62,17 +62,16 @@ class Chat:
 
     def visible(self, uid: int) -> list[Message]:
         floor = 0 if self.open_history else self.members[uid].first - 1
-        return [message for _, message, _ in self.messages[floor:]]
+        return [message for message, _ in self.messages[floor:]]
 
     def unread(self, uid: int) -> int:
         place = self.members[uid]
-        return sum(m.sender != uid for _, m, _ in self.messages[max(place.read, place.first - 1) :])
+        return sum(m.sender != uid for m, _ in self.messages[max(place.read, place.first - 1) :])
 
 
 class ModelStore:
     def __init__(self) -> None:
         self.time = 0
-        self.count = 0
         self.profiles: dict[int, Profile] = {}
         self.sessions: dict[int, int] = {}
         self.friendships: dict[tuple[int, int], tuple[str, bool]] = {}
@@ -293,18 +292,17 @@ class ModelStore:
     def _append(self, draft: Draft) -> Receipt:
         sender, to = draft.sender, draft.to
         chat = self._pair(sender, to) if to else self._group(draft.group)
-        for _, message, cid in chat.messages:
+        for message, cid in chat.messages:
             if cid and (cid, message.sender) == (draft.cid, sender):
                 if message.text != draft.text:
                     raise BadRequest
                 return Receipt(chat.id, message.seq, message.at, True, chat.version)
         if sender not in chat.members or (to, sender) in self.blocks:
             raise Forbidden
-        at = max(self.time, chat.messages[-1][1].at if chat.messages else 0)
+        at = max(self.time, chat.messages[-1][0].at if chat.messages else 0)
         where = {"to": to} if to else {"group": chat.id}
         message = Message(chat.id, chat.head + 1, sender, self.profiles[sender].name, draft.text, at, **where)
-        self.count += 1
-        chat.messages.append((self.count, message, draft.cid))
+        chat.messages.append((message, draft.cid))
         self.heads[chat.id] = chat.head
         return Receipt(chat.id, message.seq, at, False, chat.version)
 
@@ -347,16 +345,16 @@ class ModelStore:
         if found is None or uid not in found.members:
             return ()
         floor = max(after, found.members[uid].first - 1)
-        return tuple(message for _, message, _ in found.messages[floor:][:limit])
+        return tuple(message for message, _ in found.messages[floor:][:limit])
 
     def conversations(self, uid: int, limit: int) -> tuple[Conversation, ...]:
         mine = [chat for chat in self.chats.values() if uid in chat.members and chat.messages and chat.visible(uid)]
-        mine.sort(key=lambda chat: (chat.messages[-1][1].at, chat.messages[-1][0]), reverse=True)
+        mine.sort(key=lambda chat: (chat.messages[-1][0].at, chat.id), reverse=True)
         return tuple(
             Conversation(
                 chat.id,
                 chat.group.name if chat.group else self.profiles[sum(chat.pair) - uid].name,
-                chat.messages[-1][1],
+                chat.messages[-1][0],
                 chat.unread(uid),
                 chat.members[uid].read,
                 UNSET if chat.group else sum(chat.pair) - uid,

@@ -19,7 +19,7 @@ from store_invariants import check_invariants
 from store_model import ModelStore
 from twisted.internet.defer import Deferred
 
-from flux.backends.sqlite import SqliteStore, places
+from flux.backends.sqlite import SqliteStore, runs
 from flux.errors import FluxError
 from flux.model import CursorMove, Draft
 from flux.names import fold
@@ -105,7 +105,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         # Small enough that every run moves entries between the parts of the index and forgets chats.
-        self.small = mock.patch.object(places, "MOVE_EVERY", 5)
+        self.small = mock.patch.object(runs, "MOVE_EVERY", 5)
         self.small.start()
         self.model = ModelStore()
         self.store = self.open()

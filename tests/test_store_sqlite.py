@@ -18,7 +18,7 @@ from store_contract_people import people, together
 from store_faults import Faults
 from store_invariants import check_file, check_invariants
 
-from flux.backends.sqlite import SqliteStore, places, schema, writer
+from flux.backends.sqlite import SqliteStore, runs, schema, writer
 from flux.errors import BadRequest, Forbidden, NotFound, Unavailable
 from flux.interfaces import IStore
 from flux.model import CursorMove, Draft, Message
@@ -366,7 +366,7 @@ async def test_reading_goes_on_while_something_is_written(store) -> None:
 
 
 async def test_messages_are_found_in_both_parts_of_the_index(opened, monkeypatch) -> None:
-    monkeypatch.setattr(places, "MOVE_EVERY", 7)
+    monkeypatch.setattr(runs, "MOVE_EVERY", 7)
     store = await opened()
     ann, bob, cat = await people(store, "ann", "bob", "cat")
     for n in range(1, 41):
@@ -387,14 +387,14 @@ async def test_messages_are_found_in_both_parts_of_the_index(opened, monkeypatch
         page = await store.history(bob, chat, 0, 0, low, -1, 10)
         assert seqs(page.messages) == (list(range(max(low - 10, 1), low)) if low else list(range(31, 41)))
     with closing(sqlite3.connect(store.path)) as db:
-        assert 0 < db.execute("SELECT count(*) FROM recent").fetchone()[0] < 14
+        assert 0 < db.execute("SELECT count(*) FROM recent_runs").fetchone()[0] < 14
     again = await store.append([Draft(ann, bob, 0, f"{n}", f"{n}") for n in range(1, 41)])
     assert [(receipt.seq, receipt.duplicate) for receipt in again] == [(n, True) for n in range(1, 41)]
 
 
 # --- the statements ----------------------------------------------------------
 
-TABLES = "accounts sessions boots friends friend_requests blocks chats groups members messages places a c f g l m p r u"
+TABLES = "accounts sessions boots friends friend_requests blocks chats groups members messages runs a c f g l m p r u"
 WHOLE = re.compile(rf"SCAN ({TABLES.replace(' ', '|')})\b")
 """Reading a whole table, or a whole index of it, under its name or a name that a statement gives it."""
 
@@ -445,7 +445,7 @@ async def test_no_statement_reads_a_whole_table(opened) -> None:
     drafts = [Draft(ann, bob, 0, "x", "k"), Draft(ann, bob, 0, "y", "l"), Draft(ann, 0, group, "x", "k")]
     for _ in range(2):
         [receipt, *_] = await calls.append(drafts)
-    await calls.append([Draft(ann, bob, 0, f"{n}") for n in range(places.MOVE_EVERY)])
+    await calls.append([Draft(ann, bob, 0, f"{n}") for n in range(runs.MOVE_EVERY)])
     for before, after in ((0, -1), (5, -1), (0, 1)):
         await calls.history(ann, receipt.chat, 0, 0, before, after, 5)
         await calls.history(ann, 0, bob, 0, before, after, 5)

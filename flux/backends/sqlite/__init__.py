@@ -8,7 +8,7 @@
     reader.py    the threads that read: every batch is a snapshot
     append.py    messages into chats           chats.py    the writer's memory of chats
     accounts.py  friends.py  groups.py  cursors.py  history.py: the statements by subject
-    places.py    which messages a chat has: an index in two parts
+    runs.py      which messages a chat has, in runs
     changes.py   what moved since when         schema.py   the file: lock, pragmas, migrations
 """
 

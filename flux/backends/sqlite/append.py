@@ -1,14 +1,11 @@
 """Messages into chats: the path on which the speed of the whole depends.
 
-The work per message is a look-up in memory, a receipt and a row of one ``INSERT``;
+The work per message is a look-up in memory, a receipt and values for one ``INSERT``;
 everything else is per batch.  Two things make that possible:
 
 - Heads and senders come from the writer's memory (``chats.py``).
 - Nobody asks whether a ``cid`` is known: its unique index refuses the row, the
   transaction is rolled back and repeated carefully.  Repetitions are rare.
-
-One statement takes many rows.  Each ``sqlite3_step`` lets go of Python's global lock,
-and on a busy core another thread takes it: a row at a time costs a switch per row.
 """
 
 from __future__ import annotations
@@ -16,43 +13,28 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from flux.backends.sqlite import places
 from flux.backends.sqlite.chats import LARGEST_ID, not_a_sender
+from flux.backends.sqlite.runs import Run, insert
 from flux.backends.sqlite.writer import Writer
 from flux.errors import BadRequest, FluxError
 from flux.model import Draft, Receipt
-
-COLUMNS = 6
-# OR ROLLBACK: what it stops is rolled back anyway, and without it SQLite keeps a journal
-# of its own for each statement that may stop halfway.
-INSERTS = [
-    (
-        rows,
-        "INSERT OR ROLLBACK INTO messages (chat, seq, sender, at, cid, text) VALUES "
-        + ", ".join(["(?, ?, ?, ?, ?, ?)"] * rows),
-    )
-    for rows in (1 << power for power in reversed(range(11)))
-]
-"""(rows, statement) for powers of two, the largest first: SQLite takes 32,766 parameters unless built otherwise."""
 
 
 def append(writer: Writer, drafts: Sequence[Draft]) -> list[Receipt | FluxError]:
     """See ``IStore.append``."""
     if writer.careful:
         return append_carefully(writer, drafts)
-    chats = writer.chats
-    young = chats.young
+    young = writer.chats.young
     changed = writer.changed
     now = writer.now()
     outcomes: list[Receipt | FluxError] = []
-    values: list[int | str] = []
+    runs: dict[int, Run] = {}
     for draft in drafts:
         sender = draft.sender
         chat = young.get((sender, draft.to) if draft.to else draft.group)
         if chat is None or sender not in chat.senders:
             try:
-                chat = chats.find(draft, writer.members)
-                young = chats.young
+                chat = writer.chats.find(draft, writer.members)
                 if sender not in chat.senders:
                     outcomes.append(earlier(writer.db, chat.id, chat.version, draft) or not_a_sender(draft))
                     continue
@@ -60,14 +42,18 @@ def append(writer: Writer, drafts: Sequence[Draft]) -> list[Receipt | FluxError]
                 outcomes.append(refusal(error))
                 continue
         number = chat.id
-        changed[number] = chat
+        run = runs.get(number)
+        if run is None:
+            run = runs[number] = []
+            changed[number] = chat
         chat.head = seq = chat.head + 1
         if now > chat.at:
             chat.at = now
-        values += (number, seq, sender, chat.at, draft.cid, draft.text)
+        run += (number, seq, sender, chat.at, draft.cid, draft.text)
         outcomes.append(Receipt(number, seq, chat.at, False, chat.version))
-    insert(writer.db, values)
-    writer.heads.update((number, chat.head) for number, chat in changed.items())
+    insert(writer.db, runs.values())
+    for number in runs:
+        writer.heads[number] = changed[number].head
     return outcomes
 
 
@@ -104,7 +90,7 @@ def append_one(writer: Writer, draft: Draft) -> Receipt:
     writer.changed[chat.id] = chat
     chat.head += 1
     chat.at = max(chat.at, writer.now())
-    insert(writer.db, [chat.id, chat.head, draft.sender, chat.at, draft.cid, draft.text])
+    insert(writer.db, [[chat.id, chat.head, draft.sender, chat.at, draft.cid, draft.text]])
     writer.heads[chat.id] = chat.head
     return Receipt(chat.id, chat.head, chat.at, False, chat.version)
 
@@ -124,16 +110,3 @@ def earlier(db: sqlite3.Connection, chat: int, version: int, draft: Draft) -> Re
             raise BadRequest("cid: used before for another text")
         return Receipt(chat, seq, at, True, version)
     return None
-
-
-def insert(db: sqlite3.Connection, values: list[int | str]) -> None:
-    """Insert rows of :data:`COLUMNS` values each, in few statements."""
-    if not values:
-        return
-    done, last = 0, 0
-    for rows, statement in INSERTS:
-        width = rows * COLUMNS
-        while len(values) - done >= width:
-            last = db.execute(statement, values[done : done + width]).lastrowid or 0
-            done += width
-    places.enter(db, len(values) // COLUMNS, last)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 
-from flux.backends.sqlite.places import newest
 from flux.backends.sqlite.rows import all_rows, one_row
+from flux.backends.sqlite.runs import newest
 from flux.errors import BadRequest, FluxError, Forbidden, NotFound, UserInvalid
 from flux.model import Draft
 
@@ -79,9 +79,6 @@ class Chats:
             chat = self._pair(draft.sender, draft.to, created) if draft.to else self._group(draft.group)
             self._unsettled.append(chat)
         self._weight += len(chat.senders)
-        if self._weight > self._bound:
-            self._old, self.young = self.young, {}
-            self._weight = len(chat.senders)
         for key in chat.keys:
             self.young[key] = chat
         return chat
@@ -93,8 +90,11 @@ class Chats:
             self._old.pop(key, None)
 
     def committed(self) -> None:
-        """What the transaction loaded is true."""
+        """What the transaction loaded is true. Now is the time to forget: never in a transaction what it changed."""
         self._unsettled.clear()
+        if self._weight > self._bound:
+            self._old, self.young = self.young, {}
+            self._weight = 0
 
     def rolled_back(self, changed: Iterable[Chat]) -> None:
         """Forget what the transaction loaded or ``changed``."""

@@ -10,8 +10,8 @@ import msgspec
 from flux.backends.sqlite.accounts import profile
 from flux.backends.sqlite.friends import friend_requests, friends
 from flux.backends.sqlite.groups import groups
-from flux.backends.sqlite.places import UNREAD, head
 from flux.backends.sqlite.rows import all_rows
+from flux.backends.sqlite.runs import UNREAD, head
 from flux.backends.sqlite.writer import Writer
 from flux.model import Cursor, CursorMove, Overview
 

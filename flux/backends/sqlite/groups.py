@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 
-from flux.backends.sqlite.places import head
 from flux.backends.sqlite.rows import all_rows, one_row
+from flux.backends.sqlite.runs import head
 from flux.backends.sqlite.writer import Writer
 from flux.errors import Forbidden, NotFound, UserInvalid
 from flux.model import Group, GroupChangeKind, Member, MemberChange, Membership, Participant, Role

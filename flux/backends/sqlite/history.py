@@ -8,8 +8,8 @@ from typing import Any
 from msgspec import UNSET
 
 from flux.backends.sqlite.chats import LARGEST_ID
-from flux.backends.sqlite.places import UNREAD, newest, within
 from flux.backends.sqlite.rows import all_rows, one_row
+from flux.backends.sqlite.runs import UNREAD, newest, within
 from flux.errors import Forbidden, NotFound
 from flux.model import Conversation, Message, Page
 
@@ -17,7 +17,8 @@ from flux.model import Conversation, Message, Page
 def _messages(order: str) -> str:
     return (
         f"SELECT m.seq, m.sender, a.name, m.text, m.at FROM ({within(order)}) chosen"
-        f" JOIN messages m ON m.id = chosen.id JOIN accounts a ON a.id = m.sender ORDER BY m.seq {order}"
+        " JOIN messages m ON m.id BETWEEN chosen.first AND chosen.last"
+        f" JOIN accounts a ON a.id = m.sender ORDER BY m.seq {order}"
     )
 
 
@@ -31,7 +32,7 @@ CONVERSATIONS = f"""
         JOIN messages l ON l.id = {newest("m.chat")}
         LEFT JOIN groups g ON g.chat = m.chat
         WHERE m.uid = ?1 AND (l.seq >= m.first OR g.open_history)
-        ORDER BY l.at DESC, l.id DESC LIMIT ?2)
+        ORDER BY l.at DESC, m.chat DESC LIMIT ?2)
     SELECT c.id, c.low, c.high, ifnull(g.name, p.name), l.seq, l.sender, a.name, l.text, l.at, {UNREAD}, mine.read
     FROM mine
     JOIN messages l ON l.id = mine.last
@@ -39,7 +40,7 @@ CONVERSATIONS = f"""
     JOIN chats c ON c.id = mine.chat
     LEFT JOIN groups g ON g.chat = c.id
     LEFT JOIN accounts p ON p.id = c.low + c.high - ?1
-    ORDER BY l.at DESC, l.id DESC"""
+    ORDER BY l.at DESC, c.id DESC"""
 
 
 def message(chat: int, low: int | None, high: int | None, row: tuple[Any, ...]) -> Message:

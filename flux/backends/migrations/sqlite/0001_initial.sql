@@ -90,25 +90,29 @@ CREATE TABLE messages (
 ) STRICT;
 CREATE UNIQUE INDEX messages_by_cid ON messages (cid, sender, chat) WHERE cid <> '';
 
--- Which messages a chat has: an index of messages in two parts. An entry for the newest
--- message of a hundred chats is a hundred pages in a large index and a few in a small one,
--- so entries are made in recent and moved to places some thousand at a time. Of one chat,
--- those in recent follow those in places.
+-- Which messages a chat has. A run is what came into a chat within one batch: its messages
+-- have successive seqs and successive ids, and seq and id here are those of its last one.
+--
+-- The runs are in two parts. Those of a batch of a hundred chats are a hundred pages in a
+-- large table and a few in a small one, so they come into recent_runs and are moved to runs
+-- some thousand messages at a time. Of one chat, those in recent_runs follow those in runs.
 --
 -- This is also the only thing that says how far a chat has come: its head is its highest
--- seq. Whoever prunes history keeps the newest message of each chat, or its seqs would be
--- given again.
-CREATE TABLE places (
+-- seq. Whoever prunes history keeps the newest run of each chat, or its seqs would be given
+-- again.
+CREATE TABLE runs (
     chat   INTEGER NOT NULL,
     seq    INTEGER NOT NULL,
-    sender INTEGER NOT NULL,
+    sender INTEGER NOT NULL,  -- 0: several
     id     INTEGER NOT NULL,
+    count  INTEGER NOT NULL,
     PRIMARY KEY (chat, seq)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE recent (
+CREATE TABLE recent_runs (
     chat   INTEGER NOT NULL,
     seq    INTEGER NOT NULL,
-    sender INTEGER NOT NULL,
+    sender INTEGER NOT NULL,  -- 0: several
     id     INTEGER NOT NULL,
+    count  INTEGER NOT NULL,
     PRIMARY KEY (chat, seq)
 ) STRICT, WITHOUT ROWID;
