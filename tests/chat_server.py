@@ -16,6 +16,7 @@ import itertools
 import json
 import random
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -287,7 +288,9 @@ class ChatServer:
         self.reactor = reactor
         self.clock = NodeClock(EVERY, self.settings.status.heartbeat)
         self.clock.advance(1_000_000.0)
-        self.store = SqliteStore(folder / "flux.db", reactor)
+        # No two commits in the same millisecond: what is sorted by time is then in the order of the commits.
+        ticks = itertools.count(int(time.time() * 1000))
+        self.store = SqliteStore(folder / "flux.db", reactor, now=lambda: next(ticks) / 1000)
         self.state = MemoryState(self.clock.seconds)
         self.bus = MemoryBus(reactor)
         self.passwords = Passwords(reactor, 2, HASHER)
