@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from flux.errors import FluxError, Internal, Unavailable
@@ -75,17 +75,28 @@ class Journal:
 
     async def _commit_all(self) -> None:
         try:
-            while self._waiting:
-                if len(self._waiting) <= MAX_BATCH:
-                    batch, self._waiting = self._waiting, []
-                else:
-                    batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-                self._settle(batch, await self._commit(batch))
+            batch, running = self._begin()
+            while batch:
+                outcomes = await running
+                settled = batch
+                # The store is busy with the next batch while this one is told to everybody.
+                batch, running = self._begin()
+                self._settle(settled, outcomes)
+                if not batch:
+                    batch, running = self._begin()
         finally:
             self._running = False
             idle, self._idle = self._idle, []
             for done in idle:
                 done.callback(None)
+
+    def _begin(self) -> tuple[list[Entry], Deferred[list[Receipt | FluxError]]]:
+        """Hand what waits to the store."""
+        if len(self._waiting) <= MAX_BATCH:
+            batch, self._waiting = self._waiting, []
+        else:
+            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+        return batch, Deferred.fromCoroutine(self._commit(batch)) if batch else succeed([])
 
     async def _commit(self, batch: list[Entry]) -> list[Receipt | FluxError]:
         try:
