@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+from contextlib import suppress
 
 import pytest
 import pytest_twisted
@@ -69,6 +71,31 @@ async def test_a_line_over_the_limit_is_said_so_and_closes(server: ChatServer, e
     error = client.lines[-1]
     assert (error["code"], error["name"]) == (1103, "line_too_long")
     assert "request" not in error
+
+
+async def test_who_goes_on_after_the_last_word_is_cut(server: ChatServer) -> None:
+    server.reload(limits__max_line=1024)
+    with socket.create_connection(("127.0.0.1", server.nodes[0].port)) as sock:
+        sock.setblocking(False)
+        sock.send(b"x" * 2000)
+        heard = b""
+
+        def ended() -> bool:
+            nonlocal heard
+            with suppress(BlockingIOError):
+                while chunk := sock.recv(65536):
+                    heard += chunk
+                return True
+            return False
+
+        await server.until(ended)
+        assert json.loads(heard)["name"] == "line_too_long"
+        # It may say more for a while, so that our last word reaches it, and then it is gone.
+        sock.send(b"and another thing\n")
+        await server.advance(3)
+        assert len(server.node.connections) == 1
+        await server.advance(5)
+        await server.until(lambda: not server.node.connections)
 
 
 @pytest.mark.parametrize("last", ["send", "history"])
