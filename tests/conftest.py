@@ -20,6 +20,7 @@ import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 import pytest_twisted
 from twisted.internet.interfaces import IDelayedCall
@@ -34,8 +35,11 @@ FlushLoggedErrors = Callable[..., list[LogEvent]]
 
 
 def pytest_configure() -> None:
-    """Stop Twisted from keeping and printing what is logged while nobody listens."""
+    """Stop Twisted from keeping and printing what is logged while nobody listens; no example is too slow."""
     globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=False)
+    # How long an example takes says how busy the machine is.
+    hypothesis.settings.register_profile("flux", deadline=None)
+    hypothesis.settings.load_profile("flux")
 
 
 def pytest_collection_finish() -> None:

@@ -375,7 +375,6 @@ class Crowd:
 # A failure waits for its deadline: to look for a smaller one would take long.
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )

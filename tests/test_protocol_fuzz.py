@@ -53,7 +53,6 @@ PEOPLE = ("ann", "bob", "cy")
 # A failure waits for its deadline: to look for a smaller one would take long.
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )

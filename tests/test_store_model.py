@@ -190,6 +190,5 @@ TestStore = pytest.mark.timeout(600)(pytest.mark.slow(StoreMachine.TestCase))
 TestStore.settings = settings(
     max_examples=100,
     stateful_step_count=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
