@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from server_process import environment
 
-from flux.bench import load, scenarios
+from flux.bench import load, scenarios, subjects
 from flux.bench.disk import sync_latency
 from flux.bench.load import Client, Load, LoadFailed, Measured, Tally
 from flux.bench.logins import log_in, login_line, tokens
@@ -179,7 +179,7 @@ def test_the_relay_delivers_everything_once(scenario: scenarios.Scenario, tmp_pa
     assert 0 < run.delivery.p50 <= run.delivery.p99 <= run.delivery.p999
 
 
-def a_run(subject: scenarios.Subject, rate: float, lost: int = 0) -> Run:
+def a_run(subject: subjects.Subject, rate: float, lost: int = 0) -> Run:
     times = Percentiles(rate / 100, rate / 10, rate)
     return Run("pairs", subject, 1, rate, 1e6 / rate, 0.5, times, times, Tally(lost=lost))
 
@@ -206,7 +206,7 @@ def test_loads_are_summarised_apart() -> None:
         ("pairs", False, None),
         ("login", True, None),
     ]
-    figures = as_json(summarise(runs), Idle(10, 3500.0, 0.01), 0.0002)
+    figures = as_json(summarise(runs), [Idle("flux", 10, 3500.0, 0.01)], 0.0002)
     assert json.loads(json.dumps(figures))["fsync_ms"] == pytest.approx(0.2)
 
 
@@ -272,7 +272,7 @@ def test_the_disk_takes_some_time(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("wrong", [["--clients", "3"], ["--group-size", "1"], ["--rounds", "0"], ["--scenario", "x"]])
+@pytest.mark.parametrize("wrong", [["--clients", "3"], ["--group-size", "1"], ["--rounds", "0"], ["--scenario", "x"], ["--server", "x"]])
 def test_wrong_arguments(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
     bench.configure(parser)
@@ -303,13 +303,14 @@ def test_flux_bench(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert figures["fsync_ms"] > 0
-    assert figures["idle"]["sessions"] == 20
+    assert [(idle["subject"], idle["sessions"]) for idle in figures["idle"]] == [("flux", 20)]
     assert [(run["scenario"], run["subject"]) for run in figures["runs"]] == [
         ("pairs", "relay"),
         ("pairs", "flux"),
         ("group", "relay"),
         ("group", "flux"),
         ("login", "flux"),
+        ("assign", "flux"),
     ]
     for run in figures["runs"]:
         assert run["rate"] > 0

@@ -3,8 +3,8 @@
 Registering thousands of accounts through the protocol would take minutes of password
 hashing.  These have no password at all: the load logs in by token.
 
-Run as ``python -m flux.bench.population DATABASE ACCOUNTS GROUP_SIZE``: accounts get the ids
-1, 2, ...; the first ``GROUP_SIZE`` of them, if it is not 0, share a group, whose id is printed.
+Run as ``python -m flux.bench.population ACCOUNTS GROUP_SIZE [SECTION.KEY=VALUE ...]``: accounts get the
+ids 1, 2, ...; the first ``GROUP_SIZE`` of them, if it is not 0, share a group, whose id is printed.
 A process of its own, because a reactor runs only once in each.
 """
 
@@ -51,12 +51,12 @@ async def _each(call: Callable[[int], Coroutine[Any, Any, None]], numbers: Seque
         await gatherResults(calls, consumeErrors=True)
 
 
-def main(path: str, accounts: int, group_size: int) -> None:
-    """Populate the database at ``path``."""
+def main(accounts: int, group_size: int, settings: Sequence[str]) -> None:
+    """Populate the store that ``settings`` name."""
     from twisted.internet.task import react
 
     async def run(reactor: Any) -> None:
-        store = make_store(load(None, [f"store.path={path}"]), reactor)
+        store = make_store(load(None, settings), reactor)
         await store.start()
         try:
             group = await populate(store, accounts, group_size)
@@ -68,4 +68,4 @@ def main(path: str, accounts: int, group_size: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

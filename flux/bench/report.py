@@ -13,8 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from flux.bench.load import Tally
-from flux.bench.scenarios import SUBJECTS, Idle, Percentiles, Run, Scenario, Subject
+from flux.bench.scenarios import Idle, Percentiles, Run, Scenario
+from flux.bench.subjects import SUBJECTS, Subject
 
+#: What is counted in scenarios without messages.
+_COUNTED: dict[Scenario, str] = {"login": "logins by token", "assign": "get_chat_server, pipelined"}
 #: Above this share of a processor the load was the bottleneck, not the server.
 LOAD_TOO_BUSY = 0.95
 
@@ -57,7 +60,7 @@ def summarise(runs: Sequence[Run]) -> list[Summary]:
         }
         for subject, same in by_subject.items():
             if same:
-                compared = by_subject["relay"] if subject == "flux" else []
+                compared = by_subject["relay"] if subject != "relay" else []
                 ratios = [ours.rate / theirs.rate for ours, theirs in zip(same, compared, strict=False)]
                 summaries.append(_summary(same, median(ratios) if ratios else None))
     return summaries
@@ -97,28 +100,29 @@ def sound(summaries: Sequence[Summary]) -> bool:
     return not any(summary.lost or summary.duplicated or summary.reordered for summary in summaries)
 
 
-def as_json(summaries: Sequence[Summary], idle: Idle | None, sync: float) -> dict[str, Any]:
+def as_json(summaries: Sequence[Summary], idle: Sequence[Idle], sync: float) -> dict[str, Any]:
     """For programs: rates per second, CPU in µs, latencies in ms, memory in bytes, ``fsync`` in ms."""
     return {
         "fsync_ms": sync * 1000,
         "processors": os.cpu_count(),
         "runs": [asdict(summary) for summary in summaries],
-        "idle": asdict(idle) if idle else None,
+        "idle": [asdict(each) for each in idle],
     }
 
 
-def show(console: Console, summaries: Sequence[Summary], idle: Idle | None, sync: float) -> None:
+def show(console: Console, summaries: Sequence[Summary], idle: Sequence[Idle], sync: float) -> None:
     """For people."""
     talks = [summary for summary in summaries if summary.delivery is not None]
     if talks:
         console.print(_speed(talks), _faults(talks))
     for summary in summaries:
-        if summary.scenario == "login":
-            console.print(f"logins by token: {summary.rate:,.0f}/s, {summary.cpu:.0f} µs of server CPU each")
-    if idle:
+        if summary.scenario in _COUNTED:
+            what = f"{summary.subject}: {_COUNTED[summary.scenario]}"
+            console.print(f"{what}: {summary.rate:,.0f}/s, {summary.cpu:.0f} µs of server CPU each")
+    for each in idle:
         console.print(
-            f"idle sessions: {idle.sessions:,} take {idle.memory / 1024:.1f} KiB of server memory each, "
-            f"and {idle.cpu_share:.1%} of a processor together"
+            f"{each.subject}: idle sessions: {each.sessions:,} take {each.memory / 1024:.1f} KiB of server memory "
+            f"each, and {each.cpu_share:.1%} of a processor together"
         )
     console.print(f"disk: a 4 KiB write is durable after {sync * 1000:.2f} ms (median)")
     for summary in summaries:

@@ -1,8 +1,8 @@
 """What ``flux bench`` does to a server, and what comes out.
 
-Every run has a server process of its own, on an empty database, alone on one processor; the
-load runs in this process, on another.  ``pairs`` and ``group`` run against flux and against the
-bare relay by turns, round after round, so that a machine that slows down slows both::
+Every run has a server process of its own (``subjects.py``), on an empty database, alone on one
+processor; the load runs in this process, on another.  ``pairs`` and ``group`` run against flux and
+against the bare relay by turns, round after round, so that a machine that slows down slows both::
 
     round 1   relay  flux
     round 2   relay  flux       each ratio compares the two runs of one round;
@@ -11,42 +11,30 @@ bare relay by turns, round after round, so that a machine that slows down slows 
 
 from __future__ import annotations
 
-import contextlib
-import os
 import resource
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from hdrh.histogram import HdrHistogram
 
+from flux.bench.assignments import ask_for_servers
 from flux.bench.load import Client, Load, Measured, Tally
-from flux.bench.logins import close, log_in, login_line, tokens
-from flux.bench.servers import (
-    START_WITHIN,
-    ServerFailed,
-    ServerProcess,
-    flux_settings,
-    free_port,
-    processors,
-    python,
-    twistd,
-)
+from flux.bench.logins import close, log_in
+from flux.bench.servers import ServerFailed, ServerProcess
+from flux.bench.subjects import Subject, running
 
-Scenario = Literal["pairs", "group", "login", "idle"]
-Subject = Literal["relay", "flux"]
-SCENARIOS: tuple[Scenario, ...] = ("pairs", "group", "login", "idle")
-SUBJECTS: tuple[Subject, ...] = ("relay", "flux")
+Scenario = Literal["pairs", "group", "login", "idle", "assign"]
+SCENARIOS: tuple[Scenario, ...] = ("pairs", "group", "login", "idle", "assign")
 
 #: Members of the group who send; the others only listen.
 SENDERS = 10
 #: Before the measured stretch of a run, as a share of it.
 WARM_UP = 0.25
+#: Who asks for a server in ``assign``.
+ACCOUNTS = 5_000
 #: Sessions opened before memory is first looked at, so that what is loaded once is not counted.
 FIRST_SESSIONS = 100
 
@@ -106,10 +94,12 @@ class Run:
 class Idle:
     """Sessions that do nothing.
 
+    :ivar subject: the server that has them.
     :ivar memory: growth of the server per session, in bytes.
     :ivar cpu_share: of a processor that the server takes to keep them.
     """
 
+    subject: Subject
     sessions: int
     memory: float
     cpu_share: float
@@ -122,55 +112,81 @@ def talk(plan: Plan, scenario: Scenario, subject: Subject, in_flight: int, progr
     """
     grouped = scenario == "group"
     count = plan.group_size if grouped else plan.clients
-    start = _relay if subject == "relay" else _flux
-    with start(plan, count, count if grouped else 0) as (server, port, lines, group):
-        sockets = log_in(port, lines, lambda share: None)
+    with running(subject, plan.directory, count, count if grouped else 0) as server:
+        sockets = log_in(server.port, server.lines, lambda share: None)
         try:
             clients = [
                 Client(
                     sock,
                     f"{index:06}",
-                    b'"group":%d' % group if grouped else b'"to":%d' % ((index ^ 1) + 1),
+                    b'"group":%d' % server.group if grouped else b'"to":%d' % ((index ^ 1) + 1),
                     in_flight if not grouped or index < SENDERS else 0,
                 )
                 for index, sock in enumerate(sockets)
             ]
-            load = Load(clients, server.cpu_seconds, progress)
+            load = Load(clients, server.process.cpu_seconds, progress)
             measured = load.run(WARM_UP * plan.seconds, plan.seconds, receivers=count - 1 if grouped else 1)
         finally:
             close(sockets)
     return _run(scenario, subject, in_flight, measured)
 
 
-def log_everybody_in(plan: Plan, progress: Progress) -> Run:
+def log_everybody_in(plan: Plan, subject: Subject, progress: Progress) -> Run:
     """Run ``login`` once."""
-    with _flux(plan, plan.sessions, 0) as (server, port, lines, _):
-        cpu, own, start = server.cpu_seconds(), time.process_time(), time.monotonic()
-        sockets = log_in(port, lines, progress)
-        taken = time.monotonic() - start
-        cpu, own = server.cpu_seconds() - cpu, time.process_time() - own
+    with running(subject, plan.directory, plan.sessions, 0) as server:
+        with _Stopwatch(server.process) as spent:
+            sockets = log_in(server.port, server.lines, progress)
         close(sockets)
-    return Run("login", "flux", 0, plan.sessions / taken, cpu / plan.sessions * 1e6, own / taken)
+    return spent.run("login", subject, plan.sessions)
 
 
-def rest(plan: Plan, progress: Progress) -> Idle:
+def assign(plan: Plan, subject: Subject, progress: Progress) -> Run:
+    """Run ``assign`` once: ``get_chat_server`` for one account a request, as many under way as the port takes."""
+    with running(subject, plan.directory, ACCOUNTS, 0) as server, _Stopwatch(server.process) as spent:
+        answered = ask_for_servers(server.status_port, ACCOUNTS, plan.seconds, progress)
+    return spent.run("assign", subject, answered)
+
+
+def rest(plan: Plan, subject: Subject, progress: Progress) -> Idle:
     """Run ``idle`` once."""
-    with _flux(plan, FIRST_SESSIONS + plan.sessions, 0) as (server, port, lines, _):
+    with running(subject, plan.directory, FIRST_SESSIONS + plan.sessions, 0) as server:
+        process, port, lines = server.process, server.port, server.lines
         sockets = log_in(port, lines[:FIRST_SESSIONS], lambda share: None)
         try:
-            before = server.resident()
+            before = process.resident()
             sockets += log_in(port, lines[FIRST_SESSIONS:], lambda share: progress(share * 0.8))
-            cpu, start = server.cpu_seconds(), time.monotonic()
+            cpu, start = process.cpu_seconds(), time.monotonic()
             while (passed := time.monotonic() - start) < plan.seconds:
                 progress(0.8 + 0.2 * passed / plan.seconds)
                 time.sleep(0.1)
             return Idle(
+                subject,
                 plan.sessions,
-                (server.resident() - before) / plan.sessions,
-                (server.cpu_seconds() - cpu) / (time.monotonic() - start),
+                (process.resident() - before) / plan.sessions,
+                (process.cpu_seconds() - cpu) / (time.monotonic() - start),
             )
         finally:
             close(sockets)
+
+
+class _Stopwatch:
+    """Time and CPU of what is done inside, by the server and by this process."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self._server = server
+
+    def __enter__(self) -> Self:
+        self._cpu, self._own, self._start = self._server.cpu_seconds(), time.process_time(), time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.monotonic() - self._start
+        self.cpu = self._server.cpu_seconds() - self._cpu
+        self.own = time.process_time() - self._own
+
+    def run(self, scenario: Scenario, subject: Subject, count: int) -> Run:
+        """``count`` things were done."""
+        return Run(scenario, subject, 0, count / self.seconds, self.cpu / count * 1e6, self.own / self.seconds)
 
 
 def make_room(connections: int) -> None:
@@ -182,56 +198,6 @@ def make_room(connections: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard < connections + 100:
         raise ServerFailed(f"{connections} connections need a higher limit of open files than {hard} (ulimit -Hn)")
-
-
-Started = tuple[ServerProcess, int, Sequence[bytes], int]
-"""The server, the port for clients, the first line of each, and the id of the group they are in."""
-
-
-@contextlib.contextmanager
-def _relay(plan: Plan, clients: int, group_size: int) -> Iterator[Started]:
-    with _pinned() as (cpus, directory):
-        output = directory / "output"
-        with ServerProcess(python("-m", "flux.bench.relay"), output, cpus) as server:
-            deadline = time.monotonic() + START_WITHIN
-            while not output.read_text().endswith("\n"):
-                server.check()
-                if time.monotonic() > deadline:
-                    raise ServerFailed("the relay does not start")
-                time.sleep(0.005)
-            rooms = [b"room-%d\n" % (0 if group_size else index // 2) for index in range(clients)]
-            yield server, int(output.read_text()), rooms, 0
-
-
-@contextlib.contextmanager
-def _flux(plan: Plan, clients: int, group_size: int) -> Iterator[Started]:
-    with _pinned(plan.directory) as (cpus, directory):
-        database = directory / "flux.db"
-        populated = subprocess.run(
-            [sys.executable, "-m", "flux.bench.population", str(database), str(clients), str(group_size)],
-            check=True,
-            capture_output=True,
-        )
-        chat_port, status_port = free_port(), free_port()
-        arguments = twistd("flux", flux_settings(chat_port, status_port, database))
-        with ServerProcess(arguments, directory / "output", cpus) as server:
-            server.wait_until_listening(status_port, chat_port)
-            token = tokens(status_port, range(1, clients + 1))
-            lines = [login_line(uid, token[uid]) for uid in range(1, clients + 1)]
-            yield server, chat_port, lines, int(populated.stdout)
-
-
-@contextlib.contextmanager
-def _pinned(parent: Path | None = None) -> Iterator[tuple[Sequence[int], Path]]:
-    """This process on the processor of the load; yields those of the server, and a directory."""
-    everywhere = os.sched_getaffinity(0)
-    for_server, for_load = processors()
-    with tempfile.TemporaryDirectory(prefix="flux-bench-", dir=parent) as directory:
-        os.sched_setaffinity(0, for_load)
-        try:
-            yield for_server, Path(directory)
-        finally:
-            os.sched_setaffinity(0, everywhere)
 
 
 def _run(scenario: Scenario, subject: Subject, in_flight: int, measured: Measured) -> Run:

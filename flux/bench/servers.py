@@ -189,12 +189,11 @@ def twistd(command: str, settings: Mapping[str, str]) -> list[str]:
     return arguments
 
 
-def flux_settings(chat_port: int, status_port: int, database: Path) -> dict[str, str]:
+def flux_settings(chat_port: int, status_port: int) -> dict[str, str]:
     """Settings of a server that is to be loaded from one address, without limits in the way."""
     return {
         "chat.listen": f"tcp:{chat_port}:interface=127.0.0.1:backlog=4096",
         "status.listen": f"tcp:{status_port}:interface=127.0.0.1",
-        "store.path": str(database),
         "limits.connections_per_address": "0",
         "limits.messages_per_second": "0",
         "log.level": "warn",

@@ -101,7 +101,8 @@ class Victim:
         self._reactor = reactor
         self._output = directory / "output"
         self.port = free_port()
-        self._arguments = twistd("flux", flux_settings(self.port, free_port(), directory / "flux.db"))
+        settings = flux_settings(self.port, free_port()) | {"store.path": str(directory / "flux.db")}
+        self._arguments = twistd("flux", settings)
         self._process: ServerProcess | None = None
 
     async def start(self) -> None:

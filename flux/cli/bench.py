@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -15,19 +14,21 @@ from flux.bench.disk import sync_latency
 from flux.bench.load import LoadFailed
 from flux.bench.scenarios import (
     SCENARIOS,
-    SUBJECTS,
     Idle,
     Plan,
     Run,
     Scenario,
-    Subject,
+    assign,
     log_everybody_in,
     make_room,
     rest,
     talk,
 )
 from flux.bench.servers import ServerFailed
+from flux.bench.subjects import Subject
 from flux.cli.progress import ProgressBar
+
+SERVERS: tuple[Subject, ...] = ("flux", "cluster")
 
 Step = tuple[Scenario, Subject, int, int]
 """A run to come: its scenario, the server, messages in flight, the number of the round."""
@@ -41,7 +42,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=SCENARIOS,
         default=list(SCENARIOS),
         help="pairs: clients talk in twos; group: all in one; login: logins by token; idle: memory of sessions that "
-        "do nothing (default: all)",
+        "do nothing; assign: get_chat_server, pipelined (default: all)",
+    )
+    parser.add_argument(
+        "--server",
+        nargs="+",
+        choices=SERVERS,
+        default=["flux"],
+        help="flux: on SQLite and memory; cluster: on a PostgreSQL and a Redis of its own, from this machine or the "
+        "extra flux-messenger[servers], on the same processor as the server (flux)",
     )
     parser.add_argument("--clients", type=_even, default=200, metavar="N", help="clients of pairs (200)")
     parser.add_argument(
@@ -77,9 +86,6 @@ def run(args: argparse.Namespace) -> int:
         sync = sync_latency(args.data)
         with ProgressBar(status, len(steps)) as bar:
             runs, idle = _measure(args, plan, steps, bar)
-    except subprocess.CalledProcessError as error:
-        status.print(error.stderr.decode("utf-8", "replace"), markup=False)
-        return 2
     except (LoadFailed, ServerFailed, OSError) as error:
         status.print(f"cannot measure: {error}", markup=False)
         return 2
@@ -92,32 +98,33 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _steps(args: argparse.Namespace) -> list[Step]:
+    servers: list[Subject] = [server for server in SERVERS if server in args.server]
     steps: list[Step] = []
     for scenario in (scenario for scenario in SCENARIOS if scenario in args.scenario):
         if scenario in ("pairs", "group"):
             for in_flight in args.in_flight:
                 for number in range(args.rounds):
-                    steps += [(scenario, subject, in_flight, number) for subject in SUBJECTS]
-        elif scenario == "login":
-            steps += [(scenario, "flux", 0, number) for number in range(args.rounds)]
+                    steps += [(scenario, subject, in_flight, number) for subject in ("relay", *servers)]
+        elif scenario == "idle":
+            steps += [(scenario, subject, 0, 0) for subject in servers]
         else:
-            steps.append((scenario, "flux", 0, 0))
+            steps += [(scenario, subject, 0, number) for number in range(args.rounds) for subject in servers]
     return steps
 
 
-def _measure(
-    args: argparse.Namespace, plan: Plan, steps: list[Step], bar: ProgressBar
-) -> tuple[list[Run], Idle | None]:
+def _measure(args: argparse.Namespace, plan: Plan, steps: list[Step], bar: ProgressBar) -> tuple[list[Run], list[Idle]]:
     runs: list[Run] = []
-    idle = None
+    idle: list[Idle] = []
     for scenario, subject, in_flight, number in steps:
-        of = f", round {number + 1} of {args.rounds}"
+        of = f"{subject}, round {number + 1} of {args.rounds}"
         if scenario == "idle":
-            idle = rest(plan, bar.step(f"{plan.sessions:,} idle sessions"))
+            idle.append(rest(plan, subject, bar.step(f"{plan.sessions:,} idle sessions: {subject}")))
         elif scenario == "login":
-            runs.append(log_everybody_in(plan, bar.step(f"{plan.sessions:,} logins{of}")))
+            runs.append(log_everybody_in(plan, subject, bar.step(f"{plan.sessions:,} logins: {of}")))
+        elif scenario == "assign":
+            runs.append(assign(plan, subject, bar.step(f"assignments: {of}")))
         else:
-            progress = bar.step(f"{scenario} W={in_flight}: {subject}{of}")
+            progress = bar.step(f"{scenario} W={in_flight}: {of}")
             runs.append(talk(plan, scenario, subject, in_flight, progress))
     return runs, idle
 
