@@ -31,7 +31,11 @@ setup(
     # find_packages does not see it. Without package_dir an editable install would not show the plugin.
     packages=[*find_packages(include=["flux", "flux.*"]), "twisted.plugins"],
     package_dir={"": "."},
-    package_data={"flux": ["py.typed"], "flux.backends": ["migrations/*.sql", "migrations/**/*.sql"]},
+    package_data={
+        "flux": ["py.typed"],
+        "flux.backends": ["migrations/*.sql", "migrations/**/*.sql"],
+        "flux.backends.redis.scripts": ["*.lua"],
+    },
     include_package_data=False,
     zip_safe=False,
     install_requires=[

@@ -25,12 +25,14 @@ from zope.interface.interface import InterfaceClass
 from zope.interface.verify import verifyObject
 
 from flux.backends.memory import MemoryBus, MemoryState
+from flux.backends.redis import check_redis, make_redis
 from flux.backends.sqlite import SqliteStore
 from flux.chat import requests_account, requests_message, requests_people  # noqa: F401 - they fill the table
 from flux.chat.node import ChatNode
 from flux.chat.passwords import Passwords
 from flux.chat.protocol import ChatFactory
 from flux.config import Settings
+from flux.errors import Unavailable
 from flux.interfaces import IBus, IState, IStore
 from flux.lifecycle import CannotStart, Stage, Stages
 from flux.net.eager import make_eager
@@ -59,12 +61,17 @@ def make_store(settings: Settings, reactor: Any) -> IStore:
 
 
 def make_state(settings: Settings, reactor: Any) -> tuple[IState, IBus]:
-    """The shared state and the bus that belongs to it: ``memory``, or a callable that returns both.
+    """The shared state and the bus that belongs to it: ``memory``, ``redis``, or a callable that returns both.
 
     :raises flux.lifecycle.CannotStart: there are none of that name, or they are something else.
     """
     if settings.state.kind == "memory":
         return MemoryState(), MemoryBus(reactor)
+    if settings.state.kind == "redis":
+        try:
+            return make_redis(settings.state.url, settings.state.prefix, settings.state.ca, reactor)
+        except Unavailable as problem:
+            raise CannotStart(problem.detail) from None
     state, bus = _own("state.kind", settings.state.kind, settings, reactor)
     _verify("state.kind", IState, state)
     _verify("state.kind", IBus, bus)
@@ -126,6 +133,13 @@ def checks(settings: Settings, reactor: Any) -> list[Step]:
         steps += [(f"store {settings.store.path}: {name}", step) for name, step in store.checks()]
     else:
         steps += [("store: starts", store.start), ("store: stops", store.stop)]
+    shared = settings.state
+    if shared.kind == "redis":
+        try:
+            found = check_redis(shared.url, shared.prefix, shared.ca, reactor)
+        except Unavailable as problem:
+            raise CannotStart(problem.detail) from None
+        return steps + [(f"state redis: {name}", step) for name, step in found]
     state, bus = make_state(settings, reactor)
     steps += [
         (f"state {settings.state.kind}: starts", state.start),

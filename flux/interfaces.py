@@ -26,6 +26,7 @@ from flux.model import (
     Changes,
     Choice,
     Claim,
+    CodeCheck,
     Conversation,
     Credentials,
     CursorMove,
@@ -317,6 +318,18 @@ class IState(Interface):
     def failures(keys: Sequence[str]) -> Awaitable[list[tuple[int, float]]]:
         """Per key: failures counted, and seconds until the counter is forgotten."""
 
+    # verification codes
+
+    def set_code(key: str, digest: bytes, ttl: float) -> Awaitable[None]:
+        """Keep a verification code's digest for ``ttl`` seconds, in place of an earlier one and its failed attempts."""
+
+    def try_code(key: str, digest: bytes, tries: int) -> Awaitable[CodeCheck]:
+        """Compare with the code kept under ``key``.
+
+        ``accepted``: this is it, and now it is used up.  ``wrong``: it is another; with the
+        ``tries``-th wrong attempt the code is gone.  ``unknown``: there is none, or none any more.
+        """
+
 
 class IBusSink(Interface):
     """Where a node takes what the bus brings."""
@@ -331,6 +344,8 @@ class IBusSink(Interface):
 class IBus(Interface):
     """Events between nodes: may be lost, doubled, reordered."""
 
+    connected = Attribute("False while events of or for this process are known to get lost")
+
     def start() -> Awaitable[None]:
         """Connect."""
 
@@ -338,7 +353,10 @@ class IBus(Interface):
         """Disconnect."""
 
     def publish(node: str, boot: int, event: BusEvent) -> Awaitable[None]:
-        """Send to that boot of that node, if it listens; to nobody otherwise."""
+        """Send to that boot of that node, if it listens; to nobody otherwise.
+
+        Returns when the event is on its way, which says nothing about its arrival.
+        """
 
     def broadcast(event: BusEvent) -> Awaitable[None]:
         """Send to every node that listens, oneself excluded or not: receivers must not mind."""

@@ -23,6 +23,7 @@ FriendStatus = Literal["pending", "accepted", "rejected"]
 NodeState = Literal["up", "draining", "down"]
 KickReason = Literal["takeover", "admin", "password", "slow", "shutdown"]
 GroupChangeKind = Literal["join", "leave", "add", "remove", "role"]
+CodeCheck = Literal["accepted", "wrong", "unknown"]
 
 
 class Value(msgspec.Struct, frozen=True, gc=False):

@@ -114,8 +114,8 @@ class Command:
         """
         if settings.state.kind == "memory" and self.roles == {"status"}:
             what = (
-                "memory is not shared, so flux-status would never hear of a chat server; expected the dotted path of "
-                "a class of your own that is, or `twistd flux`, which has both in one process"
+                "memory is not shared, so flux-status would never hear of a chat server; expected state.kind = redis, "
+                "or `twistd flux`, which has both in one process"
             )
             raise ConfigError([Mistake("state.kind", what)])
 

@@ -320,3 +320,40 @@ class StateContract:
         assert [count for count, _ in await state.failures(["x"])] == [0]
         await state.fail(["x"], 10 * self.second)
         assert [count for count, _ in await state.failures(["x"])] == [1]
+
+    # verification codes
+
+    async def test_the_right_code_is_accepted_once(self, state) -> None:
+        await state.set_code("a@example", b"1", 60 * self.second)
+        assert await state.try_code("b@example", b"1", 3) == "unknown"
+        assert await state.try_code("a@example", b"1", 3) == "accepted"
+        assert await state.try_code("a@example", b"1", 3) == "unknown"
+
+    async def test_wrong_attempts_use_a_code_up(self, state) -> None:
+        await state.set_code("k", b"1", 60 * self.second)
+        assert [await state.try_code("k", guess, 3) for guess in (b"2", b"", b"3")] == ["wrong"] * 3
+        assert await state.try_code("k", b"1", 3) == "unknown"
+
+    async def test_the_last_attempt_may_be_the_right_one(self, state) -> None:
+        await state.set_code("k", b"1", 60 * self.second)
+        assert [await state.try_code("k", b"2", 3) for _ in range(2)] == ["wrong"] * 2
+        assert await state.try_code("k", b"1", 3) == "accepted"
+
+    async def test_a_new_code_replaces_the_old_and_its_failed_attempts(self, state) -> None:
+        await state.set_code("k", b"1", 60 * self.second)
+        assert await state.try_code("k", b"0", 2) == "wrong"
+        await state.set_code("k", b"2", 60 * self.second)
+        assert await state.try_code("k", b"1", 2) == "wrong"
+        assert await state.try_code("k", b"2", 2) == "accepted"
+
+    async def test_a_code_lives_its_time_whatever_is_tried(self, state, elapse) -> None:
+        await state.set_code("k", b"1", 10 * self.second)
+        await elapse(6 * self.second)
+        assert await state.try_code("k", b"2", 9) == "wrong"
+        await elapse(6 * self.second)
+        assert await state.try_code("k", b"1", 9) == "unknown"
+
+    async def test_any_bytes_are_a_code(self, state) -> None:
+        digest = bytes(range(256))
+        await state.set_code("ä b:c", digest, 60 * self.second)
+        assert await state.try_code("ä b:c", digest, 3) == "accepted"

@@ -11,6 +11,7 @@ that somebody has to decrement.
 
 from __future__ import annotations
 
+import hmac
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -22,13 +23,16 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from flux.interfaces import IBus, IBusSink, IState
-from flux.model import BusEvent, Choice, Claim, Lease, Node, Renewal, Route, Snapshot
+from flux.model import BusEvent, Choice, Claim, CodeCheck, Lease, Node, Renewal, Route, Snapshot
 
 K = TypeVar("K", int, str)
 V = TypeVar("V")
 
 MOST_COUNTERS = 100_000
 """Failure counters kept at once. One more drops the one that would lapse first: about 30 MB at most."""
+
+MOST_CODES = 100_000
+"""Verification codes kept at once. One more drops the one that would lapse first."""
 
 MOST_QUEUED = 10_000
 """Events waiting for one node. One more is dropped, and the node is told of a gap."""
@@ -148,6 +152,7 @@ class MemoryState:
         self._reservations = Reservations()
         self._tokens: Lapsing[int, bytes] = Lapsing()
         self._failures: Lapsing[str, int] = Lapsing()
+        self._codes: Lapsing[str, tuple[bytes, int]] = Lapsing()
 
     async def start(self) -> None:
         """Nothing to connect to."""
@@ -258,6 +263,31 @@ class MemoryState:
         entries = [self._failures.get(key, now) for key in keys]
         return [(0, 0.0) if entry is None else (entry[1], entry[0] - now) for entry in entries]
 
+    # verification codes
+
+    async def set_code(self, key: str, digest: bytes, ttl: float) -> None:
+        """See :meth:`IState.set_code`. At most :data:`MOST_CODES` are kept."""
+        now = self._seconds()
+        self._codes.purge(now)
+        self._codes.set(key, (digest, 0), now + ttl)
+        while len(self._codes) > MOST_CODES:
+            self._codes.pop_first()
+
+    async def try_code(self, key: str, digest: bytes, tries: int) -> CodeCheck:
+        """See :meth:`IState.try_code`."""
+        entry = self._codes.get(key, self._seconds())
+        if entry is None:
+            return "unknown"
+        expires, (kept, failed) = entry
+        if hmac.compare_digest(kept, digest):
+            self._codes.pop(key)
+            return "accepted"
+        if failed + 1 >= tries:
+            self._codes.pop(key)
+        else:
+            self._codes.set(key, (kept, failed + 1), expires)
+        return "wrong"
+
     # inside
 
     def _live(self) -> dict[str, int]:
@@ -329,6 +359,7 @@ class MemoryBus:
     """
 
     _log = Logger()
+    connected = True
 
     def __init__(self, clock: IReactorTime, limit: int = MOST_QUEUED) -> None:
         self._clock = clock

@@ -152,6 +152,16 @@ def _parse_path(text: str) -> Path:
 
 
 PATH = Kind("the path of a file", _parse_path)
+PATH_OR_NOTHING = Kind("the path of a file, or nothing", lambda text: _parse_path(text) if text else None)
+
+
+def _parse_prefix(text: str) -> str:
+    if not re.fullmatch(r"[!-~]{1,64}", text):
+        raise ValueError(f'"{text}" is not a prefix')
+    return text
+
+
+PREFIX = Kind("1 to 64 visible ASCII characters", _parse_prefix)
 
 
 def _parse_host(text: str) -> str:
@@ -224,6 +234,11 @@ def secret(minimum: int) -> Kind:
         return value
 
     return Kind(f"env:NAME, file:/path or a text of at least {minimum} characters, or nothing", parse, secret=True)
+
+
+def secret_text(what: str) -> Kind:
+    """A text that holds a secret, such as an address with a password in it."""
+    return Kind(f"env:NAME, file:/path or {what}", _look_up, secret=True)
 
 
 def _look_up(text: str) -> str:

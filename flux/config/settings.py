@@ -19,13 +19,16 @@ from flux.config.kinds import (
     NAME,
     NAMES,
     PATH,
+    PATH_OR_NOTHING,
     PORT,
+    PREFIX,
     YES_NO,
     HostPort,
     Kind,
     choice,
     duration,
     secret,
+    secret_text,
     size,
     whole,
 )
@@ -123,7 +126,16 @@ class Store:
 class State:
     """``[state]``: what servers share while they run."""
 
-    kind: str = _key(choice("memory", own=True), "memory", "What holds leases, routes and tokens.")
+    kind: str = _key(choice("memory", "redis", own=True), "memory", "What holds leases, routes and tokens.")
+    url: str = _key(
+        secret_text("redis://[[user]:password@]host[:port][/database]"),
+        "redis://127.0.0.1:6379/0",
+        "Where Redis is; rediss:// for TLS, redis+sentinel://host:port,host:port/service/database for Sentinel.",
+    )
+    prefix: str = _key(PREFIX, "flux:", "What all keys in Redis begin with.")
+    ca: Path | None = _key(
+        PATH_OR_NOTHING, "", "Certificates of those who may sign Redis' own; empty: those the system trusts."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,266 @@
+"""The bus on Redis' publish/subscribe.
+
+::
+
+    publish ──> waiting, per channel ──(one round under way)──> PUBLISH channel [event, event, ...]
+
+    subscriptions: a connection of its own ──> SUBSCRIBE, confirmed ──> gap() ──> deliver(event) ...
+                          ^                                                           │
+                          └────────────────────  lost  <──────────────────────────────┘
+
+There is one channel for each boot of each node and one for all.  What is published goes
+out in the order in which it was, several events to a message where there are many.
+Nothing waits for a receiver: what is not sent within the deadline of the connection, or
+published while there is none, is lost, and whoever publishes next is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred, DeferredLock, gatherResults
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from flux.backends.redis.connection import Connection
+from flux.backends.redis.dial import Dialer
+from flux.backends.redis.link import Link
+from flux.errors import Unavailable
+from flux.interfaces import IBus, IBusSink
+from flux.lifecycle import Tasks
+from flux.model import BusEvent, FriendsChanged, Hint, Kick, MembersChanged, Notify
+
+MOST_WAITING = 10_000
+"""Events waiting to be published; more are refused."""
+
+MOST_IN_MESSAGE = 200
+"""Events in one message of Redis."""
+
+_encode = msgspec.json.Encoder().encode
+_Event = Hint | Notify | MembersChanged | FriendsChanged | Kick
+_events = msgspec.json.Decoder(list[_Event]).decode
+_event = msgspec.json.Decoder(_Event).decode
+_pieces = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+class _Listener:
+    """A boot of a node that listens here."""
+
+    def __init__(self, node: str, sink: IBusSink) -> None:
+        self.node = node
+        self.sink = sink
+        #: Whether it has been told of the gap before the events that come now.
+        self.ready = False
+
+
+@implementer(IBus)
+class RedisBus:
+    """Events between nodes through Redis.
+
+    :param link: carries what is published; the state uses it too.
+    :param dialer: makes the connection for what is subscribed to, which can carry nothing else.
+    :param channels: what the names of channels begin with; they belong to no database of Redis.
+    """
+
+    log = Logger()
+
+    def __init__(self, link: Link, dialer: Dialer, channels: str, clock: IReactorTime) -> None:
+        self._link = link
+        self._channels = channels
+        self._everybody = f"{channels}all".encode()
+        self._subscriptions = Link(dialer, clock, "the bus", self._subscribe)
+        self._started = False
+        self._subscribing = False
+        self._lock = DeferredLock()
+        self._listeners: dict[bytes, _Listener] = {}
+        self._tasks = Tasks(self.log)
+        self._waiting: dict[bytes, list[bytes]] = {}
+        self._count = 0
+        self._publishing = False
+        self._failed = ""
+        self._malformed = False
+        link.on_connected(self._connected)
+
+    @property
+    def connected(self) -> bool:
+        """See :attr:`IBus.connected`."""
+        return self._link.connected and (not self._subscribing or self._subscriptions.connected)
+
+    async def start(self) -> None:
+        """Connect for publishing.
+
+        :raises flux.errors.Unavailable: a sentence that names the setting.
+        """
+        await self._link.start()
+        self._started = True
+
+    async def stop(self) -> None:
+        """Disconnect; what waits to be published is dropped."""
+        self._listeners.clear()
+        await self._tasks.stop()
+        self._tasks = Tasks(self.log)
+        self._waiting, self._count, self._publishing = {}, 0, False
+        if self._subscribing:
+            self._subscribing = False
+            await self._subscriptions.stop()
+        if self._started:
+            self._started = False
+            await self._link.stop()
+
+    # publishing
+
+    async def publish(self, node: str, boot: int, event: BusEvent) -> None:
+        """See :meth:`IBus.publish`.
+
+        :raises flux.errors.Unavailable: there is no connection, too much waits, or something
+            published earlier did not get through.
+        """
+        self._send(self._channel(node, boot), event)
+
+    async def broadcast(self, event: BusEvent) -> None:
+        """See :meth:`IBus.broadcast`. Whoever calls gets it too. Raises as :meth:`publish` does."""
+        self._send(self._everybody, event)
+
+    def _send(self, channel: bytes, event: BusEvent) -> None:
+        if not self._link.connected:
+            raise Unavailable("nothing can be published: the connection to Redis is lost")
+        if self._count >= MOST_WAITING:
+            raise Unavailable(f"nothing can be published: {self._count} events are waiting for Redis")
+        self._waiting.setdefault(channel, []).append(_encode(event))
+        self._count += 1
+        if not self._publishing:
+            self._publishing = True
+            self._tasks.spawn(self._publish(), "publishing")
+        if self._failed:
+            problem, self._failed = self._failed, ""
+            raise Unavailable(f"something published earlier is lost: {problem}")
+
+    async def _publish(self) -> None:
+        try:
+            while self._waiting:
+                waiting, self._waiting = self._waiting, {}
+                messages: list[Deferred[Any]] = []
+                for channel, events in waiting.items():
+                    for start in range(0, len(events), MOST_IN_MESSAGE):
+                        message = b"[" + b",".join(events[start : start + MOST_IN_MESSAGE]) + b"]"
+                        messages.append(self._link.command("PUBLISH", channel, message))
+                sent: Awaitable[object] = gatherResults(messages, consumeErrors=True).addErrback(self._lost)
+                await sent
+                self._count -= sum(map(len, waiting.values()))
+        finally:
+            self._publishing = False
+
+    def _lost(self, failure: Any) -> None:
+        problem = failure.value.subFailure
+        problem.trap(Unavailable)
+        self._failed = problem.value.detail
+
+    # listening
+
+    async def listen(self, node: str, boot: int, sink: IBusSink) -> None:
+        """See :meth:`IBus.listen`. Returns when Redis has confirmed the subscription.
+
+        :raises flux.errors.Unavailable: it has not.
+        """
+        channel = self._channel(node, boot)
+        self._listeners[channel] = listener = _Listener(node, sink)
+        try:
+            await self._lock.acquire()
+            try:
+                if self._subscribing:
+                    await self._subscriptions.command("SUBSCRIBE", channel)
+                    self._ready(listener)
+                else:
+                    # Subscribes to what is in the table.
+                    await self._subscriptions.start()
+                    self._subscribing = True
+            finally:
+                self._lock.release()
+        except BaseException:
+            if self._listeners.get(channel) is listener:
+                del self._listeners[channel]
+            raise
+
+    async def _subscribe(self, connection: Connection) -> None:
+        """Set a new connection up: subscribe to everything, wait for the confirmations, tell of the gap."""
+        for listener in self._listeners.values():
+            listener.ready = False
+        connection.on_push(self._arrived)
+        listeners = dict(self._listeners)
+        channels = [self._everybody, *listeners]
+        confirmed: Awaitable[object] = gatherResults(
+            [connection.command("SUBSCRIBE", channel) for channel in channels], consumeErrors=True
+        ).addErrback(_first)
+        await confirmed
+        for listener in listeners.values():
+            self._ready(listener)
+
+    def _ready(self, listener: _Listener) -> None:
+        listener.ready = True
+        self._tell_of_gap(listener)
+
+    def _connected(self, again: bool) -> None:
+        """Commands work again: what was published meanwhile is lost, and Redis may have been another or empty."""
+        if again:
+            for listener in list(self._listeners.values()):
+                if listener.ready:
+                    self._tell_of_gap(listener)
+
+    def _tell_of_gap(self, listener: _Listener) -> None:
+        try:
+            listener.sink.gap()
+        except Exception:
+            self.log.failure("The bus listener of {node} failed on a gap.", node=listener.node)
+
+    def _arrived(self, channel: bytes, message: bytes) -> None:
+        events = self._decode(message)
+        if channel == self._everybody:
+            listeners = list(self._listeners.values())
+        else:
+            listener = self._listeners.get(channel)
+            listeners = [listener] if listener is not None else []
+        for listener in listeners:
+            # Before the gap was told of: whoever is told then looks at everything anyway.
+            if listener.ready:
+                self._deliver(listener, events)
+
+    def _deliver(self, listener: _Listener, events: list[BusEvent]) -> None:
+        for event in events:
+            try:
+                listener.sink.deliver(event)
+            except Exception:
+                self.log.failure("The bus listener of {node} failed on an event.", node=listener.node)
+
+    def _decode(self, message: bytes) -> list[BusEvent]:
+        try:
+            return list(_events(message))
+        except (ValueError, RecursionError) as error:
+            if not self._malformed:
+                self._malformed = True
+                self.log.warn(
+                    "an event on the bus is not understood, and others like it are ignored: {why}", why=str(error)
+                )
+        # Another version of flux may know more kinds of events; those that are known are delivered.
+        known: list[BusEvent] = []
+        try:
+            pieces = _pieces(message)
+        except (ValueError, RecursionError):
+            return known
+        for piece in pieces:
+            try:
+                known.append(_event(piece))
+            except (ValueError, RecursionError):
+                continue
+        return known
+
+    def _channel(self, node: str, boot: int) -> bytes:
+        # The boot first: it has no colon, a node may.
+        return f"{self._channels}{boot}:{node}".encode()
+
+
+def _first(failure: Any) -> Any:
+    """Out of ``gatherResults``' FirstError the error itself."""
+    return getattr(failure.value, "subFailure", failure)

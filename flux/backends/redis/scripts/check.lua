@@ -1,0 +1,27 @@
+-- Does once what the other scripts do, on a key of its own: a user without the right to something shows here.
+
+local key = prefix .. 'check'
+call('DEL', key)
+call('HSET', key, 'a', 1)
+call('HINCRBY', key, 'a', 1)
+call('HGET', key, 'a')
+call('HMGET', key, 'a')
+call('HSCAN', key, 0, 'COUNT', 1)
+call('HDEL', key, 'a')
+call('SADD', key, 'a')
+call('SISMEMBER', key, 'a')
+call('SMEMBERS', key)
+call('SREM', key, 'a')
+call('ZADD', key, 1, 'a')
+call('ZSCORE', key, 'a')
+call('ZCARD', key)
+call('ZCOUNT', key, 0, 1)
+call('ZRANGE', key, 0, -1)
+call('ZRANGEBYSCORE', key, 0, 1, 'LIMIT', 0, 1)
+call('ZREM', key, 'a')
+call('SET', key, '1', 'PX', 1000)
+call('SET', key, '1', 'KEEPTTL')
+call('GET', key)
+call('PEXPIRE', key, 1000)
+call('DEL', key)
+return ''

@@ -1,0 +1,285 @@
+"""The shared state in Redis: every method is one script or one command, so every method is atomic.
+
+::
+
+    claim, release, token_digest ── Gather ──┐
+    renew (in parts of 4,000 routes) ────────┼── Link ── one connection ── Redis
+    assign, routes, ...  ────────────────────┘
+
+Time is Redis' own in everything that lapses, so the clocks of the machines do not matter.
+The table of keys is in ``docs/operations.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from hashlib import blake2b
+from typing import Any, cast
+
+import msgspec
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from flux.backends.redis import scripts
+from flux.backends.redis.connection import Refused
+from flux.backends.redis.gather import Gather
+from flux.backends.redis.link import Link
+from flux.backends.redis.scripts import Script
+from flux.errors import Unavailable
+from flux.interfaces import IState
+from flux.model import Choice, Claim, CodeCheck, Lease, Node, Renewal, Route, Snapshot
+
+PART = 4000
+"""Routes renewed by one script call: Redis serves nobody else for the 3 ms that it takes."""
+
+MOST_COUNTERS = 100_000
+"""Failure counters kept at once. One more drops the one that would lapse first."""
+
+
+class _About(msgspec.Struct, frozen=True):
+    """What a lease says, as it is stored."""
+
+    host: str
+    port: int
+    sessions: int
+    capacity: int
+    weight: int
+
+
+_pack = msgspec.msgpack.Encoder().encode
+_strings = msgspec.msgpack.Decoder(list[str]).decode
+_renewal = msgspec.msgpack.Decoder(tuple[bool, bool, list[str]]).decode
+_snapshot = msgspec.msgpack.Decoder(tuple[float, list[tuple[str, str]], list[tuple[str, int]], list[str]]).decode
+_counts = msgspec.msgpack.Decoder(list[tuple[int, float]]).decode
+_about = msgspec.json.Decoder(_About).decode
+
+
+@implementer(IState)
+class RedisState:
+    """Shared state in Redis.
+
+    :param prefix: what all keys begin with.
+    """
+
+    log = Logger()
+
+    def __init__(self, link: Link, prefix: str) -> None:
+        self._link = link
+        self._prefix = prefix
+        self._started = False
+        self._sessions: Gather[tuple[str | bool, ...], str] = Gather(self._ask_sessions, "the shared state")
+
+    async def start(self) -> None:
+        """Connect, and look whether Redis is as it should be.
+
+        :raises flux.errors.Unavailable: a sentence that names the setting.
+        """
+        await self._link.start()
+        try:
+            await self.check_rights()
+        except BaseException:
+            await self._link.stop()
+            raise
+        self._started = True
+        warning = self.policy_warning()
+        if warning:
+            self.log.warn("{warning}", warning=warning)
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        await self._sessions.stop()
+        if self._started:
+            self._started = False
+            await self._link.stop()
+
+    def policy_warning(self) -> str:
+        """What is wrong with what Redis does when it is full; empty where nothing is."""
+        policy = self._link.server.policy
+        if not policy:
+            return (
+                "Redis does not tell its maxmemory-policy to this user (no right to INFO): make sure it is noeviction, "
+                "or leases and routes may vanish when it is full"
+            )
+        if policy != "noeviction":
+            return (
+                f"Redis has maxmemory-policy {policy}: when it is full it drops leases and routes; set it to noeviction"
+            )
+        return ""
+
+    async def check_rights(self) -> None:
+        """Whether our user may run scripts that read and write our keys.
+
+        :raises flux.errors.Unavailable: it may not.
+        """
+        try:
+            await self._run(scripts.CHECK, ())
+        except Refused as refused:
+            raise Unavailable(f"state.url: {refused.detail}; it needs all of {self._prefix}*") from None
+
+    # servers
+
+    async def renew(self, lease: Lease, routes: Sequence[tuple[int, int]]) -> Renewal:
+        """See :meth:`IState.renew`. Many routes are renewed in parts, the first of which sets the lease."""
+        about = _About(lease.host, lease.port, lease.sessions, lease.capacity, lease.weight)
+        says = msgspec.json.encode(about).decode()
+        parts = []
+        for start in range(0, max(1, len(routes)), PART):
+            part = routes[start : start + PART]
+            parts.append(
+                self._run(
+                    scripts.RENEW,
+                    (
+                        lease.name,
+                        str(lease.boot),
+                        _milliseconds(lease.ttl),
+                        says if start == 0 else "",
+                        [str(uid) for uid, _ in part],
+                        [str(number) for _, number in part],
+                    ),
+                )
+            )
+        answers = [_renewal(answer) for answer in await _all(parts)]
+        return Renewal(
+            lost=tuple(int(uid) for _, _, lost in answers for uid in lost),
+            draining=answers[0][1],
+            superseded=any(superseded for superseded, _, _ in answers),
+        )
+
+    async def retire(self, name: str, boot: int) -> None:
+        """See :meth:`IState.retire`."""
+        await self._run(scripts.RETIRE, (name, str(boot)))
+
+    async def drain(self, name: str, draining: bool) -> None:
+        """See :meth:`IState.drain`."""
+        await self._link.command("SADD" if draining else "SREM", f"{self._prefix}draining", name)
+
+    async def snapshot(self) -> Snapshot:
+        """See :meth:`IState.snapshot`."""
+        return await self.assign((), 0, 0)
+
+    async def assign(self, choices: Sequence[Choice], hold: float, token_ttl: float) -> Snapshot:
+        """See :meth:`IState.assign`."""
+        answer = await self._run(
+            scripts.ASSIGN,
+            (
+                _milliseconds(hold),
+                _milliseconds(token_ttl),
+                [str(choice.uid) for choice in choices],
+                [choice.server for choice in choices],
+                [choice.token_digest.hex() for choice in choices],
+            ),
+        )
+        now, leases, reservations, draining = _snapshot(answer)
+        reserved = dict(reservations)
+        nodes = []
+        for name, says in leases:
+            renewed, _, about = says.partition(" ")
+            lease = _about(about)
+            nodes.append(
+                Node(
+                    name=name,
+                    host=lease.host,
+                    port=lease.port,
+                    sessions=lease.sessions,
+                    reserved=reserved.get(name, 0),
+                    capacity=lease.capacity,
+                    weight=lease.weight,
+                    state="draining" if name in draining else "up",
+                    heartbeat_age=(now - int(renewed)) / 1000,
+                )
+            )
+        return Snapshot(nodes=tuple(nodes), reserved=reserved, draining=frozenset(draining))
+
+    # sessions
+
+    async def claim(self, uid: int, route: Route, takeover: bool) -> Claim:
+        """See :meth:`IState.claim`."""
+        won, _, previous = (await self._sessions(("claim", str(uid), _stored(route), takeover))).partition(" ")
+        return Claim(won=won == "1", previous=_route(previous) if previous else None)
+
+    async def release(self, uid: int, route: Route) -> None:
+        """See :meth:`IState.release`."""
+        await self._sessions(("release", str(uid), _stored(route)))
+
+    async def routes(self, uids: Sequence[int]) -> dict[int, Route]:
+        """See :meth:`IState.routes`."""
+        found = _strings(await self._run(scripts.ROUTES, [str(uid) for uid in uids]))
+        return {int(uid): _route(route) for uid, route in zip(found[::2], found[1::2], strict=True)}
+
+    # tokens and counters
+
+    async def token_digest(self, uid: int) -> bytes | None:
+        """See :meth:`IState.token_digest`."""
+        digest = await self._sessions(("token", str(uid)))
+        return bytes.fromhex(digest) if digest else None
+
+    async def revoke(self, uid: int) -> None:
+        """See :meth:`IState.revoke`."""
+        await self._link.command("DEL", f"{self._prefix}token:{uid}")
+
+    async def fail(self, keys: Sequence[str], window: float) -> None:
+        """See :meth:`IState.fail`. At most :data:`MOST_COUNTERS` are kept."""
+        await self._run(scripts.FAIL, (_milliseconds(window), MOST_COUNTERS, [_hidden(key) for key in keys]))
+
+    async def failures(self, keys: Sequence[str]) -> list[tuple[int, float]]:
+        """See :meth:`IState.failures`."""
+        counted = _counts(await self._run(scripts.FAILURES, [_hidden(key) for key in keys]))
+        return [(count, left / 1000) for count, left in counted]
+
+    # verification codes
+
+    async def set_code(self, key: str, digest: bytes, ttl: float) -> None:
+        """See :meth:`IState.set_code`."""
+        code = f"0 {digest.hex()}"
+        await self._link.command("SET", f"{self._prefix}code:{_hidden(key)}", code, "PX", _milliseconds(ttl))
+
+    async def try_code(self, key: str, digest: bytes, tries: int) -> CodeCheck:
+        """See :meth:`IState.try_code`."""
+        answer = await self._run(scripts.TRY_CODE, (_hidden(key), digest.hex(), tries))
+        return cast(CodeCheck, answer.decode())
+
+    # inside
+
+    async def _ask_sessions(self, questions: Sequence[tuple[str | bool, ...]]) -> list[str]:
+        return _strings(await self._run(scripts.SESSIONS, questions))
+
+    def _run(self, script: Script, arguments: object) -> Deferred[bytes]:
+        """Run a script; one that Redis does not have (any more) is sent along."""
+        payload = _pack(arguments)
+
+        def perhaps_unknown(failure: Any) -> Any:
+            if failure.check(Refused) and failure.value.kind == "NOSCRIPT":
+                return self._link.command("EVAL", script.source, 0, self._prefix, payload)
+            return failure
+
+        return self._link.command("EVALSHA", script.sha, 0, self._prefix, payload).addErrback(perhaps_unknown)
+
+
+async def _all(calls: Sequence[Deferred[bytes]]) -> list[bytes]:
+    """The answers of calls that are all under way; one that fails is the failure of all."""
+    settled: Awaitable[list[bytes]] = gatherResults(calls, consumeErrors=True).addErrback(_first)
+    return await settled
+
+
+def _first(failure: Any) -> Any:
+    """Out of ``gatherResults``' FirstError the error itself."""
+    return getattr(failure.value, "subFailure", failure)
+
+
+def _stored(route: Route) -> str:
+    return f"{route.number} {route.boot} {route.node}"
+
+
+def _route(stored: str) -> Route:
+    number, boot, node = stored.split(" ", 2)
+    return Route(node, int(boot), int(number))
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
+def _hidden(key: str) -> str:
+    """A key of people's names, addresses and slips of the keyboard as a digest: short, and no help to who reads it."""
+    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
