@@ -31,7 +31,7 @@ from flux.chat import requests_account, requests_message, requests_people  # noq
 from flux.chat.node import ChatNode
 from flux.chat.passwords import Passwords
 from flux.chat.protocol import ChatFactory
-from flux.config import Settings
+from flux.config import Settings, is_proxied
 from flux.errors import Unavailable
 from flux.interfaces import IBus, IState, IStore
 from flux.lifecycle import CannotStart, Stage, Stages
@@ -214,7 +214,8 @@ class Assembly:
             placement=self.status.placement if self.status is not None else None,
             fatal=self._fatal,
         )
-        self.chat_listener = listener = Listener("chat.listen", settings.chat.listen, ChatFactory(node), self._reactor)
+        factory = ChatFactory(node, is_proxied(settings.chat.listen))
+        self.chat_listener = listener = Listener("chat.listen", settings.chat.listen, factory, self._reactor)
 
         async def start_hashing() -> None:
             passwords.start()
@@ -278,21 +279,29 @@ class Assembly:
         lines = []
         if "chat" in self._roles:
             host, port = self.chat_listener.address()
-            lines += [
-                f"flux chat server {self._settings.chat.name!r} listens on {host}:{port}",
-                "",
-                f"  flux chat {host}:{port}          the terminal client",
-                f"  nc {host} {port}                 or type JSON lines yourself:",
-                "",
-                '  {"type":"register","name":"ann","password":"correct horse"}',
-                '  {"type":"login","name":"ann","password":"correct horse"}',
-                '  {"type":"send","to":2,"text":"hello"}',
-                '  {"type":"help"}',
-            ]
+            name = self._settings.chat.name
+            if is_proxied(self._settings.chat.listen):
+                lines.append(f"flux chat server {name!r} listens on {host}:{port} for a proxy that sends PROXY headers")
+            else:
+                lines += self._first_steps(name, host, port)
         if "status" in self._roles:
             host, port = self.status_listener.address()
             lines += ["", f"status service listens on {host}:{port}"]
         return "\n".join(lines)
+
+    @staticmethod
+    def _first_steps(name: str, host: str, port: int) -> list[str]:
+        return [
+            f"flux chat server {name!r} listens on {host}:{port}",
+            "",
+            f"  flux chat {host}:{port}          the terminal client",
+            f"  nc {host} {port}                 or type JSON lines yourself:",
+            "",
+            '  {"type":"register","name":"ann","password":"correct horse"}',
+            '  {"type":"login","name":"ann","password":"correct horse"}',
+            '  {"type":"send","to":2,"text":"hello"}',
+            '  {"type":"help"}',
+        ]
 
 
 async def _nothing() -> None:

@@ -205,6 +205,6 @@ def test_a_command_gets_its_arguments_and_returns_its_status(monkeypatch: pytest
 @pytest.mark.parametrize("name", main.COMMANDS)
 def test_every_command_of_the_table_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        main.main([name, "--help"])
+        main.main([*name.split(), "--help"])
     assert caught.value.code == 0
     assert capsys.readouterr().out.startswith(f"usage: flux {name}")

@@ -29,6 +29,7 @@ class Connections:
         self._all: set[ChatConnection] = set()
         self._per_address: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
+        self._without_header: Counter[str] = Counter()
         self.reload(settings)
 
     def reload(self, settings: Settings) -> None:
@@ -41,9 +42,12 @@ class Connections:
     def __len__(self) -> int:
         return len(self._all)
 
-    def add(self, connection: ChatConnection) -> bool:
-        """Take a connection in; False where its address has too many already."""
+    def add(self, connection: ChatConnection) -> None:
+        """Take a connection in."""
         self._all.add(connection)
+
+    def count(self, connection: ChatConnection) -> bool:
+        """The address of a connection is known; False where it has too many already."""
         self._per_address[connection.address] += 1
         if not self._most or self._per_address[connection.address] <= self._most:
             return True
@@ -52,13 +56,17 @@ class Connections:
 
     def remove(self, connection: ChatConnection) -> None:
         """A connection is gone."""
-        if connection in self._all:
-            self._all.discard(connection)
+        self._all.discard(connection)
+        if connection.address:
             left = self._per_address[connection.address] - 1
             if left:
                 self._per_address[connection.address] = left
             else:
                 del self._per_address[connection.address]
+
+    def without_header(self, peer: str) -> None:
+        """A connection from ``peer`` has ended because it did not begin as one through a proxy does."""
+        self._without_header[peer] += 1
 
     def hold(self, reason: int) -> None:
         """Read no more requests, until :meth:`release` is called with the same reason."""
@@ -85,7 +93,15 @@ class Connections:
         for address, count in self._refused.items():
             self.log.warn("{count} connections over the limit refused from {address}", count=count, address=address)
         self._refused.clear()
+        for peer, count in self._without_header.items():
+            self.log.warn(
+                "{count} connections from {peer} closed: no PROXY header, though chat.listen = haproxy:... expects one",
+                count=count, peer=peer,
+            )  # fmt: skip
+        self._without_header.clear()
         for connection in list(self._all):
+            if not connection.address:
+                connection.look_who()
             if connection.heard:
                 connection.heard = False
                 connection.seen = now

@@ -218,10 +218,6 @@ class ChatNode:
 
     # --- connections and sessions ---
 
-    def connected(self, connection: ChatConnection) -> bool:
-        """A client connected; False where its address has too many connections."""
-        return self.connections.add(connection)
-
     def disconnected(self, connection: ChatConnection) -> None:
         """A connection is gone."""
         self.connections.remove(connection)

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 class ChatConnection(LineProtocol):
     """A client's connection.
 
-    :ivar address: the client's, without the port.
+    :param proxy: who connected, where a PROXY header is to tell on whose behalf.
+    :ivar address: the client's, without the port; empty until the header was read.
     :ivar born: when it was made or last logged out, on the node's coarse clock.
     :ivar seen: when it was last found to have sent something, on the same clock.
     :ivar bad_lines: how many lines in a row were no valid request.
@@ -37,10 +38,11 @@ class ChatConnection(LineProtocol):
 
     log = Logger()
 
-    def __init__(self, node: ChatNode, conn: str, address: str) -> None:
+    def __init__(self, node: ChatNode, conn: str, address: str, proxy: IAddress | None = None) -> None:
         super().__init__(conn, node.gather, node.limits.max_line)
         self.node = node
         self.address = address
+        self._proxy = proxy
         self.session: Session | None = None
         self.bad_lines = 0
         self.born = self.seen = node.now
@@ -48,9 +50,33 @@ class ChatConnection(LineProtocol):
         self.stuck_since = 0.0
 
     def connectionMade(self) -> None:
-        """Join the node's connections, or be sent away where the address has too many."""
+        """Join the node's connections."""
         super().connectionMade()
-        if not self.node.connected(self):
+        self.node.connections.add(self)
+        if self.address:
+            self._count()
+
+    def first_words(self, lines: list[bytes]) -> bool:
+        """By now a proxy has told whose connection this is."""
+        if not self.address:
+            assert self.transport is not None
+            self._introduce(self.transport.getPeer())
+        return super().first_words(lines)
+
+    def look_who(self) -> None:
+        """Find out whether a proxy has told by now whose connection this is, though the client says nothing."""
+        assert self.transport is not None
+        peer = self.transport.getPeer()
+        if peer != self._proxy:
+            self._introduce(peer)
+
+    def _introduce(self, peer: IAddress) -> None:
+        self.address = _host(peer)
+        self._count()
+
+    def _count(self) -> None:
+        """Be sent away where the address has too many connections."""
+        if not self.node.connections.count(self):
             error = RateLimited("too many connections from this address", 1000)
             self.write(NAMED.error(error))
             self.close()
@@ -132,6 +158,9 @@ class ChatConnection(LineProtocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The session ends with its connection."""
         clean = reason.check(ConnectionDone) and self.drained() and not self.choked
+        if not self.address and not self.closed and getattr(self.transport, "disconnecting", False):
+            # What reads the header has closed the connection, nobody else did.
+            self.node.connections.without_header(_host(self._proxy))
         super().connectionLost(reason)
         if self.session is not None:
             if clean and not self.session.acks:
@@ -144,16 +173,25 @@ class ChatConnection(LineProtocol):
 class ChatFactory(Factory):
     """Makes the connections of a node.
 
+    :param proxied: what listens expects a PROXY header (``haproxy:``), so the peer is not the client.
     :param noisy: Twisted's own start and stop lines say nothing an admin needs.
     """
 
     noisy = False
 
-    def __init__(self, node: ChatNode) -> None:
+    def __init__(self, node: ChatNode, proxied: bool = False) -> None:
         self._node = node
+        self._proxied = proxied
         self._count = 0
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """A connection from ``addr``."""
         self._count += 1
-        return ChatConnection(self._node, f"c{self._count}", getattr(addr, "host", "local"))
+        conn = f"c{self._count}"
+        if self._proxied:
+            return ChatConnection(self._node, conn, "", addr)
+        return ChatConnection(self._node, conn, _host(addr))
+
+
+def _host(peer: IAddress | None) -> str:
+    return getattr(peer, "host", "local")

@@ -5,7 +5,7 @@
 ``loading``   reading, and reporting every mistake at once
 """
 
-from flux.config.kinds import HostPort, is_local
+from flux.config.kinds import HostPort, is_local, is_proxied
 from flux.config.loading import ConfigError, Mistake, load
 from flux.config.settings import (
     SECTIONS,
@@ -38,6 +38,7 @@ __all__ = [
     "Status",
     "Store",
     "is_local",
+    "is_proxied",
     "keys",
     "load",
 ]

@@ -205,6 +205,11 @@ def _parse_endpoint(text: str) -> str:
 ENDPOINT = Kind("a Twisted server endpoint such as tcp:8090:interface=127.0.0.1", _parse_endpoint)
 
 
+def is_proxied(endpoint: str) -> bool:
+    """Whether connections to ``endpoint`` come through a proxy that tells in a PROXY header whose they are."""
+    return endpoint.startswith("haproxy:")
+
+
 def is_local(endpoint: str) -> bool:
     """Whether what listens on ``endpoint`` can only be reached from this machine, as far as its text tells."""
     kind, _, rest = endpoint.partition(":")

@@ -22,9 +22,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from twisted.internet import tcp
-from twisted.internet.interfaces import IPushProducer, ITCPTransport
+from twisted.internet.interfaces import IPushProducer, ISSLTransport, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -43,6 +44,12 @@ MAX_GATHERED = 64 * 1024
 """Bytes joined into one write: what is more would not be noticed to be too much for the peer."""
 
 _HTTP = re.compile(rb"^(GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) .* HTTP/\d")
+
+
+def _can_half_close(transport: Any) -> bool:
+    """Whether a transport can end its writing alone: a socket's can, also behind a PROXY header; TLS cannot."""
+    socket = transport.transport if isinstance(transport, ProtocolWrapper) else transport
+    return isinstance(socket, tcp.Connection) and not ISSLTransport.providedBy(transport)
 
 
 class Gather:
@@ -138,6 +145,16 @@ class LineProtocol(Protocol):
     def keeps_up(self) -> None:
         """The peer has taken everything again after having been choked."""
 
+    def first_words(self, lines: list[bytes]) -> bool:
+        """Something has arrived and no line was worked on yet; False where none of ``lines`` is to be."""
+        if lines:
+            self._started = True
+            if _HTTP.match(lines[0]):
+                self.log.warn("an HTTP request on a line port, closed", conn=self.conn)
+                self.abort()
+                return False
+        return True
+
     # --- Twisted's side ---
 
     def connectionMade(self) -> None:
@@ -152,12 +169,8 @@ class LineProtocol(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Cut into lines and work on those whose turn has come."""
         lines = self._framer.feed(data)
-        if not self._started and lines:
-            self._started = True
-            if _HTTP.match(lines[0]):
-                self.log.warn("an HTTP request on a line port, closed", conn=self.conn)
-                self.abort()
-                return
+        if not self._started and not self.first_words(lines):
+            return
         self.heard = True
         if self._held or self._backlog:
             self._queue(lines)
@@ -299,7 +312,7 @@ class LineProtocol(Protocol):
         until the peer closes as well; who calls sees to it that this takes an end.
         """
         transport: Any = self.transport
-        if not isinstance(transport, tcp.Connection):
+        if not _can_half_close(transport):
             self.close()
         elif not self.closed:
             self.flush()

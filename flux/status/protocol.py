@@ -57,15 +57,19 @@ class StatusConnection(LineProtocol):
 
     log = Logger()
 
-    def __init__(self, factory: StatusFactory, conn: str, address: str) -> None:
+    def __init__(self, factory: StatusFactory, conn: str) -> None:
         super().__init__(conn, factory.gather, factory.limits.max_line)
         self._factory = factory
         self._service = factory.service
-        self._address = address
         self._trusted = not factory.cluster_key
         self._overdue: IDelayedCall | None = None
         self._bad_lines = 0
         self._outstanding = 0
+
+    @property
+    def _address(self) -> str:
+        """The peer's, for the log; a proxy tells it only after the connection has been made."""
+        return getattr(self.transport.getPeer(), "host", "local") if self.transport is not None else "nowhere"
 
     # --- the connection ---
 
@@ -291,7 +295,7 @@ class StatusFactory(Factory):
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """A connection from ``addr``."""
         self._count += 1
-        return StatusConnection(self, f"s{self._count}", getattr(addr, "host", "local"))
+        return StatusConnection(self, f"s{self._count}")
 
     def reload(self, settings: Settings) -> None:
         """Go on with other limits."""
