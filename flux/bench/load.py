@@ -1,7 +1,8 @@
 """The load: many connections in one thread, each sending as soon as it may, every reply checked.
 
-A closed loop.  A sender keeps ``in_flight`` messages unacknowledged: each ``send.ok`` lets the
-next one go.  Receivers check each message against the one before from the same sender::
+A closed loop: a sender keeps ``in_flight`` messages unacknowledged, and each ``send.ok`` lets the
+next one go.  Or paced: the senders take turns at a given rate, whatever is answered.  Receivers
+check each message against the one before from the same sender::
 
     text   "000017 00000042 ...."      who sent it, the how manieth of that sender
     seq    ascends in the chat
@@ -25,6 +26,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 
 import msgspec
 from hdrh.histogram import HdrHistogram
@@ -151,10 +153,15 @@ class Load:
 
     :param server_cpu: CPU seconds the server has used so far.
     :param progress: called about four times a second with the share that is done, 0 to 1.
+    :param rate: messages per second of all senders together; 0: a closed loop.
     """
 
     def __init__(
-        self, clients: Sequence[Client], server_cpu: Callable[[], float], progress: Callable[[float], None]
+        self,
+        clients: Sequence[Client],
+        server_cpu: Callable[[], float],
+        progress: Callable[[float], None],
+        rate: float = 0.0,
     ) -> None:
         self._clients = {client.sock.fileno(): client for client in clients}
         self._senders = {client.label: client for client in clients if client.in_flight}
@@ -165,16 +172,22 @@ class Load:
             client.sock.setblocking(False)
             self._epoll.register(number, select.EPOLLIN)
         self._sending = False
+        self._interval = 1 / rate if rate else 0.0
+        self._next = 0.0
+        self._turns = cycle(list(self._senders.values()))
         self._suffixes: list[bytes] = []
         self._cid = b'","cid":"' + os.urandom(6).hex().encode() + b"-"
         self._tally = Tally()
         self._delivery = array("q")
         self._commit = array("q")
 
-    def run(self, warm_up: float, seconds: float, receivers: int) -> Measured:
+    def run(
+        self, warm_up: float, seconds: float, receivers: int, lasting: Callable[[], bool] = lambda: False
+    ) -> Measured:
         """Send for ``warm_up`` + ``seconds``, then let everything arrive.
 
         :param receivers: how many others get each message.
+        :param lasting: as long as this is true it goes on for another ``seconds``.
         :raises LoadFailed: an error was answered, a connection closed, or nothing came any more.
         """
         tally = self._tally
@@ -183,9 +196,10 @@ class Load:
         gc.freeze()
         try:
             self._sending = True
-            for client in self._senders.values():
-                self._send(client, client.in_flight)
-            begin = time.monotonic()
+            begin = self._next = time.monotonic()
+            if not self._interval:
+                for client in self._senders.values():
+                    self._send(client, client.in_flight)
             whole = warm_up + seconds
             self._poll(begin + warm_up, lambda now: (now - begin) / whole)
             self._delivery = array("q")
@@ -193,6 +207,8 @@ class Load:
             start, server, own = time.monotonic(), self._server_cpu(), time.process_time()
             delivered, acknowledged = tally.delivered, tally.acknowledged
             self._poll(begin + whole, lambda now: (now - begin) / whole)
+            while lasting():
+                self._poll(time.monotonic() + seconds, lambda now: 1.0)
             measured.seconds = time.monotonic() - start
             measured.server_cpu = self._server_cpu() - server
             measured.load_cpu = time.process_time() - own
@@ -211,8 +227,12 @@ class Load:
     def _poll(self, until: float, share: Callable[[float], float]) -> None:
         poll, clients = self._epoll.poll, self._clients
         shown = heard = now = time.monotonic()
+        wait = 0.25
         while now < until:
-            for number, event in poll(0.25):
+            if self._interval and self._sending:
+                self._send_due(now)
+                wait = max(0.0, self._next - now)
+            for number, event in poll(wait):
                 heard = now
                 if event & select.EPOLLOUT:
                     self._flush(clients[number])
@@ -293,7 +313,7 @@ class Load:
         if client.received >= RECEIVED_EVERY:
             client.received = 0
             self._write(client, b'{"type":"received","chat":%d,"seq":%d}\n' % (client.chat, client.last_seq))
-        if acknowledged and self._sending:
+        if acknowledged and self._sending and not self._interval:
             self._send(client, acknowledged)
 
     def _new_stream(self, client: Client, label: str) -> Stream:
@@ -311,6 +331,12 @@ class Load:
             self._tally.reordered += 1
         else:
             self._tally.duplicated += 1
+
+    def _send_due(self, now: float) -> None:
+        """Send what the pace demands by ``now``."""
+        while self._next <= now:
+            self._send(next(self._turns), 1)
+            self._next += self._interval
 
     def _send(self, client: Client, count: int) -> None:
         """Send the next ``count`` messages of ``client``."""

@@ -10,6 +10,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from flux.bench.load import LoadFailed, decode_frames
 
@@ -31,7 +32,15 @@ def tokens(status_port: int, uids: Sequence[int]) -> dict[int, str]:
 
     :raises LoadFailed: the status service answered something else.
     """
-    found: dict[int, str] = {}
+    return {uid: assignment["token"] for uid, assignment in assignments(status_port, uids).items()}
+
+
+def assignments(status_port: int, uids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """What ``get_chat_server`` answers for each account.
+
+    :raises LoadFailed: the status service answered something else.
+    """
+    found: dict[int, dict[str, Any]] = {}
     with (
         socket.create_connection(("127.0.0.1", status_port), SILENCE) as connection,
         connection.makefile("rb") as lines,
@@ -42,7 +51,7 @@ def tokens(status_port: int, uids: Sequence[int]) -> dict[int, str]:
             answer = json.loads(lines.readline() or b"{}")
             if answer.get("type") != "get_chat_server.ok":
                 raise LoadFailed(f"the status port answered {answer.get('name', 'nothing')}: {answer.get('detail')}")
-            found.update((assignment["uid"], assignment["token"]) for assignment in answer["assignments"])
+            found.update((assignment["uid"], assignment) for assignment in answer["assignments"])
     return found
 
 
@@ -65,7 +74,7 @@ def log_in(port: int, lines: Sequence[bytes], progress: Callable[[float], None])
         try:
             while done < len(lines):
                 while len(sockets) < len(lines) and len(waiting) < LOGINS_AT_ONCE:
-                    connection = _connect(port, len(sockets))
+                    connection = connect(port, len(sockets))
                     sockets.append(connection)
                     waiting[connection.fileno()] = connection, bytearray()
                     epoll.register(connection, select.EPOLLIN)
@@ -91,7 +100,11 @@ def close(sockets: Sequence[socket.socket]) -> None:
         connection.close()
 
 
-def _connect(port: int, index: int) -> socket.socket:
+def connect(port: int, index: int) -> socket.socket:
+    """The ``index``-th connection to a port of the loopback interface.
+
+    :raises LoadFailed: it was refused.
+    """
     connection = socket.socket()
     try:
         connection.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)

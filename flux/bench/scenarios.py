@@ -208,12 +208,13 @@ def _run(scenario: Scenario, subject: Subject, in_flight: int, measured: Measure
         measured.delivered / measured.seconds,
         measured.server_cpu / max(measured.delivered, 1) * 1e6,
         measured.load_cpu / measured.seconds,
-        _percentiles(measured.delivery),
-        _percentiles(measured.commit),
+        percentiles(measured.delivery),
+        percentiles(measured.commit),
         measured.total,
     )
 
 
-def _percentiles(histogram: HdrHistogram) -> Percentiles:
+def percentiles(histogram: HdrHistogram) -> Percentiles:
+    """Of a histogram of microseconds."""
     p50, p99, p999 = (histogram.get_value_at_percentile(percent) / 1000 for percent in (50, 99, 99.9))
     return Percentiles(p50, p99, p999)

@@ -99,6 +99,51 @@ def _flux(subject: Subject, parent: Path, clients: int, group_size: int) -> Iter
             yield Running(server, chat_port, status_port, lines, group)
 
 
+@dataclass(frozen=True)
+class Nodes:
+    """Chat nodes of one cluster, each a process.
+
+    :ivar commands: that start them.
+    :ivar status_port: of its status process.
+    """
+
+    processes: Sequence[ServerProcess]
+    commands: Sequence[Sequence[str]]
+    ports: Sequence[int]
+    status_port: int
+    directory: Path
+    cpus: Sequence[int]
+
+    def cpu_seconds(self) -> float:
+        """CPU time of all nodes so far."""
+        return sum(process.cpu_seconds() for process in self.processes)
+
+
+@contextlib.contextmanager
+def nodes(parent: Path, count: int, accounts: int) -> Iterator[Nodes]:
+    """Start a PostgreSQL, a Redis, a status process and ``count`` chat nodes, all on one processor.
+
+    :raises flux.bench.servers.ServerFailed: one of them does not come up.
+    """
+    with _pinned(parent) as (cpus, directory), contextlib.ExitStack() as running:
+        settings = cluster_settings(directory, running, cpus)
+        populate(settings, accounts, 0)
+        status_port = free_port()
+        ports = [free_port() for _ in range(count)]
+        commands = [twistd("flux-status", flux_settings(0, status_port) | settings)]
+        commands += [
+            twistd("flux-chat", flux_settings(port, 0) | settings | {"chat.name": f"chat{number}"})
+            for number, port in enumerate(ports, 1)
+        ]
+        processes = [
+            running.enter_context(ServerProcess(command, directory / f"output{number}", cpus))
+            for number, command in enumerate(commands)
+        ]
+        for process, port in zip(processes, [status_port, *ports], strict=True):
+            process.wait_until_listening(port)
+        yield Nodes(processes[1:], commands[1:], ports, status_port, directory, cpus)
+
+
 def cluster_settings(directory: Path, engines: contextlib.ExitStack, cpus: Sequence[int] = ()) -> dict[str, str]:
     """Start a PostgreSQL and a Redis that live as long as ``engines``; the settings that use them."""
     postgres = PostgresServer(directory / "postgres")

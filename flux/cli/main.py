@@ -18,6 +18,7 @@ COMMANDS = {
     "chat": ("flux.cli.chat", "chat from the terminal"),
     "check": ("flux.cli.check", "check a configuration and try everything it names"),
     "bench": ("flux.cli.bench", "measure throughput and latency against a bare relay"),
+    "bench nodes": ("flux.cli.bench_nodes", "measure messages between nodes, and storms of connections"),
     "bench store": ("flux.cli.bench_store", "measure what group commit and a pool of connections bring"),
     "balance": ("flux.cli.balance", "see how evenly the balancers spread users"),
     "verify": ("flux.cli.verify", "kill a server under load and look for lost messages"),

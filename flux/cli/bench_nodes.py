@@ -1,0 +1,120 @@
+"""``flux bench nodes``: what only several processes show: messages from node to node, storms of connections."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from flux.bench import across, storm
+from flux.bench.across import Across
+from flux.bench.load import LoadFailed, Tally
+from flux.bench.scenarios import make_room
+from flux.bench.servers import ServerFailed
+from flux.bench.storm import Storm
+from flux.cli.progress import ProgressBar
+
+SCENARIOS = ("across", "storm")
+_MB = 1e6
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``flux bench nodes``."""
+    parser.add_argument(
+        "--scenario",
+        nargs="+",
+        choices=SCENARIOS,
+        default=list(SCENARIOS),
+        help=f"across: {across.PACE:.0f} messages a second between two nodes; storm: many new clients, and many that "
+        "come back at once after a restart, while others chat (both)",
+    )
+    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="measured of each part of across (5)")
+    parser.add_argument(
+        "--rate", type=float, default=200.0, metavar="N", help="new clients a second of the storm (200)"
+    )
+    parser.add_argument("--storm", type=float, default=60.0, metavar="S", help="how long they come, in seconds (60)")
+    parser.add_argument("--returning", type=int, default=2000, metavar="N", help="who comes back at once (2000)")
+    parser.add_argument(
+        "--data", type=Path, default=Path(tempfile.gettempdir()), metavar="DIR", help="where databases go for a while"
+    )
+    parser.add_argument("--json", action="store_true", help="print figures for programs instead of tables")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, and return 0; 1 when a message or a client was lost, 2 when it could not be measured."""
+    output, status = Console(), Console(stderr=True)
+    between: Across | None = None
+    many: Storm | None = None
+    try:
+        args.data.mkdir(parents=True, exist_ok=True)
+        make_room(max(round(args.rate * args.storm), args.returning))
+        with ProgressBar(status, len(args.scenario)) as bar:
+            if "across" in args.scenario:
+                between = across.measure(args.data, args.seconds, bar.step("messages between two nodes"))
+            if "storm" in args.scenario:
+                step = bar.step(f"{args.rate:g} new clients a second, and {args.returning:,} at once")
+                many = storm.measure(args.data, args.rate, args.storm, args.returning, step)
+    except (LoadFailed, ServerFailed, OSError) as error:
+        status.print(f"cannot measure: {error}", markup=False)
+        return 2
+    if args.json:
+        figures = {"across": asdict(between) if between else None, "storm": asdict(many) if many else None}
+        print(json.dumps(figures, indent=2))
+    else:
+        if between:
+            output.print(_across(between))
+        if many:
+            output.print(_storm(many))
+            output.print(
+                f"memory of both nodes: {many.memory_before / _MB:.0f} MB before, {many.memory_peak / _MB:.0f} MB with "
+                f"everybody in, {many.memory_after / _MB:.0f} MB after they had gone"
+            )
+    tallies = [*(between.tallies if between else ()), *(phase.tally for phase in (many.phases if many else ()))]
+    refused = sum(phase.refused for phase in (many.phases if many else ()))
+    return 1 if refused or any(t.lost or t.duplicated or t.reordered for t in tallies) else 0
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, box=SIMPLE, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _faults(tally: Tally) -> tuple[str, str, str]:
+    return str(tally.lost), str(tally.duplicated), str(tally.reordered)
+
+
+def _across(between: Across) -> Table:
+    table = _table("from sending to arrival, in ms", "p50", "p99", "p99.9", "lost", "duplicated", "reordered")
+    for name, times, tally in zip(
+        ("on the same node", "from node to node"), (between.same, between.between), between.tallies, strict=True
+    ):
+        table.add_row(name, f"{times.p50:.2f}", f"{times.p99:.2f}", f"{times.p999:.2f}", *_faults(tally))
+    return table
+
+
+def _storm(many: Storm) -> Table:
+    table = _table(
+        "clients at once; times in ms",
+        *("clients", "all in after s", "came again", "refused", "login p50", "p99", "others' messages p50", "p99"),
+        *("lost", "duplicated", "reordered"),
+    )
+    for phase in many.phases:
+        table.add_row(
+            phase.name,
+            f"{phase.sessions:,}",
+            f"{phase.seconds:.1f}",
+            str(phase.retries),
+            str(phase.refused),
+            *(f"{value:.1f}" for value in (phase.login_p50, phase.login_p99, phase.delivery_p50, phase.delivery_p99)),
+            *_faults(phase.tally),
+        )
+    return table
