@@ -25,6 +25,7 @@ from zope.interface.interface import InterfaceClass
 from zope.interface.verify import verifyObject
 
 from flux.backends.memory import MemoryBus, MemoryState
+from flux.backends.postgres import PostgresStore
 from flux.backends.redis import check_redis, make_redis
 from flux.backends.sqlite import SqliteStore
 from flux.chat import requests_account, requests_message, requests_people  # noqa: F401 - they fill the table
@@ -49,12 +50,19 @@ MAX_HASHING = 4
 
 
 def make_store(settings: Settings, reactor: Any) -> IStore:
-    """The store that ``[store] kind`` names: ``sqlite``, or a callable of (settings, reactor) by dotted path.
+    """The store that ``[store] kind`` names: one of ours, or a callable of (settings, reactor) by dotted path.
 
     :raises flux.lifecycle.CannotStart: there is none of that name, or it is no store.
     """
     if settings.store.kind == "sqlite":
         return SqliteStore(settings.store.path, reactor)
+    if settings.store.kind == "postgres":
+        try:
+            return PostgresStore(
+                settings.store.dsn, reactor, pool=settings.store.pool, require_fsync=settings.store.require_fsync
+            )
+        except Unavailable as problem:
+            raise CannotStart(problem.detail) from None
     store: IStore = _own("store.kind", settings.store.kind, settings, reactor)
     _verify("store.kind", IStore, store)
     return store
@@ -131,6 +139,8 @@ def checks(settings: Settings, reactor: Any) -> list[Step]:
     steps: list[Step] = []
     if isinstance(store, SqliteStore):
         steps += [(f"store {settings.store.path}: {name}", step) for name, step in store.checks()]
+    elif isinstance(store, PostgresStore):
+        steps += [(f"store postgres: {name}", step) for name, step in store.checks()]
     else:
         steps += [("store: starts", store.start), ("store: stops", store.stop)]
     shared = settings.state

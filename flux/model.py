@@ -192,6 +192,8 @@ class Changes(Value, frozen=True):
     :ivar sessions: (account, newest session number) of the accounts that logged in.
     :ivar complete: False when the mark was too old to answer exactly: then
         everything has to be compared.
+    :ivar reset: True where, besides, the store has gone back to an earlier state, or is another
+        one: heads, members and session numbers may be lower than they were.
     """
 
     mark: int
@@ -199,6 +201,7 @@ class Changes(Value, frozen=True):
     sessions: tuple[tuple[int, int], ...]
     complete: bool = True
     members: tuple[tuple[int, int], ...] = ()
+    reset: bool = False
 
 
 # --- messages ----------------------------------------------------------------

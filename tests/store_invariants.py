@@ -54,11 +54,11 @@ INVARIANTS = {
     ),
     "a friendship is mutual in both lists": (
         "SELECT f.uid, f.friend FROM friends f LEFT JOIN friends b ON b.uid = f.friend AND b.friend = f.uid"
-        " WHERE f.uid = f.friend OR (f.mutual = 1 AND coalesce(b.mutual, 0) <> 1)"
+        " WHERE f.uid = f.friend OR (f.mutual AND (b.mutual IS NULL OR NOT b.mutual))"
     ),
     "friends have no request open": (
         "SELECT r.uid, r.sender FROM friend_requests r JOIN friends f ON f.uid = r.uid AND f.friend = r.sender"
-        " WHERE f.mutual = 1"
+        " WHERE f.mutual"
     ),
     "every account has a session number": (
         "SELECT a.id FROM accounts a LEFT JOIN sessions s ON s.uid = a.id WHERE s.uid IS NULL OR s.number < 0"
@@ -85,6 +85,20 @@ INDEX = {
 """The same for what is SQLite's own: which messages a chat has stands in two tables."""
 
 
+HEADS = {
+    "a chat's head is its newest message": (
+        "SELECT c.id, c.head, c.at, m.seq, m.at FROM chats c LEFT JOIN messages m ON m.chat = c.id AND m.seq = c.head"
+        " LEFT JOIN (SELECT chat, max(seq) AS seq FROM messages GROUP BY chat) h ON h.chat = c.id"
+        " WHERE c.head <> coalesce(h.seq, 0) OR c.at <> coalesce(m.at, 0)"
+    ),
+    "a chat is barred where one has blocked the other": (
+        "SELECT c.id FROM chats c WHERE c.barred <> EXISTS (SELECT FROM blocks b"
+        " WHERE (b.uid = c.low AND b.blocked = c.high) OR (b.uid = c.high AND b.blocked = c.low))"
+    ),
+}
+"""The same for what is PostgreSQL's own: what stands at a chat."""
+
+
 def violations(
     invariants: dict[str, str], query: Callable[[str], list[tuple[Any, ...]]]
 ) -> dict[str, list[tuple[Any, ...]]]:
@@ -103,3 +117,13 @@ def check_file(path: Path) -> None:
 def check_invariants(store: Any) -> None:
     """Check a ``SqliteStore``, running or stopped."""
     check_file(store.path)
+
+
+def check_database(cursor: Any) -> None:
+    """Check a PostgreSQL database."""
+
+    def query(statement: str) -> list[tuple[Any, ...]]:
+        cursor.execute(statement)
+        return cursor.fetchall()
+
+    assert violations(INVARIANTS | HEADS, query) == {}

@@ -158,7 +158,7 @@ def test_a_class_of_the_users_own() -> None:
         ("chat.listen=", '"" is not an endpoint'),
         ("chat.listen=tcp:http", '"tcp:http" is not an endpoint'),
         ("status.balancer=least_conections", '"least_conections" is unknown (did you mean least_connections?)'),
-        ("store.kind=.x", '".x" is unknown; expected sqlite, or the dotted path of a class of your own'),
+        ("store.kind=.x", '".x" is unknown; expected sqlite, postgres, or the dotted path of a class of your own'),
         ("store.path=", "this is not a path"),
         ("log.level=loud", '"loud" is unknown; expected debug, info, warn, error, critical'),
         ("chatservers.name=a,,b", '"" is not a name'),
@@ -221,7 +221,9 @@ def test_the_error_reads_as_a_list() -> None:
 
 
 def test_a_key_like_no_other_lists_those_there_are() -> None:
-    assert mistakes(None, "store.zzz=1") == ["store.zzz: is no key, there are kind, path (--set store.zzz)"]
+    assert mistakes(None, "store.zzz=1") == [
+        "store.zzz: is no key, there are kind, path, dsn, pool, require_fsync (--set store.zzz)"
+    ]
 
 
 def test_an_unreadable_file(tmp_path: Path) -> None:

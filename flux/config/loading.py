@@ -209,6 +209,9 @@ def _relations(settings: Settings, servers: Sequence[str], given: _Given) -> Non
             "it hands out login tokens and would be reachable from other machines; "
             "expected interface=127.0.0.1, or a status.cluster_key",
         )
+    missing = settings.store.kind == "postgres" and not settings.store.dsn
+    if missing and not any(mistake.subject == "store.dsn" for mistake in given.mistakes):
+        report("store.dsn", "is missing; expected postgresql://user:password@host/database for store.kind = postgres")
     if status.heartbeat > status.lease / 2:
         report(
             "status.heartbeat", f"{status.heartbeat:g} s; expected at most half of status.lease ({status.lease:g} s)"

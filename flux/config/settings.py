@@ -118,8 +118,15 @@ class Status:
 class Store:
     """``[store]``: what is kept for ever."""
 
-    kind: str = _key(choice("sqlite", own=True), "sqlite", "What keeps accounts and messages.")
+    kind: str = _key(choice("sqlite", "postgres", own=True), "sqlite", "What keeps accounts and messages.")
     path: Path = _key(PATH, "flux-data/flux.db", "The SQLite file; its folder is made when missing.")
+    dsn: str = _key(
+        secret_text("postgresql://user:password@host/database, or nothing"),
+        "",
+        "Where PostgreSQL is, and who we are there.",
+    )
+    pool: int = _key(whole(1, 64), "4", "Connections to PostgreSQL that this process keeps.")
+    require_fsync: bool = _key(YES_NO, "yes", "Refuse a PostgreSQL that does not wait for its disk.")
 
 
 @dataclass(frozen=True, slots=True)

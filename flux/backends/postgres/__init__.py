@@ -1,0 +1,19 @@
+"""The durable store of a cluster: one PostgreSQL database, shared by any number of nodes.
+
+::
+
+    store.py      IStore: what each method runs, and on which lane
+    pool.py       calls and connections: who gets one, deadlines, what waits
+    connection.py one connection: set up, lost, made again
+    dsn.py        where the database is              failures.py   its errors, in our words
+    append.py     messages into chats
+    accounts.py  friends.py  groups.py  cursors.py  history.py: the statements by subject
+    changes.py    what moved since when              schema.py     migrations, and what a server must be like
+
+What takes more than one statement is a function in the database (``migrations/postgres``), so that nothing is locked
+while an answer travels, and a node that is stopped stops nobody else.
+"""
+
+from flux.backends.postgres.store import PostgresStore
+
+__all__ = ["PostgresStore"]

@@ -1,0 +1,198 @@
+"""Messages into chats: the path on which the speed of the whole depends.
+
+Nearly every batch is of chats that exist, from people who may send, with new cids.  For those the numbering is prepared
+here (the n-th message of a chat gets its head + n), and one call locks the chats, looks whether all is as supposed,
+inserts, and returns the heads.  Where it is not, nothing was written, and a second call does the
+batch message by message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import psycopg2.errorcodes
+
+from flux.backends.postgres.arrays import integers, list_of, texts
+from flux.backends.postgres.connection import Run
+from flux.errors import BadRequest, FluxError, Forbidden, NotFound, UserInvalid
+from flux.model import Draft, Receipt
+
+LARGEST_ID = 2**63 - 1
+"""Of a bigint. What is above is no identifier of ours."""
+
+KNOWN = """
+    SELECT heads::text, versions::text, ats::text
+    FROM append_known(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
+CAREFULLY = "SELECT nth, outcome, chat, seq, at, version FROM append_carefully(%s, %s, %s, %s, %s, %s)"
+
+Outcome = Receipt | FluxError
+
+
+class Pairs:
+    """The chats of pairs that sent lately, in two generations: what is found in the older moves to the younger.
+
+    A pair's chat never changes, and no chat goes, so that this is true until the database is another one.
+    """
+
+    def __init__(self, bound: int) -> None:
+        self._bound = bound
+        self.young: dict[tuple[int, int], int] = {}
+        self._old: dict[tuple[int, int], int] = {}
+
+    def find(self, pair: tuple[int, int]) -> int:
+        """The chat of (sender, receiver), or 0."""
+        chat = self._old.get(pair, 0)
+        if chat:
+            self.remember(pair, chat)
+        return chat
+
+    def remember(self, pair: tuple[int, int], chat: int) -> None:
+        """The chat of (sender, receiver) is this one."""
+        if len(self.young) >= self._bound:
+            self._old, self.young = self.young, {}
+        self.young[pair] = chat
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.young.clear()
+        self._old.clear()
+
+
+async def append(run: Run, pairs: Pairs, clock: int | None, drafts: Sequence[Draft]) -> list[Outcome]:
+    """See ``IStore.append``."""
+    if not drafts:
+        return []
+    return await _known(run, pairs, clock, drafts) or await _carefully(run, pairs, clock, drafts)
+
+
+async def _known(run: Run, pairs: Pairs, clock: int | None, drafts: Sequence[Draft]) -> list[Outcome] | None:
+    """The common case; None where it is none."""
+    young = pairs.young
+    counts: dict[int, int] = {}
+    between: set[tuple[int, int]] = set()
+    inside: set[tuple[int, int]] = set()
+    chats: list[int] = []
+    nths: list[int] = []
+    for draft in drafts:
+        sender, to = draft.sender, draft.to
+        if to:
+            address = (sender, to)
+            chat = young.get(address) or pairs.find(address)
+            if not chat:
+                return None
+            between.add(address)
+        else:
+            chat = draft.group
+            inside.add((sender, chat))
+        counts[chat] = nth = counts.get(chat, 0) + 1
+        chats.append(chat)
+        nths.append(nth)
+    ids = sorted(counts)
+    if ids[0] < 1 or ids[-1] > LARGEST_ID:
+        return None
+    places = dict(zip(ids, range(1, len(ids) + 1), strict=True))
+    try:
+        rows = await run(
+            KNOWN,
+            (
+                integers(ids),
+                integers([counts[chat] for chat in ids]),
+                integers([sender for sender, _ in between]),
+                integers([to for _, to in between]),
+                integers([sender for sender, _ in inside]),
+                integers([group for _, group in inside]),
+                integers([places[chat] for chat in chats]),
+                integers(nths),
+                integers([draft.sender for draft in drafts]),
+                texts([draft.cid for draft in drafts]),
+                texts([draft.text for draft in drafts]),
+                clock,
+            ),
+        )
+    except UnicodeEncodeError:
+        return None
+    except psycopg2.Error as error:
+        if error.pgcode in UNKNOWN:
+            return None
+        raise
+    if not rows:
+        return None
+    [(heads, versions, ats)] = rows
+    facts = dict(zip(ids, zip(list_of(heads), list_of(ats), list_of(versions), strict=True), strict=True))
+    receipts: list[Outcome] = []
+    for chat, nth in zip(chats, nths, strict=True):
+        head, at, version = facts[chat]
+        receipts.append(Receipt(chat, head + nth, at, False, version))
+    return receipts
+
+
+UNKNOWN = (
+    psycopg2.errorcodes.UNIQUE_VIOLATION,  # a cid that was used before
+    psycopg2.errorcodes.NUMERIC_VALUE_OUT_OF_RANGE,  # a sender that is none
+    psycopg2.errorcodes.INVALID_TEXT_REPRESENTATION,
+)
+"""Why the common case is none."""
+
+
+async def _carefully(run: Run, pairs: Pairs, clock: int | None, drafts: Sequence[Draft]) -> list[Outcome]:
+    """Any drafts, also those that no database could take."""
+    outcomes: list[Outcome | None] = [_impossible(draft) for draft in drafts]
+    places = [place for place, refusal in enumerate(outcomes) if refusal is None]
+    asked = [drafts[place] for place in places]
+    if asked:
+        rows = await run(
+            CAREFULLY,
+            (
+                integers([draft.sender for draft in asked]),
+                integers([draft.to for draft in asked]),
+                integers([0 if draft.to else draft.group for draft in asked]),
+                texts([draft.cid for draft in asked]),
+                texts([draft.text for draft in asked]),
+                clock,
+            ),
+        )
+        for nth, outcome, chat, seq, at, version in rows:
+            place = places[nth - 1]
+            draft = drafts[place]
+            if chat and draft.to:
+                pairs.remember((draft.sender, draft.to), chat)
+            if outcome in ("new", "known"):
+                outcomes[place] = Receipt(chat, seq, at, outcome == "known", version)
+            else:
+                outcomes[place] = _refusal(outcome, draft)
+    return [outcome for outcome in outcomes if outcome is not None]
+
+
+def _impossible(draft: Draft) -> FluxError | None:
+    """Why the database need not be asked."""
+    if not 1 <= draft.sender <= LARGEST_ID:
+        return BadRequest("from: no identifier")
+    if draft.to:
+        if draft.to == draft.sender:
+            return BadRequest("to: a message to oneself")
+        if not 1 <= draft.to <= LARGEST_ID:
+            return UserInvalid("there is no such user")
+    elif not 1 <= draft.group <= LARGEST_ID:
+        return NotFound("there is no such group")
+    for name, text in (("text", draft.text), ("cid", draft.cid)):
+        if "\0" in text:
+            return BadRequest(f"{name}: holds a NUL")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return BadRequest(f"{name}: holds a lone surrogate")
+    return None
+
+
+def _refusal(outcome: str, draft: Draft) -> FluxError:
+    match outcome:
+        case "reused":
+            return BadRequest("cid: used before for another text")
+        case "nobody":
+            return UserInvalid("there is no such user")
+        case "no group":
+            return NotFound("there is no such group")
+        case "blocked":
+            return Forbidden("this user has blocked you")
+        case _:
+            return Forbidden("you are not a member of this group")

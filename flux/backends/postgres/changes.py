@@ -1,0 +1,127 @@
+"""What moved since when, exactly: transactions that the previous look did not show.
+
+Each transaction that moves something leaves a row in ``moves`` with its number.  A look is one statement, so one
+snapshot; it takes the rows that the snapshot of the previous look did not show.  A transaction that was running
+then is in the next look whenever it commits, which neither a time nor a serial would tell: those are given before.
+
+A mark is a number for the snapshot of a look, kept here.  A mark that is not known (of another run, or very old) cannot
+be answered, nor can one whose rows have been removed, nor any given before the database went back to an earlier state.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+
+import msgspec
+
+from flux.backends.postgres.connection import Run
+from flux.model import Changes
+
+KEPT_MARKS = 100
+"""Snapshots that are remembered."""
+
+KEPT_TRANSACTIONS = 100_000
+"""Transactions whose rows stay: those of some minutes under load, and of days without."""
+
+NOW = "SELECT pg_current_snapshot()::text"
+
+_UNSEEN = (
+    "m.xact >= pg_snapshot_xmin(%({0})s::pg_snapshot) AND NOT pg_visible_in_snapshot(m.xact, %({0})s::pg_snapshot)"
+)
+
+SINCE = f"""
+    WITH moved AS MATERIALIZED (SELECT m.* FROM moves m WHERE {_UNSEEN.format("seen")})
+    SELECT pg_current_snapshot()::text,
+        EXISTS (SELECT FROM moves m WHERE {_UNSEEN.format("newest")}),
+        pg_snapshot_xmin(%(seen)s::pg_snapshot) >= (SELECT since FROM moves_kept),
+        ARRAY(SELECT ARRAY[c.id, c.head] FROM chats c
+            WHERE c.id IN (SELECT unnest(heads) FROM moved) AND c.head > 0)::text,
+        ARRAY(SELECT ARRAY[c.id, c.version] FROM chats c WHERE c.id IN (SELECT unnest(members) FROM moved))::text,
+        ARRAY(SELECT ARRAY[s.uid, s.number] FROM sessions s
+            WHERE s.uid IN (SELECT unnest(sessions) FROM moved))::text"""
+
+PRUNE = "SELECT prune_moves(%s)"
+
+PRUNE_EVERY = 50
+"""Looks after which one also removes old rows."""
+
+BRACKETS = {ord("{"): "[", ord("}"): "]"}
+
+_pairs = msgspec.json.Decoder(tuple[tuple[int, int], ...]).decode
+
+
+class Marks:
+    """The snapshots behind the marks that were given.
+
+    :ivar generation: counts how often the database turned out to be another one, or to have gone back.
+    """
+
+    def __init__(self) -> None:
+        # Any start will do that is above all marks of earlier runs.
+        self._start = self._last = time.time_ns()
+        self._reset = self._start
+        self._snapshots: OrderedDict[int, str] = OrderedDict()
+        self._looks = 0
+        self.generation = 0
+
+    def newest(self) -> int:
+        """The mark that was given last, 0 if none is left."""
+        return next(reversed(self._snapshots), 0)
+
+    def snapshot(self, mark: int) -> str | None:
+        """What the look with this mark has shown; None if that is not known."""
+        return self._snapshots.get(mark)
+
+    def give(self, snapshot: str, moved: bool) -> int:
+        """A mark for a look.
+
+        :param moved: since the newest mark; if not, that one stands for this look too.
+        """
+        if moved or not self._snapshots:
+            self._last += 1
+        self._snapshots[self._last] = snapshot
+        if len(self._snapshots) > KEPT_MARKS:
+            self._snapshots.popitem(last=False)
+        return self._last
+
+    def forget(self) -> None:
+        """The database is another one, or has gone back: nothing that was seen before may be relied on."""
+        self._snapshots.clear()
+        self._last += 1
+        self._reset = self._last
+        self.generation += 1
+
+    def is_void(self, mark: int) -> bool:
+        """Whether a mark was given before :meth:`forget`."""
+        return self._start < mark < self._reset
+
+    def due(self) -> bool:
+        """Whether it is time to remove old rows."""
+        self._looks += 1
+        return self._looks % PRUNE_EVERY == 0
+
+
+async def changes(run: Run, marks: Marks, mark: int) -> Changes:
+    """See ``IStore``."""
+    generation = marks.generation
+    newest = marks.newest()
+    seen = marks.snapshot(mark or newest)
+    found: tuple[tuple[tuple[int, int], ...], ...] = ((), (), ())
+    moved, complete = True, mark == 0
+    if seen is None:
+        [[snapshot]] = await run(NOW)
+    else:
+        values = {"seen": seen, "newest": marks.snapshot(newest)}
+        [(snapshot, moved, complete, *literals)] = await run(SINCE, values)
+        if mark and complete:
+            found = tuple(_pairs(literal.translate(BRACKETS)) for literal in literals)
+        complete |= mark == 0
+    if marks.due():
+        await run(PRUNE, (KEPT_TRANSACTIONS,))
+    if marks.generation != generation:
+        # It was asked of a database that is not ours any more.
+        return Changes(mark=mark, heads=(), sessions=(), complete=False, reset=True)
+    reset = not complete and marks.is_void(mark)
+    heads, members, sessions = found
+    return Changes(marks.give(snapshot, moved), heads, sessions, complete, members, reset)

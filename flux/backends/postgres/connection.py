@@ -1,0 +1,192 @@
+"""One connection: opened, set up, lost.
+
+::
+
+    connect() ──> set up: what is this server? ──> run(statement) ...
+                                                     │ the server went, or the deadline of a call
+                                                     v
+                                                  lost(link): the pool makes another
+
+txpostgres does the waiting for sockets.  A statement is never cancelled: who does not want to wait any longer
+closes the connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import psycopg2
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from txpostgres.reconnection import DeadConnectionDetector
+from txpostgres.txpostgres import Connection
+
+from flux.backends.postgres.dsn import Address, Dsn
+from flux.backends.postgres.failures import DRIVER, first_line, is_dead, unavailable
+from flux.errors import Unavailable
+
+T = TypeVar("T")
+
+CONNECT_WITHIN = 5.0
+"""Seconds until a server that does not answer is given up, and the next address is tried."""
+
+Row = tuple[Any, ...]
+Values = Sequence[object] | Mapping[str, object]
+
+
+class Run(Protocol):
+    """Runs a statement that returns rows."""
+
+    def __call__(self, statement: str, values: Values = ()) -> Awaitable[list[Row]]:
+        """:raises psycopg2.Error: as the server says; for what is not the statement's fault ``Unavailable``."""
+
+
+class _Detector(DeadConnectionDetector):  # type: ignore[misc]
+    """Tells when the connection is dead; to make it again is the pool's, which can be stopped."""
+
+    def __init__(self, reactor: Any, lost: Callable[[Failure], None]) -> None:
+        super().__init__(deathChecker=lambda failure: is_dead(failure.value), reactor=reactor)
+        self._lost = lost
+
+    def startReconnecting(self, f: Failure) -> None:  # noqa: N802
+        self._lost(f)
+
+
+class _Connection(Connection):  # type: ignore[misc]
+    """txpostgres' connection, without two of its flaws."""
+
+    def doRead(self) -> None:
+        """An idle connection was lost: say so instead of raising into the reactor, which would log a traceback."""
+        try:
+            super().doRead()
+        except psycopg2.Error as error:
+            self.close()
+            self.detector.checkForDeadConnection(Failure(psycopg2.InterfaceError(first_line(error))))
+
+    def close(self) -> None:
+        """Leave no cursor behind in the reactor: it would pass for the next connection with the same file number."""
+        for cursor in self._cursors:
+            self.reactor.removeReader(cursor)
+            self.reactor.removeWriter(cursor)
+        if self._connection is not None:
+            super().close()
+
+
+class Link:
+    """An open connection, until it is lost or closed.
+
+    :param lost: called once when the server, or the way to it, has gone; not after :meth:`close`.
+    """
+
+    def __init__(self, reactor: Any, lost: Callable[[Link, str], None]) -> None:
+        self._tell = lost
+        self._connection = _Connection(reactor, detector=_Detector(reactor, self._lost))
+        self.closed = False
+
+    async def connect(self, parameters: dict[str, str]) -> None:
+        """Connect. :raises psycopg2.Error: as the server says."""
+        await _shielded(self._connection.connect(**parameters))
+
+    def close(self) -> None:
+        """Close the connection, whatever it is doing."""
+        self.closed = True
+        self._connection.close()
+
+    def abandon(self, reason: str) -> None:
+        """Close the connection, and tell that it is lost."""
+        if not self.closed:
+            self.close()
+            self._tell(self, reason)
+
+    def _lost(self, failure: Failure) -> None:
+        assert failure.value is not None
+        self.abandon(first_line(failure.value))
+
+    async def run(self, statement: str, values: Values = ()) -> list[Row]:
+        """See :class:`Run`."""
+        rows: list[Row] = await self._await(self._connection.runQuery, statement, values or None)
+        return rows
+
+    async def execute(self, script: str) -> None:
+        """Run statements that return nothing."""
+        await self._await(self._connection.runOperation, script)
+
+    async def _await(self, method: Callable[..., Deferred[T]], *arguments: object) -> T:
+        if self.closed:
+            raise _gone()
+        try:
+            return await _shielded(method(*arguments))
+        except Exception as error:
+            if self.closed:
+                raise _gone() from None
+            if isinstance(error, DRIVER) and (away := unavailable(error)):
+                raise away from error
+            raise
+
+
+async def connect(
+    dsn: Dsn, reactor: Any, prepare: Callable[[Run], Awaitable[None]], lost: Callable[[Link, str], None]
+) -> Link:
+    """A connection to the first server of ``dsn`` that takes it.
+
+    :param prepare: sets it up.
+    :raises Unavailable: there is none; says why, beginning with the setting.
+    """
+    complaints = []
+    for address in await dsn.addresses(reactor):
+        link = Link(reactor, lost)
+        try:
+            await _connect(link, address, reactor, prepare)
+        except Unavailable as error:
+            complaints.append(f"store.dsn: {address.name}: {error.detail}")
+        except BaseException:
+            link.close()
+            raise
+        else:
+            return link
+    raise Unavailable("; ".join(dict.fromkeys(complaints)))
+
+
+async def _connect(link: Link, address: Address, reactor: Any, prepare: Callable[[Run], Awaitable[None]]) -> None:
+    timer = reactor.callLater(CONNECT_WITHIN, link.close)
+    try:
+        await link.connect(address.parameters)
+        await prepare(link.run)
+    except Exception as error:
+        late = not timer.active()
+        link.close()
+        if late:
+            raise Unavailable(f"no answer within {CONNECT_WITHIN:g} s") from None
+        if isinstance(error, psycopg2.Error):
+            raise Unavailable(_refusal(error)) from None
+        raise
+    finally:
+        if timer.active():
+            timer.cancel()
+
+
+def _gone() -> Unavailable:
+    return Unavailable("the connection to the database was lost")
+
+
+def _refusal(error: BaseException) -> str:
+    """What a server that refuses a login says, without the address, which stands there already."""
+    text = first_line(error)
+    for marker in ("FATAL:  ", "failed: "):
+        _, _, text = ("", "", text) if marker not in text else text.partition(marker)
+    return text
+
+
+def _shielded(inner: Deferred[T]) -> Deferred[T]:
+    """The same result; cancelling it leaves the statement alone (txpostgres would block, and raise)."""
+    outer: Deferred[T] = Deferred()
+
+    def pass_on(result: T | Failure) -> None:
+        if isinstance(result, Failure):
+            outer.errback(result)
+        else:
+            outer.callback(result)
+
+    _ = inner.addBoth(pass_on)
+    return outer

@@ -1,0 +1,59 @@
+"""What PostgreSQL and its driver raise, in our words."""
+
+from __future__ import annotations
+
+import psycopg2
+from twisted.internet.defer import CancelledError
+from txpostgres.reconnection import ConnectionDead
+from txpostgres.txpostgres import RollbackFailed
+
+from flux.errors import Unavailable
+
+#: By SQLSTATE, or its class.
+SENTENCES = {
+    "53100": "its disk is full",
+    "53200": "it is out of memory",
+    "53300": "it has no connection to spare (its max_connections, or the role's limit; see store.pool)",
+    "53": "it is short of resources",
+    "25006": "it is a read-only standby (store.dsn has to name the primary)",
+    "42501": "its role may not do this (store.dsn)",
+    "55P03": "a lock was not to be had",
+    "57014": "it cancelled the statement",
+    "57P": "it is starting up or shutting down",
+    "58": "its disk has failed",
+}
+
+#: Nothing was done, and it may be tried again: a deadlock, a serialization failure.
+AGAIN = ("40P01", "40001")
+
+DRIVER = (psycopg2.Error, ConnectionDead, RollbackFailed, CancelledError)
+"""What a statement may raise."""
+
+
+def is_dead(error: BaseException) -> bool:
+    """Whether the connection that raised this cannot be used any more."""
+    if isinstance(error, psycopg2.OperationalError):
+        # A lock timeout or a deadlock is one too, but those have codes of their own.
+        return error.pgcode is None or error.pgcode.startswith(("08", "57P"))
+    return isinstance(error, (psycopg2.InterfaceError, RollbackFailed, ConnectionDead))
+
+
+def unavailable(error: BaseException) -> Unavailable | None:
+    """What a caller is told; None where the statement itself is to blame, which is a bug."""
+    code = getattr(error, "pgcode", None) or ""
+    if isinstance(error, CancelledError):
+        code = "57014"
+    for prefix in (code, code[:3], code[:2]):
+        if prefix in SENTENCES:
+            return Unavailable(f"the database could not do it: {SENTENCES[prefix]}")
+    if is_dead(error):
+        return Unavailable("the connection to the database was lost")
+    if isinstance(error, (psycopg2.OperationalError, psycopg2.InternalError)):
+        return Unavailable(f"the database could not do it: {first_line(error)}")
+    return None
+
+
+def first_line(error: BaseException) -> str:
+    """What the server or the driver says, without what it adds for programmers."""
+    text = str(getattr(getattr(error, "diag", None), "message_primary", None) or error)
+    return " ".join(line for line in text.strip().splitlines()[:1]) or type(error).__name__

@@ -1,0 +1,122 @@
+"""Reading messages: history, what is still to be pushed, the conversation list.
+
+The statement that reads messages also checks membership.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import UNSET
+
+from flux.backends.postgres.append import LARGEST_ID
+from flux.backends.postgres.connection import Run
+from flux.backends.postgres.cursors import UNREAD
+from flux.errors import Forbidden, NotFound
+from flux.model import Conversation, Message, Page
+
+
+def _page(order: str) -> str:
+    """(the chat, as its member may see it, and a message) for each message; if there is none, one row without."""
+    return f"""
+        SELECT c.id, c.low, c.high, mine.first, m.*
+        FROM chats c
+        LEFT JOIN groups g ON g.chat = c.id
+        LEFT JOIN members mine ON mine.chat = c.id AND mine.uid = %(uid)s
+        LEFT JOIN LATERAL (
+            SELECT m.seq, m.sender, a.name, m.text, m.at FROM messages m JOIN accounts a ON a.id = m.sender
+            WHERE mine.first IS NOT NULL AND m.chat = c.id AND m.seq < %(before)s
+                AND m.seq > greatest(%(after)s, CASE WHEN g.open_history THEN 0 ELSE mine.first - 1 END)
+            ORDER BY m.seq {order} LIMIT %(limit)s) m ON true
+        WHERE {{chosen}} ORDER BY m.seq {order}"""
+
+
+OLDEST, NEWEST = _page("ASC"), _page("DESC")
+BY_CHAT = "c.id = %(chat)s"
+BY_GROUP = "c.id = %(group)s AND g.chat IS NOT NULL"
+BY_PAIR = "c.low = %(low)s AND c.high = %(high)s"
+
+FILL = """
+    SELECT c.low, c.high, m.seq, m.sender, a.name, m.text, m.at
+    FROM members mine
+    JOIN chats c ON c.id = mine.chat
+    JOIN messages m ON m.chat = mine.chat AND m.seq > %(after)s AND m.seq >= mine.first
+    JOIN accounts a ON a.id = m.sender
+    WHERE mine.uid = %(uid)s AND mine.chat = %(chat)s
+    ORDER BY m.seq LIMIT %(limit)s"""
+
+CONVERSATIONS = f"""
+    SELECT c.id, c.low, c.high, coalesce(mine.name, p.name), l.seq, l.sender, a.name, l.text, l.at, {UNREAD}, mine.read
+    FROM (
+        SELECT m.uid, m.chat, m.read, c.head, c.at, g.name
+        FROM members m
+        JOIN chats c ON c.id = m.chat
+        LEFT JOIN groups g ON g.chat = m.chat
+        WHERE m.uid = %(uid)s AND c.head > 0 AND (c.head >= m.first OR g.open_history)
+        ORDER BY c.at DESC, m.chat DESC LIMIT %(limit)s) mine
+    JOIN messages l ON l.chat = mine.chat AND l.seq = mine.head
+    JOIN accounts a ON a.id = l.sender
+    JOIN chats c ON c.id = mine.chat
+    LEFT JOIN accounts p ON p.id = c.low + c.high - mine.uid
+    ORDER BY mine.at DESC, mine.chat DESC"""
+
+
+def message(chat: int, low: int | None, high: int | None, row: tuple[Any, ...]) -> Message:
+    """A row of (seq, sender, name, text, at) of a one-to-one chat, or of a group if there is no pair."""
+    seq, sender, name, text, at = row
+    if low is None or high is None:
+        return Message(chat, seq, sender, name, text, at, UNSET, chat)
+    return Message(chat, seq, sender, name, text, at, low + high - sender)
+
+
+async def history(run: Run, uid: int, chat: int, to: int, group: int, before: int, after: int, limit: int) -> Page:
+    """See ``IStore``; so for the other functions here."""
+    backwards = after < 0
+    chosen = BY_PAIR if to else BY_GROUP if group else BY_CHAT
+    rows = await run(
+        (NEWEST if backwards else OLDEST).format(chosen=chosen),
+        {
+            "uid": uid,
+            "chat": chat,
+            "group": group,
+            "low": min(uid, to),
+            "high": max(uid, to),
+            "before": before or LARGEST_ID,
+            "after": after,
+            "limit": limit + 1,
+        },
+    )
+    if not rows:
+        if to:
+            return Page(0, (), False)
+        raise NotFound("there is no such group" if group else "there is no such chat")
+    chat, low, high, first, seq, *_ = rows[0]
+    if first is None:
+        raise Forbidden("you are not a member of this chat")
+    found = [message(chat, low, high, row[4:]) for row in rows[:limit]] if seq is not None else []
+    if backwards:
+        found.reverse()
+    return Page(chat, tuple(found), len(rows) > limit)
+
+
+async def fill(run: Run, uid: int, chat: int, after: int, limit: int) -> tuple[Message, ...]:
+    rows = await run(FILL, {"uid": uid, "chat": chat, "after": after, "limit": limit})
+    return tuple(message(chat, row[0], row[1], row[2:]) for row in rows)
+
+
+async def conversations(run: Run, uid: int, limit: int) -> tuple[Conversation, ...]:
+    found = []
+    for chat, low, high, name, *last, unread, read in await run(CONVERSATIONS, {"uid": uid, "limit": limit}):
+        group = low is None
+        found.append(
+            Conversation(
+                chat,
+                name,
+                message(chat, low, high, tuple(last)),
+                unread,
+                read,
+                UNSET if group else low + high - uid,
+                chat if group else UNSET,
+            )
+        )
+    return tuple(found)

@@ -1,0 +1,285 @@
+"""Calls and connections: who gets one, what waits, and how long.
+
+::
+
+    call() ──> ordered ──┐                          ┌── connection ──> work(run) ──> outcome
+               any ──────┴── as connections get ────┤── connection
+                             free                   └── connection  (lost: opened again, with growing pauses)
+
+Calls that have to take effect in the order in which they were made (messages, changes of members) are *ordered*: one
+runs at a time.  The others share what is left; the last free connection is kept for the ordered ones.  Each
+call has a deadline, whether it waits or runs; while there is no connection at all, calls fail at once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+
+import psycopg2
+from twisted.internet.defer import Deferred, DeferredList, fail
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from flux.backends.postgres.connection import Link, Run, connect
+from flux.backends.postgres.dsn import Dsn
+from flux.backends.postgres.failures import AGAIN, first_line
+from flux.errors import Unavailable
+from flux.lifecycle import Tasks, backoff, sleep, spawn
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+PAUSES = (0.1, 2.0)
+"""Seconds between attempts to connect: the first ones, and at most."""
+
+
+class _Call(Generic[T]):
+    """A call that waits or runs.
+
+    :ivar deferred: None once it was fired.
+    :ivar link: where it runs.
+    """
+
+    __slots__ = ("deferred", "link", "ordered", "timer", "work")
+
+    def __init__(self, work: Callable[[Run], Awaitable[T]], ordered: bool) -> None:
+        self.work = work
+        self.ordered = ordered
+        self.deferred: Deferred[T] | None = Deferred()
+        self.link: Link | None = None
+        self.timer: IDelayedCall | None = None
+
+    def fire(self, outcome: T | Failure) -> None:
+        """Hand the outcome to who waits for it, unless the deadline did so before."""
+        deferred, self.deferred = self.deferred, None
+        if self.timer is not None and self.timer.active():
+            self.timer.cancel()
+        if deferred is None:
+            return
+        if isinstance(outcome, Failure):
+            deferred.errback(outcome)
+        else:
+            deferred.callback(outcome)
+
+
+class Pool:
+    """Connections, and the calls that want one.
+
+    :param prepare: sets each new connection up.
+    :param size: connections.
+    :param bound: calls that may wait or run; one more is refused at once.
+    :param deadline: seconds until a call fails with ``Unavailable``. If it runs by then, its connection is closed;
+        whether it was done is not known.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        dsn: Dsn,
+        reactor: Any,
+        prepare: Callable[[Run], Awaitable[None]],
+        *,
+        size: int,
+        bound: int,
+        deadline: float,
+        rng: random.Random,
+    ) -> None:
+        self.deadline = deadline
+        self._reactor = reactor
+        self._bound = bound
+        self._rng = rng
+        self._connect = partial(connect, dsn, reactor, prepare, self._lost)
+        self._size = size
+        self._links: set[Link] = set()
+        self._idle: list[Link] = []
+        self._ordered: deque[_Call[Any]] = deque()
+        self._any: deque[_Call[Any]] = deque()
+        self._ordering = False
+        self._dispatching = False
+        self._unfinished = 0
+        self._open = False
+        self._tasks = Tasks(self._log)
+        self._away_since: float | None = None
+        self._reason = ""
+        self._ended: Deferred[None] | None = None
+
+    async def start(self) -> None:
+        """Open all connections.
+
+        :raises Unavailable: one of them cannot be opened.
+        """
+        self._open = True
+        connecting = [Deferred.fromCoroutine(self._connect()) for _ in range(self._size)]
+        outcomes: list[tuple[bool, Any]] = await DeferredList(connecting, consumeErrors=True)
+        self._links = {outcome for succeeded, outcome in outcomes if succeeded}
+        self._idle = list(self._links)
+        refusals = [outcome.value for succeeded, outcome in outcomes if not succeeded]
+        if not refusals and any(link.closed for link in self._links):
+            refusals = [Unavailable("store.dsn: a connection was lost at once")]
+        if refusals:
+            await self.stop()
+            raise refusals[0]
+
+    async def stop(self) -> None:
+        """Refuse new calls, finish the accepted ones, close."""
+        if not self._open:
+            return
+        self._open = False
+        if self._unfinished:
+            self._ended = Deferred()
+            await self._ended
+        await self._tasks.stop()
+        for link in self._links:
+            link.close()
+
+    def call(
+        self, work: Callable[Concatenate[Run, P], Awaitable[T]], *arguments: P.args, **named: P.kwargs
+    ) -> Deferred[T]:
+        """Run ``work`` on a connection. Fails with ``Unavailable`` where it cannot be accepted or takes too long."""
+        return self._accept(_Call(lambda run: work(run, *arguments, **named), False), self.deadline)
+
+    def call_in_order(
+        self, work: Callable[Concatenate[Run, P], Awaitable[T]], *arguments: P.args, **named: P.kwargs
+    ) -> Deferred[T]:
+        """The same after all ordered calls that were made before."""
+        return self._accept(_Call(lambda run: work(run, *arguments, **named), True), self.deadline)
+
+    def call_until(
+        self,
+        expires: float,
+        work: Callable[Concatenate[Run, P], Awaitable[T]],
+        *arguments: P.args,
+        **named: P.kwargs,
+    ) -> Deferred[T]:
+        """As :meth:`call`, with a deadline on the reactor's clock."""
+        seconds = max(0.0, expires - self._reactor.seconds())
+        return self._accept(_Call(lambda run: work(run, *arguments, **named), False), seconds)
+
+    def _accept(self, call: _Call[T], seconds: float) -> Deferred[T]:
+        if not self._open:
+            return fail(Unavailable("the store is closed"))
+        if self._away_since is not None:
+            return fail(self._away())
+        if self._unfinished >= self._bound:
+            return fail(Unavailable(f"the store is overloaded: {self._bound} calls are waiting"))
+        deferred = call.deferred
+        assert deferred is not None
+        self._unfinished += 1
+        call.timer = self._reactor.callLater(seconds, self._expire, call)
+        (self._ordered if call.ordered else self._any).append(call)
+        self._dispatch()
+        return deferred
+
+    # --- from waiting to running to done ---
+
+    def _dispatch(self) -> None:
+        if self._dispatching:
+            return
+        self._dispatching = True
+        try:
+            while self._idle and (call := self._next()) is not None:
+                call.link = link = self._idle.pop()
+                self._ordering |= call.ordered
+                _ = spawn(self._work(call, link), "a call to the database", self._log)
+        finally:
+            self._dispatching = False
+
+    def _next(self) -> _Call[Any] | None:
+        if not self._ordering and (call := _first(self._ordered)):
+            return call
+        # The last free connection is for those that keep their order, unless there is no other.
+        if self._ordering or len(self._idle) > 1 or len(self._links) == 1:
+            return _first(self._any)
+        return None
+
+    async def _work(self, call: _Call[Any], link: Link) -> None:
+        outcome: Any
+        try:
+            outcome = await self._attempt(call, link)
+        except Exception:
+            outcome = Failure()
+        if call.ordered:
+            self._ordering = False
+        if link in self._links:
+            self._idle.append(link)
+        # First, so that the database works while the outcome is told.
+        self._dispatch()
+        self._finish(call, outcome)
+
+    async def _attempt(self, call: _Call[T], link: Link) -> T:
+        for pause in backoff(0.01, 0.2, self._rng):
+            try:
+                return await call.work(link.run)
+            except psycopg2.Error as error:
+                if error.pgcode not in AGAIN or call.deferred is None:
+                    raise
+                self._log.warn("repeating what the database broke off: {error}", error=first_line(error))
+            await sleep(pause, self._reactor)
+        raise AssertionError("pauses do not end")
+
+    def _finish(self, call: _Call[Any], outcome: Any) -> None:
+        self._unfinished -= 1
+        call.fire(outcome)
+        if self._ended is not None and not self._unfinished and not self._ended.called:
+            self._ended.callback(None)
+
+    def _expire(self, call: _Call[Any]) -> None:
+        late = Failure(Unavailable(f"the database did not answer within {self.deadline:g} s"))
+        if call.link is None:
+            self._finish(call, late)
+        else:
+            call.fire(late)
+            call.link.abandon(f"a call took longer than {self.deadline:g} s")
+
+    # --- losing connections and getting them back ---
+
+    def _away(self) -> Unavailable:
+        return Unavailable(f"the database is away: {self._reason}")
+
+    def _lost(self, link: Link, reason: str) -> None:
+        if link not in self._links:
+            return
+        self._links.discard(link)
+        if link in self._idle:
+            self._idle.remove(link)
+        self._log.warn("a connection to the database was lost: {reason}", reason=reason)
+        if not self._links:
+            self._reason = reason
+            self._away_since = self._reactor.seconds()
+            for waiting in (self._ordered, self._any):
+                while call := _first(waiting):
+                    self._finish(call, Failure(self._away()))
+        self._tasks.spawn(self._connect_again(), "connecting to the database")
+
+    async def _connect_again(self) -> None:
+        for attempt, pause in enumerate(backoff(*PAUSES, self._rng)):
+            await sleep(pause, self._reactor)
+            try:
+                link = await self._connect()
+            except Unavailable as error:
+                self._reason = error.detail
+                if attempt == 0:
+                    self._log.warn("no connection to the database yet: {error}", error=error.detail)
+            else:
+                break
+        if self._away_since is not None:
+            away, self._away_since = self._reactor.seconds() - self._away_since, None
+            self._log.info("the database is back after {away:.1f} s", away=away)
+        self._links.add(link)
+        self._idle.append(link)
+        self._dispatch()
+
+
+def _first(waiting: deque[_Call[Any]]) -> _Call[Any] | None:
+    """The first call that still waits; those whose deadline has passed are dropped."""
+    while waiting:
+        call = waiting.popleft()
+        if call.deferred is not None:
+            return call
+    return None

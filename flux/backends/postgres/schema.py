@@ -1,0 +1,199 @@
+"""The database: what a server must be like, and which tables and functions it has.
+
+Migrations are the files ``migrations/postgres/NNNN_*.sql``, numbered from 1.  ``flux_migrations`` lists those that were
+applied.  All that are missing are applied in one transaction that holds an advisory lock, so of ten nodes that start at
+once one does it, and a database is never between two of them.  One of a later flux is refused, and one that was
+restored in part or altered by hand; the role must be able to read and write every table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import NamedTuple
+
+import psycopg2
+
+from flux.backends.postgres.connection import Link, Run
+from flux.backends.postgres.failures import first_line
+from flux.errors import Unavailable
+
+OLDEST = 14
+"""Major version of PostgreSQL: connections that have gone are noticed by a waiting server (and xid8 is older)."""
+
+LOCK = 0x666C7578
+"""Key of the advisory lock on migrations: ``flux`` in ASCII."""
+
+SET_UP = """
+    SELECT set_config('synchronous_commit',
+            CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false),
+        set_config('default_transaction_isolation', 'read committed', false),
+        set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),
+        set_config('jit', 'off', false),
+        -- The statement of a connection that was given up ends soon, and does not pile up behind a lock.
+        CASE WHEN current_setting('server_version_num')::int >= 140000
+            THEN set_config('client_connection_check_interval', '5s', false)
+                || set_config('idle_session_timeout', '0', false) END"""
+
+INSPECT = """
+    SELECT current_setting('server_version'), current_setting('server_version_num')::int / 10000,
+        current_setting('server_encoding'), current_setting('fsync') = 'on',
+        pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',
+        current_user::text, current_database()::text,
+        CASE WHEN pg_is_in_recovery() THEN 0 ELSE pg_current_wal_flush_lsn() - '0/0'::pg_lsn END::bigint,
+        concat_ws(' ', (SELECT system_identifier FROM pg_control_system()),
+            CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_flush_lsn()), 8) END,
+            (SELECT oid FROM pg_database WHERE datname = current_database()),
+            pg_relation_filenode(to_regclass('messages')))"""
+
+
+class Server(NamedTuple):
+    """What a connection has found.
+
+    :ivar version: as people write it.
+    :ivar major: its first number.
+    :ivar read_only: a standby, or made so.
+    :ivar flushed: bytes of its log that are on disk: never less than before, unless it went back to an earlier state.
+    :ivar history: its system identifier, timeline, database and file of messages: another one means another past.
+    """
+
+    version: str
+    major: int
+    encoding: str
+    fsync: bool
+    read_only: bool
+    role: str
+    database: str
+    flushed: int
+    history: str
+
+
+class Migration(NamedTuple):
+    """A file of migrations; its number is its place, from 1."""
+
+    name: str
+    script: str
+
+
+async def inspect(run: Run, require_fsync: bool) -> Server:
+    """Set a new connection up, and see what is at its other end.
+
+    :raises Unavailable: nothing for a store.
+    """
+    await run(SET_UP)
+    [row] = await run(INSPECT)
+    server = Server(*row)
+    if server.major < OLDEST:
+        raise Unavailable(f"this is PostgreSQL {server.version}; flux needs {OLDEST} or later")
+    if server.encoding != "UTF8":
+        raise Unavailable(f"the database has the encoding {server.encoding}; create it with ENCODING 'UTF8'")
+    if server.read_only:
+        raise Unavailable("this is a read-only standby: name the primary (several hosts are tried in turn)")
+    if require_fsync and not server.fsync:
+        raise Unavailable(
+            "fsync is off there, so a crash of the machine loses messages that were acknowledged: "
+            "switch it on, or set store.require_fsync = no"
+        )
+    return server
+
+
+def migrations() -> list[Migration]:
+    """All that this flux knows, in order."""
+    folder = files("flux.backends").joinpath("migrations", "postgres")
+    found = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
+    for number, file in enumerate(found, 1):
+        assert file.name.startswith(f"{number:04}_"), f"migration {file.name} should have number {number}"
+    return [Migration(file.name.removesuffix(".sql"), file.read_text("utf-8")) for file in found]
+
+
+async def applied(run: Run) -> int:
+    """The version of the schema: how many migrations were applied; 0 in an empty database.
+
+    :raises Unavailable: it is half migrated, or a later flux's, or has tables of another program.
+    """
+    known = migrations()
+    [[is_there]] = await run("SELECT to_regclass('flux_migrations') IS NOT NULL")
+    if not is_there:
+        [[strange]] = await run(
+            "SELECT string_agg(name, ', ') FROM unnest(%s) name WHERE to_regclass(name) IS NOT NULL",
+            (_made(known, "TABLE"),),
+        )
+        if strange:
+            raise Unavailable(
+                f"the database has tables that flux has not made ({strange}): restore it, or give flux another one"
+            )
+        return 0
+    numbers = [number for (number,) in await run("SELECT number FROM flux_migrations ORDER BY number")]
+    if numbers and numbers[-1] > len(known):
+        raise Unavailable(
+            f"the database was written by a later flux (schema {numbers[-1]}, this one knows {len(known)}): "
+            "install that version, or give this one another database"
+        )
+    if numbers != list(range(1, len(numbers) + 1)):
+        there = ", ".join(map(str, numbers))
+        raise Unavailable(f"the database is half migrated (there are migrations {there}): restore it")
+    return len(numbers)
+
+
+async def migrate(link: Link) -> list[str]:
+    """Bring the schema up to date; returns what was applied.
+
+    :raises Unavailable: see :func:`applied`; or the role may not.
+    """
+    known = migrations()
+    if await applied(link.run) == len(known):
+        return []
+    await link.execute("BEGIN")
+    await link.run("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+    # Again: another node may have done it meanwhile.
+    version = await applied(link.run)
+    try:
+        await link.execute(
+            "CREATE TABLE IF NOT EXISTS flux_migrations"
+            " (number integer PRIMARY KEY, name text NOT NULL, at timestamptz NOT NULL DEFAULT now())"
+        )
+        for number, migration in enumerate(known[version:], version + 1):
+            await link.execute(migration.script)
+            await link.run("INSERT INTO flux_migrations VALUES (%s, %s) RETURNING number", (number, migration.name))
+    except psycopg2.Error as error:
+        raise Unavailable(f"the schema cannot be made: {first_line(error)}") from error
+    await link.execute("COMMIT")
+    return [migration.name for migration in known[version:]]
+
+
+async def verify(run: Run) -> None:
+    """See that everything is there that the migrations make, and may be used.
+
+    :raises Unavailable: something is missing, or the role may not.
+    """
+    known = migrations()
+    tables = _made(known, "TABLE")
+    [[missing, forbidden]] = await run(
+        "SELECT (SELECT string_agg(name, ', ') FROM ("
+        "   SELECT name FROM unnest(%s) name WHERE to_regclass(name) IS NULL"
+        "   UNION ALL SELECT name FROM unnest(%s) name WHERE to_regproc(name) IS NULL) missing),"
+        " (SELECT string_agg(name, ', ') FROM unnest(%s) name, to_regclass(name) t"
+        "   WHERE NOT (has_table_privilege(t, 'SELECT') AND has_table_privilege(t, 'INSERT')"
+        "       AND has_table_privilege(t, 'UPDATE') AND has_table_privilege(t, 'DELETE')))",
+        (tables + _made(known, "INDEX"), _made(known, "FUNCTION"), tables),
+    )
+    if missing:
+        raise Unavailable(f"the database is half migrated or was altered (without its {missing}): restore it")
+    if forbidden:
+        raise Unavailable(
+            f"its role may not read and write {forbidden}: "
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA ... TO it"
+        )
+
+
+def _made(known: Sequence[Migration], kind: str) -> list[str]:
+    """Names of all tables, indexes or functions that migrations make and do not drop again."""
+    names: dict[str, None] = {}
+    for migration in known:
+        for verb, name in re.findall(rf"^(CREATE|DROP) (?:UNIQUE )?{kind} (\w+)", migration.script, re.MULTILINE):
+            if verb == "CREATE":
+                names[name] = None
+            else:
+                del names[name]
+    return list(names)

@@ -1,0 +1,275 @@
+"""``IStore`` on PostgreSQL: each method is a call on the pool."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from statistics import median
+from typing import Any
+
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from flux.backends.postgres import accounts, append, changes, cursors, friends, groups, history, schema
+from flux.backends.postgres.connection import Link, Run, connect
+from flux.backends.postgres.dsn import Dsn
+from flux.backends.postgres.gathering import Gathering
+from flux.backends.postgres.pool import Pool
+from flux.errors import FluxError
+from flux.interfaces import IStore
+from flux.model import (
+    Changes,
+    Conversation,
+    Credentials,
+    CursorMove,
+    Draft,
+    Friend,
+    FriendRequest,
+    FriendStatus,
+    Group,
+    Member,
+    MemberChange,
+    Membership,
+    Message,
+    Overview,
+    Page,
+    Profile,
+    Receipt,
+    Role,
+)
+
+OVERVIEWS_AT_ONCE = 50
+"""Overviews read by one statement."""
+
+PROBES = 20
+"""Commits that are measured by :meth:`PostgresStore.checks`."""
+
+
+@implementer(IStore)
+class PostgresStore:
+    """The record in a database that any number of nodes share.
+
+    :param dsn: a connection string of libpq.
+    :param pool: connections.
+    :param require_fsync: refuse a server that does not wait for its disk.
+    :param now: the clock of messages, in seconds since the epoch; None: the database's.
+    :param deadline: seconds until a call fails with ``Unavailable``.
+    :param bound: calls that may wait or run.
+    :param pairs_bound: chats of pairs kept in memory, twice (see :class:`~flux.backends.postgres.append.Pairs`).
+    :raises Unavailable: ``dsn`` is no connection string.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        dsn: str,
+        reactor: Any,
+        *,
+        pool: int = 4,
+        require_fsync: bool = True,
+        now: Callable[[], float] | None = None,
+        deadline: float = 10.0,
+        bound: int = 10_000,
+        pairs_bound: int = 200_000,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._dsn = Dsn(dsn)
+        self._reactor = reactor
+        self._require_fsync = require_fsync
+        self._now = now
+        self._pairs = append.Pairs(pairs_bound)
+        self._marks = changes.Marks()
+        self._server: schema.Server | None = None
+        self._pool = Pool(
+            self._dsn, reactor, self._prepare, size=pool, bound=bound, deadline=deadline, rng=rng or random.Random()
+        )
+        self._sessions: Gathering[int, int] = Gathering(
+            self._pool, reactor, accounts.open_sessions, most=bound, at_once=1, bound=bound
+        )
+        self._overviews: Gathering[int, Overview] = Gathering(
+            self._pool, reactor, cursors.overviews, most=OVERVIEWS_AT_ONCE, at_once=max(1, pool - 1), bound=bound
+        )
+
+    async def start(self) -> None:
+        """See ``IStore``; so for the other methods here."""
+        await self.with_link(self._bring_up)
+        await self._pool.start()
+
+    async def stop(self) -> None:
+        await self._pool.stop()
+
+    async def with_link(self, work: Callable[[Link], Awaitable[Any]]) -> Any:
+        """Run ``work`` on a connection of its own, which is closed afterwards.
+
+        :raises Unavailable: there is none to be had; says why, beginning with the setting.
+        """
+        link = await connect(self._dsn, self._reactor, self._prepare, lambda link, reason: None)
+        try:
+            return await work(link)
+        finally:
+            link.close()
+
+    async def _bring_up(self, link: Link) -> None:
+        applied = await schema.migrate(link)
+        if applied:
+            self._log.info("the schema was brought up to date: {applied}", applied=", ".join(applied))
+        await schema.verify(link.run)
+
+    async def _prepare(self, run: Run) -> None:
+        """Set a new connection up, and see whether the database is still the one it was."""
+        server = await schema.inspect(run, self._require_fsync)
+        before, self._server = self._server, server
+        if before is None:
+            return
+        if server.history != before.history or server.flushed < before.flushed:
+            self._log.warn("the database is another one, or has gone back to an earlier state: everything is read anew")
+            self._pairs.clear()
+            self._marks.forget()
+
+    def checks(self) -> list[tuple[str, Callable[[], Awaitable[str]]]]:
+        """Steps that show whether this store can be used, in order; each returns a sentence or raises.
+
+        The first opens the store and the last closes it, so that the one who asks needs no more than this.
+        """
+
+        async def connects() -> str:
+            async def look(link: Link) -> None:
+                pass
+
+            await self.with_link(look)
+            server = self._server
+            assert server is not None
+            fsync = "on" if server.fsync else "OFF: a crash of the machine loses messages"
+            return f"PostgreSQL {server.version}, database {server.database} as {server.role}, fsync is {fsync}"
+
+        async def migrated() -> str:
+            await self.start()
+            version = await self._pool.call(schema.applied)
+            return f"schema {version}"
+
+        async def commits() -> str:
+            taken = []
+            for _ in range(PROBES):
+                started = self._reactor.seconds()
+                await self._pool.call(_touch)
+                taken.append(self._reactor.seconds() - started)
+            return f"a commit takes {median(taken) * 1000:.2f} ms (median of {PROBES})"
+
+        async def close() -> str:
+            await self.stop()
+            return "closed"
+
+        return [("connect", connects), ("schema", migrated), ("write and fsync", commits), ("close", close)]
+
+    @property
+    def _clock(self) -> int | None:
+        return None if self._now is None else int(self._now() * 1000)
+
+    # boots and accounts
+
+    def next_boot(self, node: str) -> Awaitable[int]:
+        return self._pool.call(accounts.next_boot, node)
+
+    def create_account(self, name: str, key: str, password_hash: str, nick: str, email: str) -> Awaitable[int]:
+        return self._pool.call(accounts.create_account, name, key, password_hash, nick, email)
+
+    def credentials(self, uid: int, key: str) -> Awaitable[Credentials | None]:
+        return self._pool.call(accounts.credentials, uid, key)
+
+    def set_password(self, uid: int, password_hash: str) -> Awaitable[None]:
+        return self._pool.call(accounts.set_password, uid, password_hash)
+
+    def profile(self, uid: int) -> Awaitable[Profile]:
+        return self._pool.call(accounts.profile, uid)
+
+    def set_profile(
+        self, uid: int, nick: str | None, description: str | None, sex: str | None, icon: str | None
+    ) -> Awaitable[Profile]:
+        return self._pool.call(accounts.set_profile, uid, nick, description, sex, icon)
+
+    def search(self, query: str, limit: int) -> Awaitable[tuple[Profile, ...]]:
+        return self._pool.call(accounts.search, query, limit)
+
+    def open_session(self, uid: int) -> Awaitable[int]:
+        return self._sessions.call(uid)
+
+    def overview(self, uid: int) -> Awaitable[Overview]:
+        return self._overviews.call(uid)
+
+    # friends
+
+    def friend_add(self, uid: int, to: int, note: str, remark: str, one_sided: bool) -> Awaitable[FriendStatus]:
+        return self._pool.call(friends.friend_add, self._clock, uid, to, note, remark, one_sided)
+
+    def friend_answer(self, uid: int, sender: int, accept: bool, remark: str) -> Awaitable[FriendStatus]:
+        return self._pool.call(friends.friend_answer, uid, sender, accept, remark)
+
+    def friend_remove(self, uid: int, other: int) -> Awaitable[None]:
+        return self._pool.call(friends.friend_remove, uid, other)
+
+    def block(self, uid: int, other: int) -> Awaitable[None]:
+        return self._pool.call(friends.block, uid, other)
+
+    def unblock(self, uid: int, other: int) -> Awaitable[None]:
+        return self._pool.call(friends.unblock, uid, other)
+
+    def friends(self, uid: int) -> Awaitable[tuple[Friend, ...]]:
+        return self._pool.call(friends.friends, uid)
+
+    def friend_requests(self, uid: int) -> Awaitable[tuple[FriendRequest, ...]]:
+        return self._pool.call(friends.friend_requests, uid)
+
+    # groups
+
+    def group_create(self, uid: int, name: str, description: str, closed: bool, open_history: bool) -> Awaitable[Group]:
+        return self._pool.call_in_order(groups.group_create, uid, name, description, closed, open_history)
+
+    def group_join(self, uid: int, group: int) -> Awaitable[MemberChange]:
+        return self._pool.call_in_order(groups.group_change, "join", uid, group, uid)
+
+    def group_leave(self, uid: int, group: int) -> Awaitable[MemberChange]:
+        return self._pool.call_in_order(groups.group_change, "leave", uid, group, uid)
+
+    def group_add(self, actor: int, group: int, uid: int) -> Awaitable[MemberChange]:
+        return self._pool.call_in_order(groups.group_change, "add", actor, group, uid)
+
+    def group_remove(self, actor: int, group: int, uid: int) -> Awaitable[MemberChange]:
+        return self._pool.call_in_order(groups.group_change, "remove", actor, group, uid)
+
+    def group_role(self, actor: int, group: int, uid: int, role: Role) -> Awaitable[MemberChange]:
+        return self._pool.call_in_order(groups.group_change, "role", actor, group, uid, role)
+
+    def groups(self, uid: int) -> Awaitable[tuple[Group, ...]]:
+        return self._pool.call(groups.groups, uid)
+
+    def members(self, uid: int, group: int) -> Awaitable[tuple[Member, ...]]:
+        return self._pool.call(groups.members, uid, group)
+
+    def membership(self, chat: int) -> Awaitable[Membership]:
+        return self._pool.call(groups.membership, chat)
+
+    # messages
+
+    def append(self, drafts: Sequence[Draft]) -> Awaitable[list[Receipt | FluxError]]:
+        return self._pool.call_in_order(append.append, self._pairs, self._clock, drafts)
+
+    def history(self, uid: int, chat: int, to: int, group: int, before: int, after: int, limit: int) -> Awaitable[Page]:
+        return self._pool.call(history.history, uid, chat, to, group, before, after, limit)
+
+    def fill(self, uid: int, chat: int, after: int, limit: int) -> Awaitable[tuple[Message, ...]]:
+        return self._pool.call(history.fill, uid, chat, after, limit)
+
+    def conversations(self, uid: int, limit: int) -> Awaitable[tuple[Conversation, ...]]:
+        return self._pool.call(history.conversations, uid, limit)
+
+    def advance(self, moves: Sequence[CursorMove]) -> Awaitable[None]:
+        return self._pool.call(cursors.advance, moves)
+
+    def changes(self, mark: int) -> Awaitable[Changes]:
+        return self._pool.call(changes.changes, self._marks, mark)
+
+
+async def _touch(run: Run) -> None:
+    """Something to commit that leaves nothing behind."""
+    await run("UPDATE flux_migrations SET name = name WHERE number = 1 RETURNING number")
