@@ -21,6 +21,8 @@ LOGINS_AT_ONCE = 100
 #: One loopback address has some 28,000 ports for outgoing connections, and finding a free one
 #: takes the kernel longer the more of them are taken; so each has this many only.
 CONNECTIONS_PER_ADDRESS = 5_000
+#: A chat server that listens is known to all status services so many seconds later, at the most.
+KNOWN_WITHIN = 10.0
 #: Without any answer for this long it has failed, in seconds.
 SILENCE = 30.0
 #: Linux' IP_BIND_ADDRESS_NO_PORT: bind the address alone, the port is chosen by connect.
@@ -41,17 +43,21 @@ def assignments(status_port: int, uids: Sequence[int]) -> dict[int, dict[str, An
     :raises LoadFailed: the status service answered something else.
     """
     found: dict[int, dict[str, Any]] = {}
+    deadline = time.monotonic() + KNOWN_WITHIN
     with (
         socket.create_connection(("127.0.0.1", status_port), SILENCE) as connection,
         connection.makefile("rb") as lines,
     ):
-        for start in range(0, len(uids), TOKENS_AT_ONCE):
-            request = {"type": "get_chat_server", "uids": list(uids[start : start + TOKENS_AT_ONCE])}
+        while len(found) < len(uids):
+            request = {"type": "get_chat_server", "uids": list(uids[len(found) : len(found) + TOKENS_AT_ONCE])}
             connection.sendall(json.dumps(request).encode() + b"\n")
             answer = json.loads(lines.readline() or b"{}")
-            if answer.get("type") != "get_chat_server.ok":
+            if answer.get("name") == "no_server" and time.monotonic() < deadline:
+                time.sleep(0.02)
+            elif answer.get("type") != "get_chat_server.ok":
                 raise LoadFailed(f"the status port answered {answer.get('name', 'nothing')}: {answer.get('detail')}")
-            found.update((assignment["uid"], assignment) for assignment in answer["assignments"])
+            else:
+                found.update((assignment["uid"], assignment) for assignment in answer["assignments"])
     return found
 
 
