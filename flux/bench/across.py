@@ -33,24 +33,30 @@ def measure(directory: Path, seconds: float, progress: Callable[[float], None]) 
     :raises flux.bench.load.LoadFailed: the nodes did not do their part.
     :raises flux.bench.servers.ServerFailed: one of them did not come up.
     """
-    with nodes(directory, 2, CLIENTS) as cluster:
-        same, tally_same = _talk(cluster, (0, 0), seconds, lambda share: progress(share / 2))
-        between, tally_between = _talk(cluster, (0, 1), seconds, lambda share: progress(0.5 + share / 2))
+    with nodes(directory, 2, 2 * CLIENTS) as cluster:
+        same, tally_same = _talk(cluster, 1, (0, 0), seconds, lambda share: progress(share / 2))
+        # Others: those would be sent again what they had not yet said they received.
+        first = CLIENTS + 1
+        between, tally_between = _talk(cluster, first, (0, 1), seconds, lambda share: progress(0.5 + share / 2))
     return Across(same, between, (tally_same, tally_between))
 
 
 def _talk(
-    cluster: Nodes, homes: tuple[int, int], seconds: float, progress: Callable[[float], None]
+    cluster: Nodes, first: int, homes: tuple[int, int], seconds: float, progress: Callable[[float], None]
 ) -> tuple[Percentiles, Tally]:
-    """:param homes: the nodes of the two of each pair."""
-    token = tokens(cluster.status_port, range(1, CLIENTS + 1))
+    """:param first: of the accounts.
+    :param homes: the nodes of the two of each pair.
+    """
+    token = tokens(cluster.status_port, range(first, first + CLIENTS))
     sockets = []
     try:
         for half, home in enumerate(homes):
-            lines = [login_line(uid, token[uid]) for uid in range(1 + half, CLIENTS + 1, 2)]
+            lines = [login_line(uid, token[uid]) for uid in range(first + half, first + CLIENTS, 2)]
             sockets.append(log_in(cluster.ports[home], lines, lambda share: None))
         talking = [sock for pair in zip(*sockets, strict=True) for sock in pair]
-        clients = [Client(sock, f"{index:06}", b'"to":%d' % ((index ^ 1) + 1), 1) for index, sock in enumerate(talking)]
+        clients = [
+            Client(sock, f"{index:06}", b'"to":%d' % (first + (index ^ 1)), 1) for index, sock in enumerate(talking)
+        ]
         measured = Load(clients, cluster.cpu_seconds, progress, PACE).run(WARM_UP, seconds, 1)
     finally:
         for some in sockets:
