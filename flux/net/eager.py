@@ -1,31 +1,138 @@
-"""A TCP transport that sends at once.
+"""TCP connections whose reads and writes take the short way.
 
-Twisted's own transport puts every write into a buffer, registers for writability
-and sends one reactor turn later: two system calls more and a turn of latency for
-each answer.  :class:`EagerServer` tries ``send`` immediately when nothing is
-buffered and falls back to the buffer for what the kernel did not take.
+Writing: Twisted's own transport puts every write into a buffer, registers for
+writability and sends one reactor turn later: two system calls more and a turn of
+latency for each answer.  :class:`EagerServer` tries ``send`` immediately when nothing
+is buffered and falls back to the buffer for what the kernel did not take.
+
+Reading: the reactor calls each connection that has something to read in a logging
+context of its own, which costs as much as decoding a request.  Nothing here logs by
+that context.  So the connections of a port share a poll (:class:`SharedPoll`) that is
+itself one readable thing to the reactor::
+
+    reactor's epoll ── port, timers, ...
+          └─ SharedPoll, an epoll ── connection, connection, ...   (reading only)
+
+Where the system has no epoll, the reactor reads them itself.
 """
 
 from __future__ import annotations
 
+import select
 from typing import Any, cast
 
 from twisted.internet import tcp
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+AT_ONCE = 1_000
+"""Connections read before the reactor looks after everything else; the others come first in the next turn."""
+
+
+@implementer(IReadDescriptor)
+class SharedPoll:
+    """Reads the connections that have something to read, all in one turn of the reactor.
+
+    The reactor knows of it while there are such connections.
+    """
+
+    log = Logger()
+
+    def __init__(self, reactor: IReactorFDSet) -> None:
+        self._reactor = reactor
+        self._epoll = select.epoll()
+        self._connections: dict[int, EagerServer] = {}
+
+    def add(self, connection: EagerServer) -> None:
+        """Read ``connection`` from now on."""
+        number = connection.fileno()
+        if number not in self._connections:
+            if not self._connections:
+                self._reactor.addReader(self)
+            self._epoll.register(number, select.EPOLLIN)
+            self._connections[number] = connection
+
+    def remove(self, connection: EagerServer) -> None:
+        """Do not read ``connection`` any more; it is still open."""
+        number = connection.fileno()
+        if self._connections.pop(number, None) is not None:
+            self._epoll.unregister(number)
+            if not self._connections:
+                self._reactor.removeReader(self)
+
+    # --- the reactor's side ---
+
+    def fileno(self) -> int:
+        """What the reactor watches."""
+        return self._epoll.fileno()
+
+    def logPrefix(self) -> str:  # noqa: N802 - Twisted's name
+        """For the log."""
+        return "SharedPoll"
+
+    def doRead(self) -> None:
+        """Read every connection that has something."""
+        connections = self._connections
+        for number, _ in self._epoll.poll(0, AT_ONCE):
+            # One may have been removed by what another one brought.
+            connection = connections.get(number)
+            if connection is not None:
+                lost: Exception | None
+                try:
+                    lost = connection.doRead()
+                except Exception as error:
+                    self.log.failure("reading from {connection} failed", connection=connection)
+                    lost = error
+                if lost is not None:
+                    _disconnect(connection, lost)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor cannot watch the poll any more, so nobody would read these connections again."""
+        for connection in list(self._connections.values()):
+            connection.connectionLost(reason)
+
+
+def _disconnect(connection: EagerServer, error: Exception) -> None:
+    """Tell a connection that it ended while it was read, as the reactor does."""
+    connection.stopReading()
+    if isinstance(error, ConnectionDone):
+        connection.readConnectionLost(Failure(error))
+    else:
+        connection.connectionLost(Failure(error))
 
 
 class EagerServer(tcp.Server):
-    """A server connection whose ``write`` does not wait for writability.
+    """A server connection whose ``write`` does not wait for writability, and that is read by a shared poll.
 
     :cvar high_water: bytes buffered above which the registered push producer is paused.
+    :cvar shared_poll: reads the connections of the same port; None leaves that to the reactor.
     :ivar taken: bytes the kernel has taken so far, a sign of a reader that is alive.
     """
 
     high_water = 256 * 1024
+    shared_poll: SharedPoll | None = None
     taken = 0
+
+    def startReading(self) -> None:  # noqa: N802 - Twisted's name
+        """Wait for something to read."""
+        if self.shared_poll is not None:
+            self.shared_poll.add(self)
+        else:
+            super().startReading()  # type: ignore[no-untyped-call]
+
+    def stopReading(self) -> None:  # noqa: N802 - Twisted's name
+        """Do not read until :meth:`startReading`."""
+        if self.shared_poll is not None:
+            self.shared_poll.remove(self)
+        else:
+            super().stopReading()  # type: ignore[no-untyped-call]
 
     def write(self, data: bytes) -> None:
         """Send what the kernel takes now, buffer the rest."""
-        if not self._tempDataLen and self.offset == len(self.dataBuffer) and self.connected and not self.TLS:
+        if not self.dataBuffer and not self._tempDataLen and self.connected and not self.TLS:
             try:
                 taken = self.socket.send(data)
             except OSError:
@@ -55,4 +162,8 @@ def make_eager(port: object, high_water: int) -> None:
     :param high_water: bytes buffered above which a connection counts as too slow.
     """
     if isinstance(port, tcp.Port) and port.transport is tcp.Server:
-        port.transport = cast("type[tcp.Server]", type("EagerServer", (EagerServer,), {"high_water": high_water}))
+        members = {
+            "high_water": high_water,
+            "shared_poll": SharedPoll(port.reactor) if hasattr(select, "epoll") else None,
+        }
+        port.transport = cast("type[tcp.Server]", type("EagerServer", (EagerServer,), members))
