@@ -6,6 +6,8 @@ numbered dialect, NUL: whichever is seen first on a connection holds for all of 
 
 from __future__ import annotations
 
+CARRIAGE_RETURN = 0x0D
+
 
 class LineFramer:
     """Collects chunks and hands out whole lines.
@@ -44,7 +46,8 @@ class LineFramer:
             self._partial = None
         lines = data.split(terminator)
         rest = lines.pop()
-        if terminator == b"\n" and b"\r" in data:
+        # By its number: looking for bytes in bytes, Python makes and drops an exception first.
+        if terminator == b"\n" and CARRIAGE_RETURN in data:
             lines = [line[:-1] if line.endswith(b"\r") else line for line in lines]
         if len(data) > self.max_line:
             for index, line in enumerate(lines):
