@@ -146,6 +146,13 @@ async def sleep(seconds: float, clock: IReactorTime) -> None:
     await deferLater(clock, seconds)
 
 
+async def turn(clock: IReactorTime) -> None:
+    """Wait until the reactor has looked after everything that is ready now."""
+    # What is due may run before the reactor looks at its sockets; what that asks for runs after.
+    await sleep(0, clock)
+    await sleep(0, clock)
+
+
 def backoff(initial: float, maximum: float, rng: random.Random) -> Iterator[float]:
     """Endless waits before retries, in seconds: doubling from ``initial`` to ``maximum``.
 

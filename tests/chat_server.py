@@ -221,14 +221,20 @@ def open_client(port: int, *, address: str = "127.0.0.1", terminator: bytes = b"
 
 
 class NodeClock(Clock):
-    """A clock that knows which of its calls are the pauses between the repeated work of nodes."""
+    """A clock that knows which of its calls are the pauses between the repeated work of nodes.
 
-    def __init__(self, *pauses: float) -> None:
+    What takes no time does not wait for the clock to be advanced.
+    """
+
+    def __init__(self, reactor: Any, *pauses: float) -> None:
         super().__init__()
+        self._reactor = reactor
         self._pauses = pauses
         self._calls: list[Any] = []
 
     def callLater(self, when: float, what: Callable[..., object], *args: Any, **kwargs: Any) -> Any:  # noqa: N802
+        if not when:
+            return self._reactor.callLater(0, what, *args, **kwargs)
         call = super().callLater(when, what, *args, **kwargs)
         if when in self._pauses:
             self._calls.append(call)
@@ -286,7 +292,7 @@ class ChatServer:
 
         self.settings = with_changes(Settings(), **{"limits__messages_per_second": 0, **changes})
         self.reactor = reactor
-        self.clock = NodeClock(EVERY, self.settings.status.heartbeat)
+        self.clock = NodeClock(self.reactor, EVERY, self.settings.status.heartbeat)
         self.clock.advance(1_000_000.0)
         # No two commits in the same millisecond: what is sorted by time is then in the order of the commits.
         ticks = itertools.count(int(time.time() * 1000))

@@ -543,14 +543,18 @@ class Lab:
         while True:
             self.steps.settle()
             self._tick()
-            if not self.steps.pending:
+            if not self.steps.pending and not any(
+                call.getTime() <= clock.seconds() for clock in self._going() for call in clock.getDelayedCalls()
+            ):
                 return
 
     def _tick(self) -> None:
         """Bring the nodes' clocks to the time it is, except for those that are stopped."""
-        for name, clock in self.clocks.items():
-            if name not in self.stopped:
-                clock.advance(self.clock.seconds() - clock.seconds())
+        for clock in self._going():
+            clock.advance(self.clock.seconds() - clock.seconds())
+
+    def _going(self) -> list[Clock]:
+        return [clock for name, clock in self.clocks.items() if name not in self.stopped]
 
     def advance(self, seconds: float) -> None:
         """Let time pass, second by second, everything that happens in it included."""

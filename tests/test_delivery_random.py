@@ -92,6 +92,7 @@ class Town(Lab):
         self.seen: dict[int, set[tuple[int, int]]] = {uid: set() for uid in self.people}
         self.left: set[tuple[Client, int]] = set()
         self.joining: Counter[tuple[Client, int]] = Counter()
+        self.adding: Counter[tuple[int, int]] = Counter()
 
     def new_node(self, name: str) -> Any:
         node = super().new_node(name)
@@ -125,6 +126,9 @@ class Town(Lab):
             self.left.discard((client, value["group"]))
         if value.get("request") == "group.join" or value["type"] == "group.join.ok":
             self.joining[client, value["ref"]] -= 1
+        if value.get("request", value["type"]).startswith(("group.add", "group.remove")):
+            uid, group = map(int, value["ref"].split())
+            self.adding[uid, group] -= 1
 
     # --- what people and the world do ---
 
@@ -148,7 +152,14 @@ class Town(Lab):
 
     def log_in(self) -> None:
         uid, node = self.rng.choice(self.people), self.rng.choice("".join(self.nodes))
-        self.client(node, uid, buffer=self.rng.choice((300, BIG))).login(acks=self.rng.random() < 0.5)
+        client = self.client(node, uid, buffer=self.rng.choice((300, BIG))).login(acks=self.rng.random() < 0.5)
+        # What was asked for on earlier connections may be granted when this one has left the group.
+        for (other, group), asked in list(self.joining.items()):
+            if other.uid == uid and asked % BIG:
+                self.joining[client, group] += BIG
+        for (added, group), asked in self.adding.items():
+            if added == uid and asked:
+                self.joining[client, group] += BIG
 
     def send(self) -> None:
         if client := self.someone():
@@ -178,7 +189,9 @@ class Town(Lab):
         if client := self.someone():
             uid, group = self.rng.choice(self.people), self.rng.choice(self.groups)
             self._may_be_in(group, uid)
-            client.tell(type=self.rng.choice(("group.add", "group.remove")), group=group, id=uid)
+            self.adding[uid, group] += 1
+            kind = self.rng.choice(("group.add", "group.remove"))
+            client.tell(type=kind, group=group, id=uid, ref=f"{uid} {group}")
 
     def _may_be_in(self, group: int, uid: int, except_for: Client | None = None) -> None:
         """From now on the account may be in again at any moment without being told on these connections."""

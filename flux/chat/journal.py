@@ -3,6 +3,11 @@
 No timer decides when to commit: one batch is in flight, the next one gathers behind
 it.  An idle node commits a lone message at once; a busy one commits hundreds for the
 price of one, and the latency of each is that of a commit or two.
+
+When a batch has been committed, the next one begins::
+
+    at once                     where many wait: the store works while this one is told to everybody
+    after one look at sockets   where few do: who was just told answers, and one commit does for all
 """
 
 from __future__ import annotations
@@ -11,11 +16,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from flux.errors import FluxError, Internal, Unavailable
 from flux.interfaces import IStore
-from flux.lifecycle import Tasks
+from flux.lifecycle import Tasks, turn
 from flux.model import Draft, Receipt
 
 if TYPE_CHECKING:
@@ -28,6 +34,8 @@ MAX_WAITING = 20_000
 MAX_BATCH = 2_000
 """Drafts in one transaction: bounds how long a commit, and so every other send, takes."""
 
+LARGE_BATCH = 256
+"""Drafts from which on a batch costs hardly less per message by growing."""
 
 Entry = tuple["Session", "Send", Draft]
 """A draft, with the session and the request that wait for its receipt."""
@@ -46,10 +54,12 @@ class Journal:
         store: IStore,
         settle: Callable[[list[Entry], list[Receipt | FluxError]], None],
         tasks: Tasks,
+        clock: IReactorTime,
     ) -> None:
         self._store = store
         self._settle = settle
         self._tasks = tasks
+        self._clock = clock
         self._waiting: list[Entry] = []
         self._running = False
         self._idle: list[Deferred[None]] = []
@@ -78,11 +88,12 @@ class Journal:
             batch, running = self._begin()
             while batch:
                 outcomes = await running
-                settled = batch
-                # The store is busy with the next batch while this one is told to everybody.
-                batch, running = self._begin()
+                settled, batch = batch, []
+                if len(self._waiting) >= LARGE_BATCH:
+                    batch, running = self._begin()
                 self._settle(settled, outcomes)
                 if not batch:
+                    await turn(self._clock)
                     batch, running = self._begin()
         finally:
             self._running = False

@@ -118,7 +118,7 @@ class ChatNode:
         self.delivery = Delivery(
             store, self.sessions, clock, self.tasks, self._rng, self.limits.catchups, self._spread
         )  # fmt: skip
-        self.journal = Journal(store, self._settle, self.tasks)
+        self.journal = Journal(store, self._settle, self.tasks, clock)
         self._placement = placement
         self._fatal = fatal or (lambda reason: None)
         self._host, self._port = "", 0
