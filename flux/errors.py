@@ -41,6 +41,11 @@ class FluxError(Exception):
         return f"{self.name}: {self.detail}" if self.detail else self.name
 
 
+def in_words(error: BaseException) -> str:
+    """An error as an admin is told of it: without the name by which programs know it."""
+    return (error.detail if isinstance(error, FluxError) else str(error)) or type(error).__name__
+
+
 class BadJson(FluxError):
     """Not JSON, not an object, or not UTF-8."""
 

@@ -26,6 +26,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from flux.errors import in_words
+
 T = TypeVar("T")
 
 #: A stage that takes longer than this to start counts as failed, in seconds.
@@ -260,7 +262,7 @@ class Stages:
                 raise
             except Exception as error:
                 await self.stop()
-                raise CannotStart(f"{stage.name}: {str(error) or type(error).__name__}") from error
+                raise CannotStart(f"{stage.name}: {in_words(error)}") from error
             self._started.append(stage)
 
     async def stop(self) -> None:

@@ -428,11 +428,14 @@ class Renewal(Value, frozen=True):
     :ivar lost: accounts whose route belongs to a higher session number now.
     :ivar draining: whether an admin asked this node to drain.
     :ivar superseded: another boot holds this name: this process has to go.
+    :ivar strays: (account, session number) of some routes to this boot that it did not name, for it to
+        release if it has no such sessions; a state that never loses a release need not look for them.
     """
 
     lost: tuple[int, ...]
     draining: bool
     superseded: bool
+    strays: tuple[tuple[int, int], ...] = ()
 
 
 class Node(Value, frozen=True):

@@ -37,6 +37,7 @@ from flux.chat.passwords import Passwords
 from flux.chat.protocol import ChatFactory
 from flux.config import Settings
 from flux.errors import NoServer
+from flux.interfaces import IBus, IState
 from flux.lifecycle import within
 from flux.model import Assignment, Choice
 from flux.names import fold
@@ -297,8 +298,8 @@ class ChatServer:
         # No two commits in the same millisecond: what is sorted by time is then in the order of the commits.
         ticks = itertools.count(int(time.time() * 1000))
         self.store = SqliteStore(folder / "flux.db", reactor, now=lambda: next(ticks) / 1000)
-        self.state = MemoryState(self.clock.seconds)
-        self.bus = MemoryBus(reactor)
+        self.state: IState = MemoryState(self.clock.seconds)
+        self.bus: IBus = MemoryBus(reactor)
         self.passwords = Passwords(reactor, 2, HASHER)
         self.nodes: list[RunningNode] = []
         self.clients: list[Client] = []
@@ -319,8 +320,9 @@ class ChatServer:
         settings = with_changes(self.settings, **changes)
         placement = OtherServer(self)
         fatal: list[str] = []
+        state, bus = await self.shared()
         node = ChatNode(
-            settings, self.store, self.state, self.bus, self.clock, self.passwords,
+            settings, self.store, state, bus, self.clock, self.passwords,
             placement=placement, rng=random.Random(1), fatal=fatal.append,
         )  # fmt: skip
         await node.start()
@@ -332,6 +334,10 @@ class ChatServer:
         await node.take_lease("127.0.0.1", running.port)
         await self.until(self._idle)
         return running
+
+    async def shared(self) -> tuple[IState, IBus]:
+        """State and bus of a new node; here the same for all."""
+        return self.state, self.bus
 
     async def stop_node(self, running: RunningNode) -> None:
         """Stop a node as a signal does; time passes while it waits for its clients."""

@@ -265,6 +265,8 @@ class LabBus:
     :ivar copies: asked for each event and receiver how often it arrives; 0 loses it.
     """
 
+    connected = True
+
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
         self._sinks: dict[tuple[str, int], IBusSink] = {}

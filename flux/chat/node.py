@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from msgspec import UNSET
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -239,11 +239,8 @@ class ChatNode:
 
     async def _gone(self, session: Session) -> None:
         uid = session.uid
-        try:
-            await self.state.release(uid, session.route)
-        except FluxError as error:
-            if len(self._unreleased) < MAX_UNRELEASED:
-                self._unreleased.add((uid, session.route))
+        error = await self._release(uid, session.route)
+        if error is not None:
             self.log.warn("the route of {uid} stays until the next heartbeat: {error}", uid=uid, error=error)
         if session.friends and not await self.presence.online([uid]):
             await self.presence.notify(session.friends, PresenceNotice(uid, False))
@@ -382,9 +379,12 @@ class ChatNode:
             # The one that holds the route now may have come here meanwhile.
             if loser is not None and loser.number == routes[uid]:
                 loser.kick("takeover")
-        for uid, route in tuple(self._unreleased):
-            await self.state.release(uid, route)
-            self._unreleased.discard((uid, route))
+        for uid, number in renewal.strays:
+            # Of a session that ended while nobody could be told, or before an old dump was loaded.
+            holder = self.sessions.get(uid)
+            if uid not in self.logging_in and (holder is None or holder.number != number):
+                self._unreleased.add((uid, Route(self.name, self.boot, number)))
+        await self._release_late()
         if self._stopping:
             return
         if renewal.draining != self.draining:
@@ -392,6 +392,21 @@ class ChatNode:
             self.log.info("{what}", what="draining: no new logins" if self.draining else "taking logins again")
             if self.draining:
                 self.tasks.spawn(self._move_all(), "moving clients to other servers")
+
+    async def _release_late(self) -> None:
+        """Release the routes that could not be when their sessions ended: all at once, there may be many."""
+        unreleased, self._unreleased = self._unreleased, set()
+        await gatherResults([Deferred.fromCoroutine(self._release(uid, route)) for uid, route in unreleased])
+
+    async def _release(self, uid: int, route: Route) -> FluxError | None:
+        """Release a route, or remember it for the next heartbeat and return why."""
+        try:
+            await self.state.release(uid, route)
+        except FluxError as error:
+            if len(self._unreleased) < MAX_UNRELEASED:
+                self._unreleased.add((uid, route))
+            return error
+        return None
 
     async def _move_all(self) -> None:
         """Ask the clients to go elsewhere, spread over the drain time so that they do not arrive at once."""
@@ -423,7 +438,8 @@ class ChatNode:
         self.connections.check(self.now)
         self.throttle.report()
         await self.cursors.write()
-        if self.now - self._swept >= (SWEEP_DEGRADED if self.spread.degraded else SWEEP):
+        degraded = self.spread.degraded or not self.bus.connected
+        if self.now - self._swept >= (SWEEP_DEGRADED if degraded else SWEEP):
             self._swept = self.now
             self.spread.degraded = False
             await self._sweep_or_warn()

@@ -26,6 +26,7 @@ from twisted.internet.task import react
 from twisted.python.failure import Failure
 
 from flux.config import ChatServer, ConfigError, HostPort, Settings, load
+from flux.errors import in_words
 from flux.lifecycle import CannotStart, within
 
 #: A name, and what tries it; a text that it returns is shown, an error is what is wrong and what to do.
@@ -108,7 +109,7 @@ async def attempt(steps: Iterable[Step], clock: IReactorTime) -> bool:
             result = await within(STEP_WITHIN, step(), clock, name)
         except Exception as error:
             good = False
-            print(_line("FAILED", clock.seconds() - began, name, str(error) or type(error).__name__))
+            print(_line("FAILED", clock.seconds() - began, name, in_words(error)))
         else:
             print(_line("ok", clock.seconds() - began, name, result if isinstance(result, str) else ""))
     return good

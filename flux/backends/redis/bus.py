@@ -10,8 +10,8 @@
 
 There is one channel for each boot of each node and one for all.  What is published goes
 out in the order in which it was, several events to a message where there are many.
-Nothing waits for a receiver: what is not sent within the deadline of the connection, or
-published while there is none, is lost, and whoever publishes next is told.
+Nothing waits for a receiver, and what was on its way when the connection broke is lost:
+the sweeps of the receivers find it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from flux.backends.redis.connection import Connection
+from flux.backends.redis.connection import Connection, Refused
 from flux.backends.redis.dial import Dialer
 from flux.backends.redis.link import Link
 from flux.errors import Unavailable
@@ -80,7 +80,6 @@ class RedisBus:
         self._waiting: dict[bytes, list[bytes]] = {}
         self._count = 0
         self._publishing = False
-        self._failed = ""
         self._malformed = False
         link.on_connected(self._connected)
 
@@ -95,6 +94,14 @@ class RedisBus:
         :raises flux.errors.Unavailable: a sentence that names the setting.
         """
         await self._link.start()
+        try:
+            # Nobody listens there: it shows whether our user may publish.
+            await self._link.command("PUBLISH", f"{self._channels}check", "[]")
+        except BaseException as error:
+            await self._link.stop()
+            if isinstance(error, Refused):
+                raise Unavailable(f"state.url: {error.detail}; it needs the channels {self._channels}*") from None
+            raise
         self._started = True
 
     async def stop(self) -> None:
@@ -115,8 +122,7 @@ class RedisBus:
     async def publish(self, node: str, boot: int, event: BusEvent) -> None:
         """See :meth:`IBus.publish`.
 
-        :raises flux.errors.Unavailable: there is no connection, too much waits, or something
-            published earlier did not get through.
+        :raises flux.errors.Unavailable: there is no connection, or too much waits.
         """
         self._send(self._channel(node, boot), event)
 
@@ -134,9 +140,6 @@ class RedisBus:
         if not self._publishing:
             self._publishing = True
             self._tasks.spawn(self._publish(), "publishing")
-        if self._failed:
-            problem, self._failed = self._failed, ""
-            raise Unavailable(f"something published earlier is lost: {problem}")
 
     async def _publish(self) -> None:
         try:
@@ -147,16 +150,16 @@ class RedisBus:
                     for start in range(0, len(events), MOST_IN_MESSAGE):
                         message = b"[" + b",".join(events[start : start + MOST_IN_MESSAGE]) + b"]"
                         messages.append(self._link.command("PUBLISH", channel, message))
-                sent: Awaitable[object] = gatherResults(messages, consumeErrors=True).addErrback(self._lost)
-                await sent
-                self._count -= sum(map(len, waiting.values()))
+                count = sum(map(len, waiting.values()))
+                sent: Awaitable[object] = gatherResults(messages, consumeErrors=True).addErrback(_first)
+                try:
+                    await sent
+                except Unavailable as problem:
+                    self.log.warn("up to {count} events are lost: {why}", count=count, why=problem.detail)
+                finally:
+                    self._count -= count
         finally:
             self._publishing = False
-
-    def _lost(self, failure: Any) -> None:
-        problem = failure.value.subFailure
-        problem.trap(Unavailable)
-        self._failed = problem.value.detail
 
     # listening
 

@@ -60,7 +60,8 @@ class Refused(Unavailable):
     """
 
     def __init__(self, where: str, text: str) -> None:
-        found = _CODE.search(text)
+        # What a script may not is worded in another way.
+        found = _CODE.search(text.replace("ACL failure in script:", "NOPERM"))
         self.kind = found[1] if found else text.partition(" ")[0] if text[:2].isupper() else ""
         self.text = text
         meaning = f"{_REFUSALS[self.kind]} ({text})" if found else f"it says: {text}"

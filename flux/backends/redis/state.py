@@ -49,7 +49,7 @@ class _About(msgspec.Struct, frozen=True):
 
 _pack = msgspec.msgpack.Encoder().encode
 _strings = msgspec.msgpack.Decoder(list[str]).decode
-_renewal = msgspec.msgpack.Decoder(tuple[bool, bool, list[str]]).decode
+_renewal = msgspec.msgpack.Decoder(tuple[bool, bool, list[str], list[str]]).decode
 _snapshot = msgspec.msgpack.Decoder(tuple[float, list[tuple[str, str]], list[tuple[str, int]], list[str]]).decode
 _counts = msgspec.msgpack.Decoder(list[tuple[int, float]]).decode
 _about = msgspec.json.Decoder(_About).decode
@@ -140,10 +140,14 @@ class RedisState:
                 )
             )
         answers = [_renewal(answer) for answer in await _all(parts)]
+        here = answers[0][3]
+        named = dict(routes) if here else {}
+        recorded = ((int(uid), int(number)) for uid, number in zip(here[::2], here[1::2], strict=True))
         return Renewal(
-            lost=tuple(int(uid) for _, _, lost in answers for uid in lost),
+            lost=tuple(int(uid) for answer in answers for uid in answer[2]),
             draining=answers[0][1],
-            superseded=any(superseded for superseded, _, _ in answers),
+            superseded=any(answer[0] for answer in answers),
+            strays=tuple((uid, number) for uid, number in recorded if named.get(uid) != number),
         )
 
     async def retire(self, name: str, boot: int) -> None:

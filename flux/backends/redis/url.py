@@ -47,7 +47,7 @@ def parse_url(url: str) -> Address:
 
     :raises flux.errors.Unavailable: it has none of the forms; it is not quoted, since it may hold a password.
     """
-    match = re.fullmatch(r"(rediss?)(\+sentinel)?://(?:([^@]*)@)?([^/?#@]*)(?:/([^?#@]*))?", url)
+    match = re.fullmatch(r"(rediss?)(\+sentinel)?://(?:([^@/?#]*)@)?([^/?#@]*)(?:/([^?#@]*))?", url)
     if match is None:
         raise _wrong("it has none of the forms that are known; / ? # @ in a password are written as %2F %3F %23 %40")
     scheme, sentinel, credentials, hosts, path = match.groups(default="")

@@ -1,12 +1,12 @@
 -- A heartbeat, or a later part of one: {node, boot, ttl, about, accounts, numbers}.
 -- The first part has `about`, what the node says of itself, and sets the lease.
--- Answer: {superseded, draining, accounts that were lost}.
+-- Answer: {superseded, draining, accounts that were lost, some accounts that have a route here and their numbers}.
 
 local node, boot, ttl, about, accounts, numbers = unpack(given)
 local draining = call('SISMEMBER', DRAINING, node) == 1
 local newest = tonumber(call('HGET', BOOTS, node) or 0)
 if tonumber(boot) < newest then
-  return cmsgpack.pack({true, draining, {}})
+  return cmsgpack.pack({true, draining, {}, {}})
 end
 
 if about ~= '' then
@@ -43,20 +43,26 @@ for from = 1, #accounts, MANY do
 end
 each('HSET', ROUTES, restored)
 
+local here = {}
 if about ~= '' then
-  -- Routes of nodes that are gone: every heartbeat looks at some more of all routes.
-  local page = call('HSCAN', ROUTES, call('GET', prefix .. 'routes:looked') or '0', 'COUNT', 200)
+  -- Routes of nodes that are gone, and routes here of sessions that are: every heartbeat looks at some more of all routes.
+  local looked = call('HGET', LOOKED, node) or '0'
+  local page = call('HSCAN', ROUTES, looked, 'COUNT', 500)
   local dead = {}
   for i = 1, #page[2], 2 do
-    local _, its_boot, its_node = parts(page[2][i + 1])
+    local account = page[2][i]
+    local number, its_boot, its_node = parts(page[2][i + 1])
     if not live(its_node, its_boot) then
-      dead[#dead + 1] = page[2][i]
+      dead[#dead + 1] = account
+    elseif its_node == node then
+      here[#here + 1] = account
+      here[#here + 1] = number
     end
   end
   each('HDEL', ROUTES, dead)
-  call('SET', prefix .. 'routes:looked', page[1], 'PX', KEEP)
-  for _, key in ipairs({LEASES, NODES, ROUTES}) do
+  call('HSET', LOOKED, node, page[1])
+  for _, key in ipairs({LEASES, NODES, ROUTES, LOOKED}) do
     call('PEXPIRE', key, KEEP)
   end
 end
-return cmsgpack.pack({false, draining, lost})
+return cmsgpack.pack({false, draining, lost, here})
