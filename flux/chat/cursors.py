@@ -43,6 +43,11 @@ class Cursors:
         self._touched.discard(session)
         self._take(session)
 
+    def forget(self) -> None:
+        """What was noted is of no use any more: the store has gone back to an earlier state."""
+        self._touched.clear()
+        self._moves.clear()
+
     async def write(self) -> None:
         """Write what has moved. Errors are logged and the moves kept for the next time."""
         touched, self._touched = self._touched, set()

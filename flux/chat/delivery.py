@@ -102,6 +102,7 @@ class Delivery:
         self._tasks = tasks
         self._rng = rng
         self._slots = DeferredSemaphore(catchups or 1_000_000)
+        self._forgotten: set[Session] = set()
         self.spread = spread
 
     # --- which chats a session is in ---
@@ -131,6 +132,7 @@ class Delivery:
 
     def leave(self, session: Session) -> None:
         """Forget a session that ended."""
+        self._forgotten.discard(session)
         for chat in session.chats:
             chat.sessions.remove(session)
             self._drop_if_unused(chat)
@@ -177,6 +179,38 @@ class Delivery:
         if position < chat.head:
             self.fall_behind(session)
 
+    # --- when the store is another one ---
+
+    def forget(self) -> None:
+        """The store has gone back to an earlier state: drop heads, positions and members.
+
+        The sessions are in no chat, and get nothing, until :meth:`enter_anew`.
+        """
+        for session in self._sessions.values():
+            session.live = False
+            session.chats = []
+            session.apart = session.left = session.unacked = session.received = session.read = None
+            if session.placed:
+                self._forgotten.add(session)
+        for chat in self.chats.values():
+            chat.sessions = []
+        self.chats.clear()
+
+    def forgotten(self) -> list[Session]:
+        """The sessions whose cursors have to be read."""
+        return list(self._forgotten)
+
+    def enter_anew(self, session: Session, cursors: Iterable[Cursor]) -> None:
+        """The session goes on from its cursors; what it has seen above them may be shown again."""
+        self._forgotten.discard(session)
+        self.enter(session, cursors)
+        self.start(session)
+
+    def _here(self, uid: int) -> Session | None:
+        """The session of an account that is in its chats."""
+        session = self._sessions.get(uid)
+        return None if session in self._forgotten else session
+
     # --- messages ---
 
     def announce(self, message: Message, version: int, spread: bool) -> None:
@@ -207,7 +241,7 @@ class Delivery:
         if not isinstance(message.to, int):
             chat = self.chats[message.chat] = Chat(message.chat, True, message.seq - 1)
             return chat
-        if message.sender not in self._sessions and message.to not in self._sessions:
+        if self._here(message.sender) is None and self._here(message.to) is None:
             return None
         return self._pair(message.chat, message.sender, message.to, 0)
 
@@ -218,8 +252,8 @@ class Delivery:
         """
         chat = self.chats[number] = Chat(number, False, head, 1, tuple(sorted((one, other))))
         for uid in chat.members:
-            if uid in self._sessions:
-                self._attach(self._sessions[uid], chat, 0)
+            if session := self._here(uid):
+                self._attach(session, chat, 0)
         return chat
 
     def _deliver(self, chat: Chat, message: Message, spread: bool) -> None:
@@ -269,7 +303,7 @@ class Delivery:
         The members are read again before the next message, so an event only has to
         be acted on where it is about a session here, and may be wrong.
         """
-        session = self._sessions.get(change.id)
+        session = self._here(change.id)
         joins = change.change in ("join", "add")
         chat = self.chats.get(change.chat)
         if chat is None:
@@ -348,7 +382,7 @@ class Delivery:
             sent away on its word.
         :return: whether the members are known now.
         """
-        here = [participant for participant in membership.participants if participant.id in self._sessions]
+        here = [(each, session) for each in membership.participants if (session := self._here(each.id))]
         chat = self.chats.get(membership.chat)
         if chat is None:
             if not here:
@@ -361,8 +395,7 @@ class Delivery:
         chat.version = chat.newest = membership.version
         chat.members = tuple(participant.id for participant in membership.participants)
         # First who is in: a chat that nobody here is in would be dropped.
-        for participant in here:
-            session = self._sessions[participant.id]
+        for participant, session in here:
             if session not in chat.sessions:
                 self._attach(session, chat, participant.first - 1)
             elif self.position(session, chat) < participant.first - 1:

@@ -32,6 +32,7 @@ from flux.chat.presence import Presence
 from flux.chat.protocol import ChatConnection
 from flux.chat.session import Session
 from flux.chat.spread import Spread
+from flux.chat.sweep import Sweep
 from flux.chat.throttle import LoginThrottle
 from flux.config import Settings
 from flux.errors import FluxError, Unavailable
@@ -118,13 +119,12 @@ class ChatNode:
         self.delivery = Delivery(
             store, self.sessions, clock, self.tasks, self._rng, self.limits.catchups, self._spread
         )  # fmt: skip
+        self.sweep = Sweep(store, self.sessions, self.delivery, self.cursors, self.spread)
         self.journal = Journal(store, self._settle, self.tasks, clock)
         self._placement = placement
         self._fatal = fatal or (lambda reason: None)
         self._host, self._port = "", 0
-        self._mark = 0
         self._swept = 0.0
-        self._sweeping = False
         self._stopping = False
         self._beat: float | None = None
         self._unreleased: set[tuple[int, Route]] = set()
@@ -135,7 +135,7 @@ class ChatNode:
     async def start(self) -> None:
         """Take a boot number and listen on the bus."""
         self.boot = await self.store.next_boot(self.name)
-        self._mark = (await self.store.changes(0)).mark
+        await self.sweep.begin()
         self._swept = self.clock.seconds()
         await self.bus.listen(self.name, self.boot, self)
 
@@ -349,7 +349,7 @@ class ChatNode:
     async def _look_again(self) -> None:
         """Put the routes right, then look what was missed."""
         await self._renew_or_warn()
-        await self._sweep_or_warn()
+        await self.sweep.look()
 
     async def _renew_or_warn(self) -> None:
         if self._stopping:
@@ -442,45 +442,7 @@ class ChatNode:
         if self.now - self._swept >= (SWEEP_DEGRADED if degraded else SWEEP):
             self._swept = self.now
             self.spread.degraded = False
-            await self._sweep_or_warn()
-
-    async def _sweep_or_warn(self) -> None:
-        try:
-            await self._sweep()
-        except FluxError as error:
-            self.spread.degraded = True
-            self.log.warn("the sweep has to wait: {error}", error=error)
-
-    async def _sweep(self) -> None:
-        """Compare what moved in the store with what is known here."""
-        if self._sweeping:
-            return
-        self._sweeping = True
-        try:
-            changes = await self.store.changes(self._mark)
-            if changes.complete:
-                await self.delivery.sweep(changes)
-            else:
-                await self._compare_everything()
-            for uid, number in changes.sessions:
-                self._kick_if_older(self.sessions.get(uid), number)
-            self._mark = changes.mark
-        finally:
-            self._sweeping = False
-
-    async def _compare_everything(self) -> None:
-        """The mark was too old for an exact answer: read every session's chats."""
-        for session in list(self.sessions.values()):
-            if session.ended:
-                continue
-            overview = await self.store.overview(session.uid)
-            self._kick_if_older(session, overview.session)
-            if session.placed:
-                self.delivery.compare(session, overview.cursors)
-
-    def _kick_if_older(self, session: Session | None, newest: int) -> None:
-        if session is not None and session.number < newest:
-            session.kick("takeover")
+            await self.sweep.look()
 
     def _is_self(self, node: str, boot: int) -> bool:
         return node == self.name and boot == self.boot

@@ -52,10 +52,10 @@ class Pairs:
             self._old, self.young = self.young, {}
         self.young[pair] = chat
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self.young.clear()
-        self._old.clear()
+
+def chats_of(drafts: Sequence[Draft]) -> set[object]:
+    """What the chats of some drafts are called before they are known: a pair, or the id of a group."""
+    return {(min(draft.sender, draft.to), max(draft.sender, draft.to)) if draft.to else draft.group for draft in drafts}
 
 
 async def append(run: Run, pairs: Pairs, clock: int | None, drafts: Sequence[Draft]) -> list[Outcome]:

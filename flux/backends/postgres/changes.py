@@ -16,6 +16,7 @@ from collections import OrderedDict
 import msgspec
 
 from flux.backends.postgres.connection import Run
+from flux.errors import Unavailable
 from flux.model import Changes
 
 KEPT_MARKS = 100
@@ -55,6 +56,7 @@ class Marks:
     """The snapshots behind the marks that were given.
 
     :ivar generation: counts how often the database turned out to be another one, or to have gone back.
+    :ivar told: whether who looks has heard of the last time. Until then, what it says of cursors is of another past.
     """
 
     def __init__(self) -> None:
@@ -64,6 +66,7 @@ class Marks:
         self._snapshots: OrderedDict[int, str] = OrderedDict()
         self._looks = 0
         self.generation = 0
+        self.told = True
 
     def newest(self) -> int:
         """The mark that was given last, 0 if none is left."""
@@ -91,6 +94,7 @@ class Marks:
         self._last += 1
         self._reset = self._last
         self.generation += 1
+        self.told = False
 
     def is_void(self, mark: int) -> bool:
         """Whether a mark was given before :meth:`forget`."""
@@ -120,8 +124,8 @@ async def changes(run: Run, marks: Marks, mark: int) -> Changes:
     if marks.due():
         await run(PRUNE, (KEPT_TRANSACTIONS,))
     if marks.generation != generation:
-        # It was asked of a database that is not ours any more.
-        return Changes(mark=mark, heads=(), sessions=(), complete=False, reset=True)
+        raise Unavailable("the database is another one, or has gone back to an earlier state")
     reset = not complete and marks.is_void(mark)
+    marks.told |= reset
     heads, members, sessions = found
     return Changes(marks.give(snapshot, moved), heads, sessions, complete, members, reset)

@@ -6,8 +6,8 @@
                any ──────┴── as connections get ────┤── connection
                              free                   └── connection  (lost: opened again, with growing pauses)
 
-Calls that have to take effect in the order in which they were made (messages, changes of members) are *ordered*: one
-runs at a time.  The others share what is left; the last free connection is kept for the ordered ones.  Each
+Calls that change a chat (messages, changes of members) are *ordered*: of those about the same chat one runs at
+a time, in the order in which they were made.  The last free connection is kept for the first of them.  Each
 call has a deadline, whether it waits or runs; while there is no connection at all, calls fail at once.
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set
 from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
@@ -34,6 +34,12 @@ from flux.lifecycle import Tasks, backoff, sleep, spawn
 P = ParamSpec("P")
 T = TypeVar("T")
 
+LOOK_AHEAD = 32
+"""Ordered calls that are looked at for one that has nothing to do with those before it."""
+
+Keys = Callable[[], Set[object]]
+"""What an ordered call is about; asked only where two of them meet."""
+
 PAUSES = (0.1, 2.0)
 """Seconds between attempts to connect: the first ones, and at most."""
 
@@ -42,17 +48,22 @@ class _Call(Generic[T]):
     """A call that waits or runs.
 
     :ivar deferred: None once it was fired.
+    :ivar keys: None where it is not ordered.
     :ivar link: where it runs.
     """
 
-    __slots__ = ("deferred", "link", "ordered", "timer", "work")
+    __slots__ = ("deferred", "keys", "link", "timer", "work")
 
-    def __init__(self, work: Callable[[Run], Awaitable[T]], ordered: bool) -> None:
+    def __init__(self, work: Callable[[Run], Awaitable[T]], keys: Keys | None) -> None:
         self.work = work
-        self.ordered = ordered
+        self.keys = keys
         self.deferred: Deferred[T] | None = Deferred()
         self.link: Link | None = None
         self.timer: IDelayedCall | None = None
+
+    def about(self) -> Set[object]:
+        """What an ordered call is about."""
+        return self.keys() if self.keys is not None else frozenset()
 
     def fire(self, outcome: T | Failure) -> None:
         """Hand the outcome to who waits for it, unless the deadline did so before."""
@@ -100,7 +111,7 @@ class Pool:
         self._idle: list[Link] = []
         self._ordered: deque[_Call[Any]] = deque()
         self._any: deque[_Call[Any]] = deque()
-        self._ordering = False
+        self._ordering: list[_Call[Any]] = []
         self._dispatching = False
         self._unfinished = 0
         self._open = False
@@ -142,13 +153,17 @@ class Pool:
         self, work: Callable[Concatenate[Run, P], Awaitable[T]], *arguments: P.args, **named: P.kwargs
     ) -> Deferred[T]:
         """Run ``work`` on a connection. Fails with ``Unavailable`` where it cannot be accepted or takes too long."""
-        return self._accept(_Call(lambda run: work(run, *arguments, **named), False), self.deadline)
+        return self._accept(_Call(lambda run: work(run, *arguments, **named), None), self.deadline)
 
     def call_in_order(
-        self, work: Callable[Concatenate[Run, P], Awaitable[T]], *arguments: P.args, **named: P.kwargs
+        self,
+        keys: Keys,
+        work: Callable[Concatenate[Run, P], Awaitable[T]],
+        *arguments: P.args,
+        **named: P.kwargs,
     ) -> Deferred[T]:
-        """The same after all ordered calls that were made before."""
-        return self._accept(_Call(lambda run: work(run, *arguments, **named), True), self.deadline)
+        """The same after all ordered calls that were made before and share a key."""
+        return self._accept(_Call(lambda run: work(run, *arguments, **named), keys), self.deadline)
 
     def call_until(
         self,
@@ -159,7 +174,7 @@ class Pool:
     ) -> Deferred[T]:
         """As :meth:`call`, with a deadline on the reactor's clock."""
         seconds = max(0.0, expires - self._reactor.seconds())
-        return self._accept(_Call(lambda run: work(run, *arguments, **named), False), seconds)
+        return self._accept(_Call(lambda run: work(run, *arguments, **named), None), seconds)
 
     def _accept(self, call: _Call[T], seconds: float) -> Deferred[T]:
         if not self._open:
@@ -172,7 +187,7 @@ class Pool:
         assert deferred is not None
         self._unfinished += 1
         call.timer = self._reactor.callLater(seconds, self._expire, call)
-        (self._ordered if call.ordered else self._any).append(call)
+        (self._any if call.keys is None else self._ordered).append(call)
         self._dispatch()
         return deferred
 
@@ -185,7 +200,8 @@ class Pool:
         try:
             while self._idle and (call := self._next()) is not None:
                 call.link = link = self._idle.pop()
-                self._ordering |= call.ordered
+                if call.keys is not None:
+                    self._ordering.append(call)
                 _ = spawn(self._work(call, link), "a call to the database", self._log)
         finally:
             self._dispatching = False
@@ -193,9 +209,24 @@ class Pool:
     def _next(self) -> _Call[Any] | None:
         if not self._ordering and (call := _first(self._ordered)):
             return call
-        # The last free connection is for those that keep their order, unless there is no other.
-        if self._ordering or len(self._idle) > 1 or len(self._links) == 1:
-            return _first(self._any)
+        # The last free connection is for the first of the ordered ones, unless there is no other.
+        if (self._ordering or len(self._idle) > 1 or len(self._links) == 1) and (call := _first(self._any)):
+            return call
+        return self._independent() if self._ordered else None
+
+    def _independent(self) -> _Call[Any] | None:
+        """The first ordered call that shares nothing with those that run, nor with those before it."""
+        taken: set[object] = set()
+        for call in self._ordering:
+            taken |= call.about()
+        for place, call in enumerate(self._ordered):
+            keys = call.about()
+            if call.deferred is not None and taken.isdisjoint(keys):
+                del self._ordered[place]
+                return call
+            if place == LOOK_AHEAD:
+                break
+            taken |= keys
         return None
 
     async def _work(self, call: _Call[Any], link: Link) -> None:
@@ -204,8 +235,8 @@ class Pool:
             outcome = await self._attempt(call, link)
         except Exception:
             outcome = Failure()
-        if call.ordered:
-            self._ordering = False
+        if call.keys is not None:
+            self._ordering.remove(call)
         if link in self._links:
             self._idle.append(link)
         # First, so that the database works while the outcome is told.

@@ -15,7 +15,7 @@ from flux.backends.postgres.connection import Link, Run, connect
 from flux.backends.postgres.dsn import Dsn
 from flux.backends.postgres.gathering import Gathering
 from flux.backends.postgres.pool import Pool
-from flux.errors import FluxError
+from flux.errors import FluxError, Unavailable
 from flux.interfaces import IStore
 from flux.model import (
     Changes,
@@ -78,6 +78,7 @@ class PostgresStore:
         self._reactor = reactor
         self._require_fsync = require_fsync
         self._now = now
+        self._pairs_bound = pairs_bound
         self._pairs = append.Pairs(pairs_bound)
         self._marks = changes.Marks()
         self._server: schema.Server | None = None
@@ -124,7 +125,7 @@ class PostgresStore:
             return
         if server.history != before.history or server.flushed < before.flushed:
             self._log.warn("the database is another one, or has gone back to an earlier state: everything is read anew")
-            self._pairs.clear()
+            self._pairs = append.Pairs(self._pairs_bound)
             self._marks.forget()
 
     def checks(self) -> list[tuple[str, Callable[[], Awaitable[str]]]]:
@@ -223,22 +224,22 @@ class PostgresStore:
     # groups
 
     def group_create(self, uid: int, name: str, description: str, closed: bool, open_history: bool) -> Awaitable[Group]:
-        return self._pool.call_in_order(groups.group_create, uid, name, description, closed, open_history)
+        return self._pool.call(groups.group_create, uid, name, description, closed, open_history)
 
     def group_join(self, uid: int, group: int) -> Awaitable[MemberChange]:
-        return self._pool.call_in_order(groups.group_change, "join", uid, group, uid)
+        return self._pool.call_in_order(lambda: {group}, groups.group_change, "join", uid, group, uid)
 
     def group_leave(self, uid: int, group: int) -> Awaitable[MemberChange]:
-        return self._pool.call_in_order(groups.group_change, "leave", uid, group, uid)
+        return self._pool.call_in_order(lambda: {group}, groups.group_change, "leave", uid, group, uid)
 
     def group_add(self, actor: int, group: int, uid: int) -> Awaitable[MemberChange]:
-        return self._pool.call_in_order(groups.group_change, "add", actor, group, uid)
+        return self._pool.call_in_order(lambda: {group}, groups.group_change, "add", actor, group, uid)
 
     def group_remove(self, actor: int, group: int, uid: int) -> Awaitable[MemberChange]:
-        return self._pool.call_in_order(groups.group_change, "remove", actor, group, uid)
+        return self._pool.call_in_order(lambda: {group}, groups.group_change, "remove", actor, group, uid)
 
     def group_role(self, actor: int, group: int, uid: int, role: Role) -> Awaitable[MemberChange]:
-        return self._pool.call_in_order(groups.group_change, "role", actor, group, uid, role)
+        return self._pool.call_in_order(lambda: {group}, groups.group_change, "role", actor, group, uid, role)
 
     def groups(self, uid: int) -> Awaitable[tuple[Group, ...]]:
         return self._pool.call(groups.groups, uid)
@@ -252,7 +253,11 @@ class PostgresStore:
     # messages
 
     def append(self, drafts: Sequence[Draft]) -> Awaitable[list[Receipt | FluxError]]:
-        return self._pool.call_in_order(append.append, self._pairs, self._clock, drafts)
+        return self._pool.call_in_order(lambda: append.chats_of(drafts), self._append, drafts)
+
+    async def _append(self, run: Run, drafts: Sequence[Draft]) -> list[Receipt | FluxError]:
+        # Those of now, for the database may have become another one while this call waited.
+        return await append.append(run, self._pairs, self._clock, drafts)
 
     def history(self, uid: int, chat: int, to: int, group: int, before: int, after: int, limit: int) -> Awaitable[Page]:
         return self._pool.call(history.history, uid, chat, to, group, before, after, limit)
@@ -264,7 +269,12 @@ class PostgresStore:
         return self._pool.call(history.conversations, uid, limit)
 
     def advance(self, moves: Sequence[CursorMove]) -> Awaitable[None]:
-        return self._pool.call(cursors.advance, moves)
+        return self._pool.call(self._advance, moves)
+
+    async def _advance(self, run: Run, moves: Sequence[CursorMove]) -> None:
+        if not self._marks.told:
+            raise Unavailable("the database has gone back to an earlier state; cursors have to be read first")
+        await cursors.advance(run, moves)
 
     def changes(self, mark: int) -> Awaitable[Changes]:
         return self._pool.call(changes.changes, self._marks, mark)

@@ -1,0 +1,131 @@
+"""The sweep: what moved in the store against what is known here. It is the guarantee behind all hints.
+
+::
+
+    changes since the last look ──> complete    heads that are behind are raised; sessions that lag get filled
+                                    too old     every session's chats are read and compared
+                                    reset       the store has gone back to an earlier state: everything known of it is
+                                                dropped, and every session goes on from its cursors
+
+The last happens after a failover that lost its tail, or a restored backup, with the clients still connected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.logger import Logger
+
+from flux.chat.cursors import Cursors
+from flux.chat.delivery import Delivery
+from flux.chat.session import Session
+from flux.chat.spread import Spread
+from flux.errors import FluxError, UserInvalid
+from flux.interfaces import IStore
+from flux.model import Overview
+
+READ_AT_ONCE = 50
+"""Sessions that are read at the same time."""
+
+
+class Sweep:
+    """Looks what moved, one look at a time.
+
+    :param sessions: the node's table of live sessions by account.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self, store: IStore, sessions: dict[int, Session], delivery: Delivery, cursors: Cursors, spread: Spread
+    ) -> None:
+        self._store = store
+        self._sessions = sessions
+        self._delivery = delivery
+        self._cursors = cursors
+        self._spread = spread
+        self._mark = 0
+        self._running = False
+
+    async def begin(self) -> None:
+        """From now on things move."""
+        self._mark = (await self._store.changes(0)).mark
+
+    async def look(self) -> None:
+        """Compare what moved with what is known here; where that fails, say so and be sure to look again soon."""
+        if self._running:
+            return
+        self._running = True
+        try:
+            await self._look()
+        except FluxError as error:
+            self._spread.degraded = True
+            self.log.warn("the sweep has to wait: {error}", error=error)
+        finally:
+            self._running = False
+
+    async def _look(self) -> None:
+        changes = await self._store.changes(self._mark)
+        if changes.reset:
+            self._forget()
+        elif changes.complete:
+            await self._delivery.sweep(changes)
+        else:
+            await self._read(list(self._sessions.values()), self._compare)
+        for uid, number in changes.sessions:
+            _kick_if_older(self._sessions.get(uid), number)
+        self._mark = changes.mark
+        if forgotten := self._delivery.forgotten():
+            # What is sent while they are read, the next look finds, and soon.
+            self._spread.degraded = True
+            await self._read(forgotten, self._enter_anew)
+
+    def _compare(self, session: Session, overview: Overview) -> None:
+        _kick_if_older(session, overview.session)
+        if session.placed:
+            self._delivery.compare(session, overview.cursors)
+
+    def _forget(self) -> None:
+        self.log.warn("the store has gone back to an earlier state: all sessions go on from their cursors")
+        for session in list(self._sessions.values()):
+            if not session.placed:
+                # What its login has read may be from before.
+                session.connection.abort()
+        self._cursors.forget()
+        self._delivery.forget()
+
+    def _enter_anew(self, session: Session, overview: Overview) -> None:
+        _kick_if_older(session, overview.session)
+        if session.number > overview.session:
+            # A number that the store does not know any more will be given again.
+            session.kick("shutdown")
+        if session.placed:
+            session.friends = tuple(friend.id for friend in overview.friends if friend.mutual)
+            self._delivery.enter_anew(session, overview.cursors)
+
+    async def _read(self, sessions: Sequence[Session], use: Callable[[Session, Overview], None]) -> None:
+        """Read what a login reads, for sessions that have logged in before."""
+
+        async def read(session: Session) -> None:
+            try:
+                overview = await self._store.overview(session.uid)
+            except UserInvalid:
+                session.kick("shutdown")
+            else:
+                if not session.ended:
+                    use(session, overview)
+
+        for start in range(0, len(sessions), READ_AT_ONCE):
+            some = [session for session in sessions[start : start + READ_AT_ONCE] if not session.ended]
+            reading = [Deferred.fromCoroutine(read(session)) for session in some]
+            outcomes: list[tuple[bool, Any]] = await DeferredList(reading, consumeErrors=True)
+            for succeeded, outcome in outcomes:
+                if not succeeded:
+                    outcome.raiseException()
+
+
+def _kick_if_older(session: Session | None, newest: int) -> None:
+    if session is not None and session.number < newest:
+        session.kick("takeover")
