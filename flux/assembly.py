@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import maybeDeferred
@@ -164,6 +165,7 @@ class Assembly:
     """The services of one process.
 
     :param roles: which of ``status`` and ``chat`` run here.
+    :ivar exit_status: for a process that ends by itself: 0 where an admin has drained its chat server, else 1.
     """
 
     log = Logger()
@@ -176,6 +178,7 @@ class Assembly:
         self.state, self.bus = make_state(settings, reactor)
         self.node: ChatNode | None = None
         self.status: StatusService | None = None
+        self.exit_status = 1
         stages = [
             Stage("the shared state", self.state.start, self.state.stop),
             Stage("the bus", self.bus.start, self.bus.stop),
@@ -188,12 +191,15 @@ class Assembly:
             stages += self._chat()
         self._stages = Stages(stages, reactor, self.log)
 
-    def _status(self) -> list[Stage]:
-        settings = self._settings
+    def _service(self, settings: Settings) -> StatusService:
         try:
-            self.status = status = StatusService(settings, self.state, self._reactor, random.Random())
+            return StatusService(settings, self.state, self._reactor, random.Random())
         except ValueError as error:
             raise CannotStart(f"status.balancer: {error}") from None
+
+    def _status(self) -> list[Stage]:
+        settings = self._settings
+        self.status = status = self._service(settings)
         self.status_factory = factory = StatusFactory(status, settings, self._reactor)
         self.status_listener = listener = Listener("status.listen", settings.status.listen, factory, self._reactor)
 
@@ -213,6 +219,8 @@ class Assembly:
 
     def _chat(self) -> list[Stage]:
         settings = self._settings
+        # Who takes this server's clients when it drains or stops is asked of the shared state, without any port.
+        self._placing = self.status or self._service(_leased(settings))
         passwords = Passwords(self._reactor, min(MAX_HASHING, os.cpu_count() or 1))
         self.node = node = ChatNode(
             settings,
@@ -221,8 +229,9 @@ class Assembly:
             self.bus,
             self._reactor,
             passwords,
-            placement=self.status.placement if self.status is not None else None,
+            placement=self._placing.placement,
             fatal=self._fatal,
+            drained=self._drained,
         )
         factory = ChatFactory(node, is_proxied(settings.chat.listen))
         self.chat_listener = listener = Listener("chat.listen", settings.chat.listen, factory, self._reactor)
@@ -249,7 +258,9 @@ class Assembly:
             await listener.stop()
             await node.stop(self._settings.chat.drain)
 
+        placing = [] if self.status is not None else [Stage("placement", _nothing, self._placing.stop)]
         return [
+            *placing,
             Stage("hashing", start_hashing, stop_hashing),
             Stage("the chat node", node.start, _nothing),
             Stage("the chat port", listen, drain, stop_within=LONGEST_DRAIN),
@@ -267,6 +278,15 @@ class Assembly:
         if self._reactor.running:
             self._reactor.stop()
 
+    def _drained(self) -> None:
+        if self.status is not None:
+            self.log.info("drained; this process goes on, because the status service is in it too")
+            return
+        self.log.info("drained: this process ends")
+        self.exit_status = 0
+        if self._reactor.running:
+            self._reactor.stop()
+
     async def start(self) -> None:
         """Up to listening; see :class:`flux.process.Assembly`."""
         await self._stages.start()
@@ -281,6 +301,8 @@ class Assembly:
         if self.status is not None:
             self.status.reload(settings)
             self.status_factory.reload(settings)
+        elif self.node is not None:
+            self._placing.reload(_leased(settings))
         if self.node is not None:
             self.node.reload(settings)
 
@@ -312,6 +334,11 @@ class Assembly:
             '  {"type":"send","to":2,"text":"hello"}',
             '  {"type":"help"}',
         ]
+
+
+def _leased(settings: Settings) -> Settings:
+    """Without the static list: whether its servers live only a status service checks."""
+    return replace(settings, chatservers=())
 
 
 async def _nothing() -> None:

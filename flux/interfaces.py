@@ -289,6 +289,9 @@ class IState(Interface):
         seconds in place of an earlier one.
         """
 
+    def reserved(uids: Sequence[int]) -> Awaitable[dict[int, str]]:
+        """The servers that those of ``uids`` have a live reservation for who have one."""
+
     # sessions
 
     def claim(uid: int, route: Route, takeover: bool) -> Awaitable[Claim]:
@@ -377,8 +380,9 @@ class IBalancer(Interface):
 class IPlacement(Interface):
     """Gives users a server: the status service as a chat node or a gate sees it."""
 
-    def assign(uids: Sequence[int]) -> Awaitable[list[Assignment]]:
+    def assign(uids: Sequence[int], leaving: str = "") -> Awaitable[list[Assignment]]:
         """A server and a fresh token for each account, in order.
 
+        :param leaving: the server they come from, which they are not given again.
         :raises flux.errors.NoServer: there is none to give.
         """

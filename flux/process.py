@@ -9,6 +9,7 @@ service fills the gap::
     SIGTERM, SIGINT ─> reactor.stop() ─> stopService ─> assembly.stop() ─> exit status 0
     once more       ─> exit at once
     reactor.stop() by a service that cannot go on ─> stopService ─> ... ─> exit status 1
+                   by one that has done its work  ─> stopService ─> ... ─> exit status 0
     SIGHUP          ─> the configuration is read again ─> assembly.reload()
 """
 
@@ -40,7 +41,12 @@ EXPLAINED = (OSError, CannotListenError, FluxError)
 
 
 class Assembly(Protocol):
-    """The services of one process, put together."""
+    """The services of one process, put together.
+
+    :ivar exit_status: of a process that an assembly ends by stopping the reactor.
+    """
+
+    exit_status: int
 
     async def start(self) -> None:
         """Up to listening. A failure or cancellation leaves nothing running.
@@ -135,9 +141,9 @@ class FluxProcess(Service):
     def stopService(self) -> Deferred[None]:
         super().stopService()
         if not self._stopping:
-            # Neither a signal nor a failed start: a service that cannot go on has stopped the reactor.
+            # Neither a signal nor a failed start: a service has stopped the reactor.
             self._stopping = True
-            self._exit_status.value = 1
+            self._exit_status.value = self._assembly.exit_status if self._assembly is not None else 1
         return Deferred.fromCoroutine(self._stop())
 
     # --- start and stop ---

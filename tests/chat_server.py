@@ -248,15 +248,23 @@ class NodeClock(Clock):
 
 
 class OtherServer:
-    """A placement that always names one server, if it has been told of one."""
+    """A placement that always names one server, if it has been told of one.
+
+    :ivar places: how many more that server takes.
+    :ivar asked: the accounts of each call.
+    """
 
     def __init__(self, server: ChatServer) -> None:
         self._server = server
         self.target: RunningNode | None = None
+        self.places = 1_000_000
+        self.asked: list[list[int]] = []
 
-    async def assign(self, uids: list[int]) -> list[Assignment]:
-        if self.target is None:
+    async def assign(self, uids: list[int], leaving: str = "") -> list[Assignment]:
+        self.asked.append(uids)
+        if self.target is None or self.target.node.name == leaving or len(uids) > self.places:
             raise NoServer("there is no other server")
+        self.places -= len(uids)
         return [
             Assignment(
                 uid, "127.0.0.1", self.target.port, self.target.node.name,
@@ -274,6 +282,10 @@ class RunningNode:
         self.listening = listening
         self.placement = placement
         self.fatal: list[str] = []
+        self.drained = 0
+
+    def has_drained(self) -> None:
+        self.drained += 1
 
     @property
     def port(self) -> int:
@@ -323,7 +335,7 @@ class ChatServer:
         state, bus = await self.shared()
         node = ChatNode(
             settings, self.store, state, bus, self.clock, self.passwords,
-            placement=placement, rng=random.Random(1), fatal=fatal.append,
+            placement=placement, rng=random.Random(1), fatal=fatal.append, drained=lambda: running.has_drained(),
         )  # fmt: skip
         await node.start()
         listening = self.reactor.listenTCP(0, ChatFactory(node), backlog=1024, interface="127.0.0.1")

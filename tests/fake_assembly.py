@@ -25,6 +25,7 @@ class FakeAssembly:
         self.settings = settings
         self.roles = roles
         self.behaviour = settings.chat.name
+        self.exit_status = 1
 
     async def start(self) -> None:
         log.info("starting {roles}", roles=" ".join(sorted(self.roles)))
@@ -35,7 +36,8 @@ class FakeAssembly:
             raise ZeroDivisionError("a bug")
         if self.behaviour == "hangs":
             await Deferred()
-        if self.behaviour == "dies":
+        if self.behaviour in ("dies", "is-done"):
+            self.exit_status = int(self.behaviour == "dies")
             self.reactor.callLater(0, self.reactor.stop)
 
     async def stop(self) -> None:

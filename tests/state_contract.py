@@ -209,6 +209,23 @@ class StateContract:
         assert (await self.assign(state, 1, "a")).reserved == {"a": 1}
         assert (await self.assign(state, 1, "b")).reserved == {"b": 1}
 
+    async def test_the_server_of_a_reservation_is_known_while_it_lives(self, state, elapse) -> None:
+        await self.assign(state, 1, "a", hold=5)
+        await self.assign(state, 2, "b")
+        await self.assign(state, 2, "a")
+        assert await state.reserved([1, 2, 3]) == {1: "a", 2: "a"}
+        assert await state.reserved([]) == {}
+        await elapse(6 * self.second)
+        assert await state.reserved([1, 2, 3]) == {2: "a"}
+
+    async def test_a_reservation_that_a_heartbeat_covers_is_none(self, state) -> None:
+        await state.renew(self.lease(), [])
+        await self.assign(state, 1, "a")
+        await state.claim(1, Route("a", 1, 1), True)
+        assert await state.reserved([1]) == {1: "a"}
+        await state.renew(self.lease(sessions=1), [(1, 1)])
+        assert await state.reserved([1]) == {}
+
     async def test_a_reservation_lapses(self, state, elapse) -> None:
         await self.assign(state, 1, "a", hold=20)
         await self.assign(state, 2, "a", hold=5)

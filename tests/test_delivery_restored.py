@@ -1,4 +1,4 @@
-"""The store goes back to an earlier state while clients are connected: a restored backup, a failover that lost its tail."""
+"""The store goes back while clients are connected: a restored backup, a failover that lost its tail."""
 
 from __future__ import annotations
 

@@ -84,6 +84,12 @@ def test_a_service_that_cannot_go_on_ends_the_process_with_exit_status_1(tmp_pat
     assert "info  fake draining" in messages(process)
 
 
+def test_a_service_that_has_done_its_work_ends_the_process_with_exit_status_0(tmp_path: Path) -> None:
+    with flux("--set", "chat.name=is-done", cwd=tmp_path) as process:
+        assert process.end() == (0, "")
+    assert "info  fake draining" in messages(process)
+
+
 def test_a_signal_while_starting_ends_the_start(tmp_path: Path) -> None:
     with flux("--set", "chat.name=hangs", cwd=tmp_path) as process:
         process.wait_for("starting")

@@ -7,7 +7,9 @@ from itertools import pairwise
 import pytest
 import pytest_twisted
 from chat_server import PASSWORD, ChatServer, Client
+from status_parts import texts
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
 
 from flux.errors import Unavailable
 
@@ -121,6 +123,145 @@ async def test_without_another_server_clients_stay(server: ChatServer) -> None:
     await drain(server)
     await server.advance(5 * DRAIN)
     assert await ann.settled() == []
+
+
+async def test_clients_stay_until_there_is_another_server(server: ChatServer) -> None:
+    first = server.nodes[0]
+    clients = await server.people("ann", "bob", "cy")
+    with capturedLogs() as logged:
+        await drain(server)
+        await server.advance(3 * DRAIN)
+    assert [text for text in texts(logged) if text.startswith("clients stay, at least for ")]
+    # Nobody's token was replaced by one that nobody is told of.
+    assert not any(client.lines[1:] for client in clients)
+    first.placement.target = second = await server.start_node()
+    # A pause of 10 s at most, and new moments after it.
+    await server.advance(12)
+    await until_moved(server, *clients)
+    for client in clients:
+        token = (await client.told("moved"))["token"]
+        await (await server.connect(second)).ok("login", id=client.id, token=token)
+    await server.until(lambda: not first.node.sessions)
+    assert not first.drained
+    await server.advance(1)
+    assert first.drained == 1
+
+
+async def test_as_many_go_as_there_are_places_for(server: ChatServer) -> None:
+    first, second = server.nodes[0], await server.start_node()
+    first.placement.target, first.placement.places = second, 13
+    clients = await server.people(*(f"user {number}" for number in range(20)))
+    # All are due at once.
+    server.reload(chat__drain=0.0)
+    await drain(server)
+    await server.until(lambda: len(first.node.sessions) == 7)
+    staying = [client for client in clients if client.id in first.node.sessions]
+    for client in clients:
+        lines = await client.settled() if client in staying else await client.ended()
+        assert [line["type"] for line in lines] == ([] if client in staying else ["moved", "kicked"])
+    first.placement.places = 100
+    server.reload(chat__drain=DRAIN)
+    await server.advance(12)
+    await server.until(lambda: not first.node.sessions)
+
+
+async def test_a_client_that_does_not_read_keeps_its_token(server: ChatServer) -> None:
+    first, second = server.nodes[0], await server.start_node()
+    first.placement.target = second
+    ann, bob = await server.people("ann", "bob")
+    token = await server.token(bob.id)
+    bob.stop_reading()
+    session = first.node.sessions[bob.id]
+    while not session.connection.choked:
+        await ann.ok("send", to=bob.id, text="x" * 8000)
+    await server.state.drain("chat1", True)
+    await server.advance(2 * DRAIN + 5)
+    # Not told of a server, it was closed in the end.
+    assert session.ended
+    assert not any(bob.id in uids for uids in first.placement.asked)
+    await (await server.connect(second)).ok("login", id=bob.id, token=token)
+
+
+async def test_a_client_of_the_numbered_dialect_is_closed_at_its_moment(server: ChatServer) -> None:
+    first = server.nodes[0]
+    [uid] = await server.register("ann")
+    client = await server.connect()
+    client.number(1, id=uid, password=PASSWORD)
+    assert (await client.numbered(2))["errno"] == 0
+    await drain(server)
+    await server.advance(DRAIN)
+    # There is no other server: it stays.
+    assert not client.closed
+    first.placement.target = await server.start_node()
+    for _ in range(25):
+        await server.advance(1)
+        if client.closed:
+            break
+    assert await client.ended() == []
+    assert len(client.lines) == 1
+
+
+async def test_a_login_that_was_under_way_is_sent_on(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = server.nodes[0], await server.start_node()
+    first.placement.target = second
+    [uid] = await server.register("ann")
+    held: Deferred[None] = Deferred()
+    original = server.store.open_session
+
+    async def slowly(uid: int) -> int:
+        await held
+        return await original(uid)
+
+    monkeypatch.setattr(server.store, "open_session", slowly)
+    client = await server.connect()
+    client.tell("login", ref=1, id=uid, password=PASSWORD)
+    await server.until(lambda: bool(first.node.logging_in))
+    await drain(server)
+    assert not first.drained
+    held.callback(None)
+    assert (await client.reply(1))["type"] == "login.ok"
+    await until_moved(server, client)
+    await server.advance(DRAIN + 1)
+    assert (await client.ended())[-1] == {"type": "kicked", "reason": "shutdown"}
+    await server.advance(1)
+    assert first.drained == 1
+
+
+async def test_a_node_is_drained_as_soon_as_everybody_has_gone(server: ChatServer) -> None:
+    first, second = server.nodes[0], await server.start_node()
+    first.placement.target = second
+    clients = await server.people("ann", "bob")
+    server.reload(chat__drain=1.0)
+    await drain(server)
+    for client in clients:
+        await until_moved(server, client)
+        await client.close()
+    await server.until(lambda: not first.node.sessions)
+    await server.advance(1)
+    assert first.drained == 1
+
+
+async def test_a_node_without_clients_is_drained_at_once(server: ChatServer) -> None:
+    await drain(server)
+    assert server.nodes[0].drained == 1
+
+
+async def test_whoever_starts_a_drained_server_again_wants_it_to_serve(server: ChatServer) -> None:
+    await server.register("ann")
+    await drain(server)
+    first = server.nodes[0]
+    await server.stop_node(first)
+    await server.start_node(chat__name=first.node.name)
+    await server.advance(4)
+    await server.log_in("ann")
+
+
+async def test_a_server_that_crashed_while_draining_goes_on_draining(server: ChatServer) -> None:
+    await drain(server)
+    # Its lease has lapsed, and nobody has taken the mark away.
+    await server.state.retire("chat1", server.node.boot)
+    again = await server.start_node(chat__name="chat1")
+    assert again.node.draining
 
 
 # --- stopping ----------------------------------------------------------------

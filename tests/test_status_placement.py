@@ -18,6 +18,7 @@ from flux import tokens
 from flux.balance import load_balancer
 from flux.errors import Internal, NoServer, Unavailable
 from flux.interfaces import IBalancer, IPlacement
+from flux.model import Choice
 from flux.status import placement as module
 from flux.status.placement import DEADLINE, Placement
 from flux.status.servers import Servers
@@ -249,6 +250,106 @@ async def test_accounts_shared_with_a_failed_request_keep_their_answer(setup) ->
         await many
     assert tokens.matches((await first)[0].token, await setup.state.token_digest(1))
     assert (await setup.state.snapshot()).reserved == {"a": 1}
+
+
+# --- who has a place already ---
+
+
+async def test_who_is_on_the_way_to_a_full_server_gets_it_again(setup) -> None:
+    await setup.lease("a", capacity=2)
+    (before,) = await setup.assign(1)
+    await setup.assign(2)
+    with capturedLogs() as logged:
+        (again,) = await setup.assign(1)
+    assert (again.server, again.token == before.token) == ("a", False)
+    assert tokens.matches(again.token, await setup.state.token_digest(1))
+    assert "user 1 is assigned to a by the place it had, loads {'a': 2}" in texts(logged)[-1]
+    with pytest.raises(NoServer, match="1 full"):
+        await setup.assign(3)
+    assert (await setup.state.snapshot()).reserved == {"a": 2}
+    # What was added while that was recorded is taken off again.
+    setup.clock.advance(31)
+    await setup.lease("a", capacity=2)
+    assert [assignment.server for assignment in await setup.assign(4, 5)] == ["a", "a"]
+
+
+async def test_who_is_logged_in_at_a_full_server_gets_it_again(setup) -> None:
+    await setup.state.renew(lease("a", sessions=1, capacity=1), [(1, 1)])
+    await setup.state.renew(lease("b", sessions=1, capacity=1), [(2, 1)])
+    assert (await setup.assign(2))[0].server == "b"
+    # A reservation is newer than the session elsewhere.
+    await setup.state.assign([Choice(1, "b", b"")], 30, 600)
+    assert (await setup.assign(1))[0].server == "b"
+
+
+async def test_all_of_a_request_have_places_or_none_gets_one(setup) -> None:
+    await setup.lease("a", capacity=2)
+    await setup.assign(1, 2)
+    both, one_too_many = setup.placement.assign([2, 1, 2]), setup.placement.assign([1, 3])
+    settled(setup.clock)
+    assert [assignment.uid for assignment in await both] == [2, 1, 2]
+    with pytest.raises(NoServer):
+        await one_too_many
+    assert (await setup.state.snapshot()).reserved == {"a": 2}
+
+
+async def test_a_place_on_a_server_that_drains_or_is_down_is_none(setup) -> None:
+    await setup.lease("a", "b", "c", capacity=1)
+    for uid, name in enumerate(("a", "b", "c"), 1):
+        await setup.state.assign([Choice(uid, name, b"")], 30, 600)
+    await setup.state.drain("a", True)
+    await setup.state.retire("b", 1)
+    for uid in (1, 2):
+        with pytest.raises(NoServer):
+            await setup.assign(uid)
+    assert (await setup.assign(3))[0].server == "c"
+
+
+@pytest.mark.parametrize(("problem", "answer"), [(Unavailable("away"), Unavailable), (ZeroDivisionError(), Internal)])
+async def test_a_state_that_does_not_tell_who_has_a_place(
+    setup, monkeypatch, flush_logged_errors, problem, answer
+) -> None:
+    await setup.lease("a", capacity=1)
+    await setup.assign(1)
+
+    async def fails(uids):
+        raise problem
+
+    monkeypatch.setattr(setup.state, "reserved", fails)
+    with pytest.raises(answer):
+        await setup.assign(1)
+    flush_logged_errors(ZeroDivisionError)
+    monkeypatch.undo()
+    assert (await setup.assign(1))[0].server == "a"
+
+
+# --- who leaves a server ---
+
+
+async def test_who_leaves_a_server_is_not_given_it_again(setup) -> None:
+    await setup.lease("a")
+    await setup.lease("b", sessions=100)
+    await setup.assign(1)
+    # The snapshot still has it as up.
+    leaving, other = setup.placement.assign([2, 3], "a"), setup.placement.assign([4])
+    settled(setup.clock)
+    assert setup.answers(leaving) + setup.answers(other) == {"b": 3}
+
+
+async def test_who_leaves_the_only_server_gets_none(setup) -> None:
+    await setup.lease("a")
+    answer = setup.placement.assign([1], "a")
+    settled(setup.clock)
+    with pytest.raises(NoServer, match="no other chat server is known"):
+        await answer
+    await setup.lease("b", capacity=1, sessions=1)
+    await setup.state.assign([Choice(1, "a", b""), Choice(2, "b", b"")], 30, 600)
+    setup.clock.advance(5)
+    for uid in (1, 2):
+        answer = setup.placement.assign([uid], "a")
+        settled(setup.clock)
+        with pytest.raises(NoServer, match="1 full"):
+            await answer
 
 
 # --- fresh and stale ---

@@ -214,6 +214,20 @@ async def test_a_draining_server_gets_nobody_and_resumes(run) -> None:
     assert (await one.state.snapshot()).draining == frozenset()
 
 
+async def test_a_server_that_has_ended_is_not_drained_and_can_be_resumed(run) -> None:
+    one = run()
+    for name in ("a", "b"):
+        await one.state.renew(lease(name), [])
+    await one.service.start()
+    await one.state.retire("a", 1)
+    assert (await one.service.drain("a", True)).state == "down"
+    assert (await one.state.snapshot()).draining == frozenset()
+    # As it is left behind by a process that was killed while it was draining.
+    await one.state.drain("a", True)
+    assert (await one.service.drain("a", False)).state == "down"
+    assert (await one.state.snapshot()).draining == frozenset()
+
+
 async def test_a_token_is_verified_until_it_expires_or_is_revoked(run) -> None:
     one = run(status={"token_ttl": 600.0})
     await one.state.renew(lease("a"), [])

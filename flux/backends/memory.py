@@ -210,6 +210,12 @@ class MemoryState:
             self._tokens.set(choice.uid, choice.token_digest, now + token_ttl)
         return self._snapshot(now)
 
+    async def reserved(self, uids: Sequence[int]) -> dict[int, str]:
+        """See :meth:`IState.reserved`."""
+        now = self._seconds()
+        entries = {uid: self._reservations.get(uid, now) for uid in uids}
+        return {uid: entry[1] for uid, entry in entries.items() if entry is not None}
+
     # sessions
 
     async def claim(self, uid: int, route: Route, takeover: bool) -> Claim:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from hdrh.histogram import HdrHistogram
 from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from flux.bench.load import new_histogram
@@ -101,8 +102,8 @@ class _Singly:
 class _Grouped:
     """Appends through a journal."""
 
-    def __init__(self, store: IStore, tasks: Tasks) -> None:
-        self._journal = Journal(store, self._settle, tasks)
+    def __init__(self, store: IStore, tasks: Tasks, clock: IReactorTime) -> None:
+        self._journal = Journal(store, self._settle, tasks, clock)
 
     async def append(self, draft: Draft) -> Receipt | FluxError:
         done: Deferred[Receipt | FluxError] = Deferred()
@@ -123,7 +124,7 @@ async def measure(store: IStore, case: Case, seconds: float, clock: Any, progres
     """
     await populate(store, SENDERS, 0)
     tasks = Tasks(Logger())
-    way: _Singly | _Grouped = _Singly(store, case.at_once) if case.way == "singly" else _Grouped(store, tasks)
+    way: _Singly | _Grouped = _Singly(store, case.at_once) if case.way == "singly" else _Grouped(store, tasks, clock)
     begin = clock.seconds()
     start = begin + WARM_UP * seconds
     end = start + seconds

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from msgspec import UNSET
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -26,6 +26,7 @@ from zope.interface import implementer
 from flux.chat.connections import Connections
 from flux.chat.cursors import EVERY, Cursors
 from flux.chat.delivery import Delivery
+from flux.chat.departure import Departure
 from flux.chat.journal import Entry, Journal
 from flux.chat.passwords import Passwords
 from flux.chat.presence import Presence
@@ -37,7 +38,7 @@ from flux.chat.throttle import LoginThrottle
 from flux.config import Settings
 from flux.errors import FluxError, Unavailable
 from flux.interfaces import IBus, IBusSink, IPlacement, IState, IStore
-from flux.lifecycle import DeadlineExceeded, Tasks, every, sleep, within
+from flux.lifecycle import DeadlineExceeded, Spawned, Tasks, every, within
 from flux.model import (
     BusEvent,
     FriendsChanged,
@@ -47,7 +48,6 @@ from flux.model import (
     MemberChange,
     MembersChanged,
     Message,
-    Moved,
     Notify,
     Receipt,
     Route,
@@ -72,6 +72,7 @@ class ChatNode:
     :param reactor: clock only; connections come through the protocol's factory.
     :param placement: gives moved clients another server; None where there is none to ask.
     :param fatal: called with a reason when this process must go (its name was taken over).
+    :param drained: called when an admin has drained this node and nobody is left.
     :ivar now: the clock as of the last second, cheap to read.
     :ivar draining: True while no logins are taken.
     :ivar tasks: what runs as long as the node does.
@@ -91,6 +92,7 @@ class ChatNode:
         placement: IPlacement | None = None,
         rng: random.Random | None = None,
         fatal: Callable[[str], None] | None = None,
+        drained: Callable[[], None] | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings
@@ -121,11 +123,15 @@ class ChatNode:
         )  # fmt: skip
         self.sweep = Sweep(store, self.sessions, self.delivery, self.cursors, self.spread)
         self.journal = Journal(store, self._settle, self.tasks, clock)
-        self._placement = placement
+        self._departure = Departure(
+            self.name, self.sessions, lambda: len(self.logging_in), placement, clock, self._rng
+        )  # fmt: skip
+        self._draining: Spawned = succeed(None)
+        self._drained = drained or (lambda: None)
         self._fatal = fatal or (lambda reason: None)
         self._host, self._port = "", 0
         self._swept = 0.0
-        self._stopping = False
+        self._stopping = self._superseded = False
         self._beat: float | None = None
         self._unreleased: set[tuple[int, Route]] = set()
         self._emptied: Deferred[None] | None = None
@@ -162,12 +168,16 @@ class ChatNode:
 
         :param deadline: seconds after which connections are cut whatever they still hold.
         """
-        self.draining = self._stopping = True
+        marked, self.draining, self._stopping = self.draining, True, True
+        self._draining.cancel()
         try:
             await self.state.retire(self.name, self.boot)
+            if marked and not self._superseded:
+                # Whoever starts this server again wants it to serve.
+                await self.state.drain(self.name, False)
         except FluxError as error:
             self.log.warn("the lease could not be given up: {error}", error=error)
-        await self._send_elsewhere()
+        await self._departure.leave()
         late = self.clock.seconds() + deadline
         self.connections.hold(STOPPING)
         try:
@@ -190,23 +200,6 @@ class ChatNode:
         """What was read is answered, stored, and written to those it is for."""
         await self.requests.ended()
         await self.journal.flushed()
-
-    async def _send_elsewhere(self) -> None:
-        """Tell the clients of a node that stops where to go, if there is another one."""
-        sessions = [session for session in self.sessions.values() if session.placed]
-        if self._placement is None or not sessions:
-            return
-        try:
-            others = [node for node in (await self.state.snapshot()).nodes if node.name != self.name]
-            if not others:
-                return
-            assignments = await self._placement.assign([session.uid for session in sessions])
-        except FluxError as error:
-            self.log.info("clients are not sent to another server: {error}", error=error)
-            return
-        for session, to in zip(sessions, assignments, strict=True):
-            if to.server != self.name:
-                session.show(Moved(to.host, to.port, "shutdown", 0, to.token))
 
     def reload(self, settings: Settings) -> None:
         """Go on with new settings."""
@@ -372,6 +365,7 @@ class ChatNode:
             self.log.error("another process started as {name}: this one ends", name=self.name)
             for session in list(self.sessions.values()):
                 session.connection.abort()
+            self._superseded = True
             self._fatal(f"another process started as {self.name!r}")
             return
         for uid in renewal.lost:
@@ -391,7 +385,9 @@ class ChatNode:
             self.draining = renewal.draining
             self.log.info("{what}", what="draining: no new logins" if self.draining else "taking logins again")
             if self.draining:
-                self.tasks.spawn(self._move_all(), "moving clients to other servers")
+                self._draining = self.tasks.spawn(self._drain(), "moving clients to other servers")
+            else:
+                self._draining.cancel()
 
     async def _release_late(self) -> None:
         """Release the routes that could not be when their sessions ended: all at once, there may be many."""
@@ -408,30 +404,10 @@ class ChatNode:
             return error
         return None
 
-    async def _move_all(self) -> None:
-        """Ask the clients to go elsewhere, spread over the drain time so that they do not arrive at once."""
-        sessions = list(self.sessions.values())
-        if self._placement is None or not sessions:
-            return
-        grace = self.settings.chat.drain
-        for session in sessions:
-            await sleep(self._rng.random() * 2 * grace / len(sessions), self.clock)
-            if not self.draining:
-                return
-            if session.ended:
-                continue
-            try:
-                assignment = (await self._placement.assign([session.uid]))[0]
-            except FluxError as error:
-                self.log.warn("clients stay: {error}", error=error)
-                return
-            moved = Moved(assignment.host, assignment.port, "drain", int(grace * 1000), assignment.token)
-            session.show(moved)
-            self.clock.callLater(grace, self._end_moved, session)
-
-    def _end_moved(self, session: Session) -> None:
-        if not session.ended and self.draining:
-            session.kick("shutdown")
+    async def _drain(self) -> None:
+        """Bring the clients to other servers."""
+        await self._departure.drain(self.settings.chat.drain)
+        self._drained()
 
     async def _second(self) -> None:
         self.now = self.clock.seconds()

@@ -21,6 +21,7 @@ COMMANDS = {
     "bench nodes": ("flux.cli.bench_nodes", "measure messages between nodes, and storms of connections"),
     "bench store": ("flux.cli.bench_store", "measure what group commit and a pool of connections bring"),
     "balance": ("flux.cli.balance", "see how evenly the balancers spread users"),
+    "admin": ("flux.cli.admin", "see the chat servers, take one out of service, put it back"),
     "verify": ("flux.cli.verify", "kill a server under load and look for lost messages"),
 }
 

@@ -24,6 +24,8 @@ class ProgressBar:
             console=console,
             auto_refresh=False,
             transient=True,
+            # Nothing at all, where it would otherwise leave an empty line behind.
+            disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("", total=steps)
         self._steps = 0

@@ -1,4 +1,4 @@
-"""One TCP connection to a chat server: lines, requests with their replies, pings.
+"""One TCP connection to a server: lines, requests with their replies, pings.
 
 Requests are matched to replies by ``ref``; what the server says unasked goes to
 ``pushed``.  A connection ends once, through ``abort``, ``close``, the server or the
@@ -25,7 +25,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from flux.client.errors import NotConnected, QueueFull
-from flux.client.lines import NotFlux, as_exception, decode
+from flux.client.lines import Decode, NotFlux, as_exception, decode
 from flux.errors import FluxError
 from flux.lifecycle import DeadlineExceeded, sleep, within
 from flux.model import Event
@@ -88,6 +88,7 @@ class Connection(Protocol):
 
     :param pushed: called with each event, in order.
     :param lost: called once, with a sentence, when an established connection has ended.
+    :param decode: reads a line of the port at the other end.
     :ivar alive: whether it can be used.
     :ivar paused: whether reading is stopped because the application takes nothing.
     """
@@ -101,6 +102,7 @@ class Connection(Protocol):
         rng: random.Random,
         pushed: Callable[[Connection, Event], None],
         lost: Callable[[Connection, str], None],
+        decode: Decode = decode,
     ) -> None:
         self.alive = False
         self.paused = False
@@ -110,6 +112,7 @@ class Connection(Protocol):
         self._rng = rng
         self._pushed = pushed
         self._lost = lost
+        self._decode = decode
         self._framer = LineFramer(MAX_REPLY)
         self._refs = itertools.count(1)
         self._waiting: dict[int, Deferred[Reply]] = {}
@@ -216,7 +219,7 @@ class Connection(Protocol):
             if not self.alive:
                 return
             try:
-                said = decode(line)
+                said = self._decode(line)
             except NotFlux:
                 self.abort("what answers there does not speak flux's protocol")
                 return

@@ -6,13 +6,14 @@ fields are not looked at.
 
 from __future__ import annotations
 
-from typing import Any, Union
+from collections.abc import Callable
+from typing import Any, TypeAlias, Union
 
 import msgspec
 
 from flux import errors, model
 from flux.errors import FluxError
-from flux.wire import replies
+from flux.wire import replies, status
 from flux.wire.catalogue import ErrorReply, Reply
 from flux.wire.fields import Ref
 
@@ -57,7 +58,17 @@ _REPLIES = (
     replies.PingOk,
     replies.HelpOk,
 )
-_decoder: msgspec.json.Decoder[Reply | model.Event] = msgspec.json.Decoder(Union[_REPLIES + _EVENTS])  # noqa: UP007 (of a tuple)
+_STATUS_REPLIES = (
+    ErrorReply,
+    status.AuthOk,
+    status.GetChatServerOk,
+    status.VerifyTokenOk,
+    status.ServersOk,
+    status.DrainOk,
+    status.ResumeOk,
+    replies.PingOk,
+    replies.HelpOk,
+)
 
 _ERRORS: dict[str, type[FluxError]] = {
     error.name: error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, FluxError)
@@ -68,20 +79,35 @@ class NotFlux(Exception):
     """What the server sent is no line of this protocol."""
 
 
-def decode(line: bytes) -> Reply | model.Event | None:
-    """Turn a line into a reply or event; None for a type this client does not know.
+Decode: TypeAlias = Callable[[bytes], "Reply | model.Event | None"]
 
-    A reply that makes no sense comes back as the error it means for its request.
 
-    :raises NotFlux: the line is not a JSON object.
-    """
-    try:
+def _decode(types: tuple[type, ...]) -> Decode:
+    decoder: msgspec.json.Decoder[Reply | model.Event] = msgspec.json.Decoder(Union[types])  # noqa: UP007 (of a tuple)
+
+    def decode(line: bytes) -> Reply | model.Event | None:
+        """Turn a line into a reply or event; None for a type this client does not know.
+
+        A reply that makes no sense comes back as the error it means for its request.
+
+        :raises NotFlux: the line is not a JSON object.
+        """
         try:
-            return _decoder.decode(line)
-        except msgspec.ValidationError as problem:
-            return _salvage(line, str(problem))
-    except (ValueError, RecursionError) as problem:
-        raise NotFlux(str(problem)) from None
+            try:
+                return decoder.decode(line)
+            except msgspec.ValidationError as problem:
+                return _salvage(line, str(problem))
+        except (ValueError, RecursionError) as problem:
+            raise NotFlux(str(problem)) from None
+
+    return decode
+
+
+decode = _decode(_REPLIES + _EVENTS)
+"""What a chat port says."""
+
+decode_status = _decode(_STATUS_REPLIES)
+"""What a status port says; of an assignment of many accounts at once it can make nothing."""
 
 
 def _salvage(line: bytes, problem: str) -> ErrorReply | None:

@@ -205,6 +205,24 @@ def _parse_endpoint(text: str) -> str:
 ENDPOINT = Kind("a Twisted server endpoint such as tcp:8090:interface=127.0.0.1", _parse_endpoint)
 
 
+def reachable_at(endpoint: str) -> HostPort | None:
+    """Where one connects to ``endpoint`` on this machine; None where TCP is not enough, or its text does not tell."""
+    kind, arguments, named = _taken_apart(endpoint)
+    port = named.get("port", arguments[0] if arguments else "")
+    if kind not in ("tcp", "tcp6") or not port.isdecimal() or not int(port):
+        return None
+    interface = named.get("interface", arguments[1] if len(arguments) > 1 else "")
+    here = {"": "127.0.0.1" if kind == "tcp" else "::1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+    return HostPort(here.get(interface, interface), int(port))
+
+
+def _taken_apart(endpoint: str) -> tuple[str, list[str], dict[str, str]]:
+    """An endpoint's kind, and its arguments without and with names."""
+    kind, *parts = [part.replace("\\:", ":") for part in re.split(r"(?<!\\):", endpoint)]
+    named = dict(part.split("=", 1) for part in parts if "=" in part)
+    return kind, [part for part in parts if "=" not in part], named
+
+
 def is_proxied(endpoint: str) -> bool:
     """Whether connections to ``endpoint`` come through a proxy that tells in a PROXY header whose they are."""
     return endpoint.startswith("haproxy:")
@@ -212,14 +230,13 @@ def is_proxied(endpoint: str) -> bool:
 
 def is_local(endpoint: str) -> bool:
     """Whether what listens on ``endpoint`` can only be reached from this machine, as far as its text tells."""
-    kind, _, rest = endpoint.partition(":")
-    if kind == "haproxy":
-        return is_local(rest)
+    if is_proxied(endpoint):
+        return is_local(endpoint.partition(":")[2])
+    kind, arguments, named = _taken_apart(endpoint)
     if kind == "unix":
         return True
-    arguments = [part.replace("\\:", ":") for part in re.split(r"(?<!\\):", rest)]
-    interface = next((part.removeprefix("interface=") for part in arguments if part.startswith("interface=")), "")
-    if not interface and kind in ("tcp", "tcp6") and len(arguments) > 1 and "=" not in arguments[1]:
+    interface = named.get("interface", "")
+    if not interface and kind in ("tcp", "tcp6") and len(arguments) > 1:
         interface = arguments[1]
     try:
         return interface == "localhost" or ipaddress.ip_address(interface).is_loopback

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from copy import copy
 
 from msgspec.structs import replace
@@ -48,21 +48,22 @@ LOOK_AGAIN = 0.1
 class _Request:
     """Accounts that somebody waits for."""
 
-    __slots__ = ("answer", "uids")
+    __slots__ = ("answer", "leaving", "uids")
 
-    def __init__(self, uids: Sequence[int]) -> None:
+    def __init__(self, uids: Sequence[int], leaving: str) -> None:
         self.uids = uids
+        self.leaving = leaving
         self.answer: Deferred[list[Assignment]] = Deferred()
 
 
 class _Candidates:
     """The servers that may get a user, and their loads while a batch is being chosen."""
 
-    def __init__(self, nodes: Sequence[Node], unanswered: Counter[str]) -> None:
+    def __init__(self, nodes: Sequence[Node], unanswered: Counter[str], leaving: Collection[str] = ()) -> None:
         self.nodes: list[Node] = []
         self.loads: dict[str, int] = {}
         for node in nodes:
-            if node.state == "up" and node.weight > 0:
+            if node.state == "up" and node.weight > 0 and node.name not in leaving:
                 extra = unanswered[node.name]
                 self._add(replace(node, reserved=node.reserved + extra) if extra else node)
         self._reindex()
@@ -99,6 +100,17 @@ class _Batch:
         self.choices: list[Choice] = []
         self.chosen: dict[int, tuple[Assignment, dict[str, int]]] = {}
         self.per_server: Counter[str] = Counter()
+        #: Those for whom every server is full.
+        self.turned_away: list[_Request] = []
+
+    def add(self, uid: int, node: Node, loads: dict[str, int], expires: int) -> Assignment:
+        """``uid`` gets ``node``, and a fresh token."""
+        token = tokens.new_token()
+        assignment = Assignment(uid, node.host, node.port, node.name, token, expires)
+        self.chosen[uid] = assignment, loads
+        self.choices.append(Choice(uid, node.name, tokens.digest(token)))
+        self.per_server[node.name] += 1
+        return assignment
 
     def undo(self, length: int) -> bool:
         """Take back all choices but the first ``length``; whether there were any."""
@@ -148,7 +160,7 @@ class Placement:
         self._refreshed = float("-inf")
         self._stopped = False
 
-    def assign(self, uids: Sequence[int]) -> Deferred[list[Assignment]]:
+    def assign(self, uids: Sequence[int], leaving: str = "") -> Deferred[list[Assignment]]:
         """See :meth:`IPlacement.assign`. All of ``uids`` get a server, or none does.
 
         :raises flux.errors.Unavailable: too much is waiting, or the shared state did not answer in time.
@@ -157,7 +169,7 @@ class Placement:
             return fail(Unavailable("the status service is stopping"))
         if self._accounts + len(uids) > MOST_WAITING:
             return fail(Unavailable("too many requests are waiting for a chat server; try again"))
-        request = _Request(uids)
+        request = _Request(uids, leaving)
         self._accounts += len(uids)
         self._waiting.append(request)
         if self._turn is None:
@@ -198,7 +210,9 @@ class Placement:
         batch = self._choose(requests, candidates)
         if batch.choices:
             self._unanswered.update(batch.per_server)
-            self._tasks.spawn(self._record(batch), "recording assignments")
+            self._tasks.spawn(self._record(batch, self.balancer.name), "recording assignments")
+        if batch.turned_away:
+            self._tasks.spawn(self._let_back(batch.turned_away), "looking who has a place")
 
     def _may_look_again(self) -> bool:
         return not 0 <= self._clock.seconds() - self._refreshed < LOOK_AGAIN
@@ -227,20 +241,25 @@ class Placement:
             taken.append(request)
         return taken
 
-    def _candidates(self) -> _Candidates:
-        return _Candidates(self._servers.nodes, self._unanswered)
+    def _candidates(self, leaving: Collection[str] = ()) -> _Candidates:
+        return _Candidates(self._servers.nodes, self._unanswered, leaving)
 
     def _choose(self, requests: list[_Request], candidates: _Candidates) -> _Batch:
         """Choose for all; those for whom there is no server are answered at once."""
         batch = _Batch()
-        expires = int((self._wall() + self.token_ttl) * 1000)
+        # A server that sends its users away is none for others either, though this snapshot may not know yet.
+        leaving = {request.leaving for request in requests if request.leaving}
+        if leaving:
+            candidates = self._candidates(leaving)
+        expires = self._expires()
         failed = False
         for request in requests:
             before = len(batch.choices)
+            problem: FluxError
             try:
                 assignments = [self._assignment(uid, batch, candidates, expires) for uid in request.uids]
-            except FluxError as error:
-                problem = error
+            except NoServer:
+                problem = NoServer(self._why_none(leaving))
             except Exception:
                 problem = Internal("the balancer failed")
                 if not failed:
@@ -250,9 +269,18 @@ class Placement:
                 batch.requests.append((request, assignments))
                 continue
             if batch.undo(before):
-                candidates = _Candidates(self._servers.nodes, self._unanswered + batch.per_server)
-            self._fail([request], problem)
+                candidates = _Candidates(self._servers.nodes, self._unanswered + batch.per_server, leaving)
+            if isinstance(problem, NoServer) and not request.leaving and self._up():
+                batch.turned_away.append(request)
+            else:
+                self._fail([request], problem)
         return batch
+
+    def _expires(self) -> int:
+        return int((self._wall() + self.token_ttl) * 1000)
+
+    def _up(self) -> dict[str, Node]:
+        return {node.name: node for node in self._servers.nodes if node.state == "up" and node.weight > 0}
 
     def _assignment(self, uid: int, batch: _Batch, candidates: _Candidates, expires: int) -> Assignment:
         """The assignment of one account; who asks twice in one batch gets the same answer twice."""
@@ -261,24 +289,60 @@ class Placement:
             return known[0]
         node = self.balancer.choose(uid, candidates.nodes)
         if node is None:
-            raise NoServer(self._why_none())
+            raise NoServer
         if node not in candidates:
             raise LookupError(f"it chose {node.name!r}, which is not among the servers it was given")
-        token = tokens.new_token()
-        assignment = Assignment(uid, node.host, node.port, node.name, token, expires)
-        batch.chosen[uid] = assignment, dict(candidates.loads)
-        batch.choices.append(Choice(uid, node.name, tokens.digest(token)))
-        batch.per_server[node.name] += 1
+        assignment = batch.add(uid, node, dict(candidates.loads), expires)
         candidates.take(node)
         return assignment
 
-    def _why_none(self) -> str:
-        states = Counter("full" if node.state == "up" else node.state for node in self._servers.nodes)
+    def _why_none(self, leaving: Collection[str] = ()) -> str:
+        states = Counter(
+            "full" if node.state == "up" else node.state for node in self._servers.nodes if node.name not in leaving
+        )
         if not states:
-            return "no chat server is known"
+            return f"no {'other ' if leaving else ''}chat server is known"
         return "no chat server can take a user: " + ", ".join(f"{count} {state}" for state, count in states.items())
 
-    async def _record(self, batch: _Batch) -> None:
+    async def _let_back(self, requests: list[_Request]) -> None:
+        """Give those who have a place on a full server that place again: its load has them in it already."""
+        uids = list({uid for request in requests for uid in request.uids})
+        try:
+            places = await within(DEADLINE, self._places(uids), self._clock, "the shared state")
+        except CancelledError:
+            self._fail(requests, Unavailable("the status service is stopping"))
+            raise
+        except DeadlineExceeded as late:
+            self._fail(requests, Unavailable(str(late)))
+            return
+        except FluxError as error:
+            self._fail(requests, error)
+            return
+        except Exception:
+            self._fail(requests, Internal("looking who has a place failed"))
+            raise
+        batch, up, expires = _Batch(), self._up(), self._expires()
+        for request in requests:
+            nodes = [up.get(places.get(uid, "")) for uid in request.uids]
+            if None in nodes:
+                self._fail([request], NoServer(self._why_none()))
+                continue
+            assignments = [
+                batch.chosen[uid][0] if uid in batch.chosen else batch.add(uid, node, {node.name: node.load}, expires)
+                for uid, node in zip(request.uids, nodes, strict=True)
+                if node is not None
+            ]
+            batch.requests.append((request, assignments))
+        if batch.choices:
+            self._unanswered.update(batch.per_server)
+            await self._record(batch, "the place it had")
+
+    async def _places(self, uids: Sequence[int]) -> dict[int, str]:
+        """The server each account is on its way to, or is logged in at."""
+        routes = await self._state.routes(uids)
+        return {uid: route.node for uid, route in routes.items()} | await self._state.reserved(uids)
+
+    async def _record(self, batch: _Batch, by: str) -> None:
         """Let the shared state have a batch, then tell those who wait."""
         requests = [request for request, _ in batch.requests]
         try:
@@ -296,16 +360,15 @@ class Placement:
             raise
         else:
             self._servers.adopt(snapshot)
-            self._answer(batch)
+            self._answer(batch, by)
         finally:
             self._unanswered -= batch.per_server
 
-    def _answer(self, batch: _Batch) -> None:
-        name = self.balancer.name
+    def _answer(self, batch: _Batch, by: str) -> None:
         for assignment, loads in batch.chosen.values():
             self.log.info(
                 "user {uid} is assigned to {server} by {balancer}, loads {loads}; token issued until {expires}",
-                uid=assignment.uid, server=assignment.server, expires=assignment.expires, balancer=name, loads=loads,
+                uid=assignment.uid, server=assignment.server, expires=assignment.expires, balancer=by, loads=loads,
             )  # fmt: skip
         for request, assignments in batch.requests:
             self._accounts -= len(request.uids)

@@ -120,10 +120,15 @@ class StatusService:
     async def drain(self, server: str, draining: bool) -> Node:
         """Give a server no more users, or give it users again; return it as it is then.
 
+        A server whose lease has ended is not drained: whoever starts it again wants it to serve.
+
         :raises flux.errors.NotFound: no such server.
         :raises flux.errors.Unavailable: the shared state did not answer.
         """
-        self._servers.find(server)
+        await self.placement.refresh()
+        node = self._servers.find(server)
+        if draining and node.state == "down" and self._servers.has_lease(server):
+            return node
         await self._state.drain(server, draining)
         await self.placement.refresh()
         return self._servers.find(server)

@@ -195,6 +195,11 @@ class RedisState:
             )
         return Snapshot(nodes=tuple(nodes), reserved=reserved, draining=frozenset(draining))
 
+    async def reserved(self, uids: Sequence[int]) -> dict[int, str]:
+        """See :meth:`IState.reserved`."""
+        found = _strings(await self._run(scripts.RESERVED, [str(uid) for uid in uids]))
+        return {int(uid): server for uid, server in zip(found[::2], found[1::2], strict=True)}
+
     # sessions
 
     async def claim(self, uid: int, route: Route, takeover: bool) -> Claim:

@@ -1,0 +1,218 @@
+"""``flux admin``: the chat servers of a cluster, seen and directed through a status port.
+
+::
+
+    flux admin servers                       who is there, with how many sessions
+    flux admin drain chat1 --wait            no new users; returns when those it has are elsewhere
+    flux admin drain 'chat1-*'               all workers of a machine
+    flux admin resume chat1                  users again
+
+Address and key come from the configuration of the status service (``--config``), or
+the address alone from ``--status``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from twisted.internet.task import react
+
+from flux.cli.progress import ProgressBar
+from flux.client import Address, ClientError, parse_address
+from flux.client.status import StatusClient
+from flux.config import ConfigError, load, reachable_at
+from flux.errors import FluxError, Forbidden, UnknownType
+from flux.lifecycle import DeadlineExceeded, sleep
+from flux.model import Node, NodeState
+
+LOOK_EVERY = 0.5
+"""Seconds between two looks at a server that is waited for."""
+
+GONE_WITHIN = 10.0
+"""Seconds that an empty server has to end; one that still lives then goes on (``twistd flux`` does)."""
+
+COLOURS = {"up": "green", "draining": "yellow", "down": "red"}
+
+
+class AdminFailed(Exception):
+    """What was asked for did not happen; the text says why."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``flux admin``."""
+    common = argparse.ArgumentParser(add_help=False)
+    where = "the status port (default: the configuration's, which is 127.0.0.1:50052 unless it says otherwise)"
+    common.add_argument("--status", metavar="HOST:PORT", default="", help=where)
+    common.add_argument("-c", "--config", metavar="FILE", help="take status.listen and status.cluster_key from it")
+    common.add_argument(
+        "--set", metavar="SECTION.KEY=VALUE", action="append", default=[], dest="overrides",
+        help="instead of what the file says, status.cluster_key=file:/path for instance; may be given many times",
+    )  # fmt: skip
+    common.add_argument("--json", action="store_true", help="print for programs")
+    commands = parser.add_subparsers(dest="action", required=True)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, parents=[common])
+
+    command("servers", "list the chat servers")
+    drain = command("drain", "give a server no more users, and let it send those it has to other servers")
+    resume = command("resume", "undo drain")
+    for each in (drain, resume):
+        each.add_argument("names", nargs="+", metavar="NAME", help="a server; with * or ? all that match, quoted")
+    drain.add_argument("--wait", action="store_true", help="return when the server is empty, or has ended")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it and return 0; 1 if it was refused or did not happen, 2 if nobody could be asked."""
+    status = Console(stderr=True)
+    result = 2
+
+    def complain(problem: object) -> None:
+        status.print(f"flux admin: {problem}", markup=False, highlight=False, soft_wrap=True)
+
+    async def ask(reactor: Any) -> None:
+        nonlocal result
+        client = StatusClient(reactor, [address], key=key)
+        try:
+            await _act(args, client, reactor, status)
+            result = 0
+        except Forbidden as error:
+            complain(_forbidden(address, key, error))
+        except UnknownType:
+            complain(f"{address} is no status port, but perhaps a chat port; see status.listen")
+        except (ClientError, DeadlineExceeded) as error:
+            complain(f"{error}. Is the status service running, and is this its status.listen?")
+        except (AdminFailed, FluxError) as error:
+            result = 1
+            complain(error)
+        finally:
+            await client.close()
+
+    try:
+        address, key = _where(args)
+        react(ask)
+    except (ConfigError, ValueError) as error:
+        complain(error)
+    except SystemExit:  # which is how react always ends, with 0 also when it was interrupted
+        pass
+    return result
+
+
+def _where(args: argparse.Namespace) -> tuple[Address, str]:
+    """The status port's address, and its key.
+
+    :raises ConfigError: the configuration is wrong.
+    :raises ValueError: the address is none, or the configuration does not tell it.
+    """
+    settings = load(args.config, args.overrides).status
+    here = reachable_at(settings.listen)
+    if args.status:
+        return parse_address(args.status, Address(*(here or ("127.0.0.1", 50052)))), settings.cluster_key
+    if here is None:
+        raise ValueError(f"status.listen = {settings.listen} does not tell where to connect; give --status HOST:PORT")
+    return Address(*here), settings.cluster_key
+
+
+def _forbidden(address: Address, key: str, error: Forbidden) -> str:
+    if key:
+        return f"{address} refuses status.cluster_key: {error.detail}"
+    return (
+        f"{address} wants a cluster key: give the configuration that it has (--config FILE), "
+        "or --set status.cluster_key=file:/path or env:NAME"
+    )
+
+
+async def _act(args: argparse.Namespace, client: StatusClient, reactor: Any, status: Console) -> None:
+    """:raises AdminFailed: it did not happen."""
+    servers = await client.servers()
+    if args.action == "servers":
+        _show(servers, args.json)
+        return
+    change = client.drain if args.action == "drain" else client.resume
+    states = {name: (await change(name)).state for name in _matching(args.names, servers)}
+    if args.action == "drain" and args.wait:
+        states = await _wait(client, {node.name: node for node in servers if node.name in states}, reactor, status)
+    if args.json:
+        print(json.dumps([{"server": name, "state": state} for name, state in states.items()]))
+        return
+    for name, state in states.items():
+        print(f"{name} is {state}")
+
+
+def _matching(patterns: Sequence[str], servers: Sequence[Node]) -> list[str]:
+    """The names that are meant, in the order in which they were given, each once.
+
+    :raises AdminFailed: a pattern means none.
+    """
+    names: dict[str, None] = {}
+    for pattern in patterns:
+        if set(pattern) & set("*?["):
+            found = [node.name for node in servers if fnmatchcase(node.name, pattern)]
+            if not found:
+                raise AdminFailed(f"no chat server matches {pattern!r}; there are {_listed(servers)}")
+        elif any(node.name == pattern for node in servers):
+            found = [pattern]
+        else:
+            raise AdminFailed(f"no chat server is called {pattern!r}; there are {_listed(servers)}")
+        names.update(dict.fromkeys(found))
+    return list(names)
+
+
+def _listed(servers: Sequence[Node]) -> str:
+    return ", ".join(sorted(node.name for node in servers)) or "none"
+
+
+async def _wait(client: StatusClient, drained: dict[str, Node], reactor: Any, status: Console) -> dict[str, NodeState]:
+    """Wait until all have ended, or are empty and go on; their states then.
+
+    :raises AdminFailed: one was resumed meanwhile, or its sessions are not known.
+    """
+    for name, node in drained.items():
+        if node.heartbeat_age < 0:
+            raise AdminFailed(f"{name} is of the static list: it gets no more users, but nobody knows when it is empty")
+    total = sum(node.sessions for node in drained.values())
+    empty_since: float | None = None
+    with ProgressBar(status, max(1, total)) as bar:
+        while True:
+            now = {node.name: node for node in await client.servers()}
+            states: dict[str, NodeState] = {name: now[name].state if name in now else "down" for name in drained}
+            for name, state in states.items():
+                if state == "up":
+                    raise AdminFailed(f"{name} takes users again: somebody has resumed it, or it was started anew")
+            left = sum(now[name].sessions for name in drained if states[name] != "down")
+            bar.show(total - left, f"draining {', '.join(drained)}: {left} of {total} sessions left")
+            if all(state == "down" for state in states.values()):
+                return states
+            if left:
+                empty_since = None
+            elif empty_since is None:
+                empty_since = reactor.seconds()
+            elif reactor.seconds() - empty_since >= GONE_WITHIN:
+                return states
+            await sleep(LOOK_EVERY, reactor)
+
+
+def _show(servers: Sequence[Node], for_programs: bool) -> None:
+    if for_programs:
+        print(msgspec.json.encode(servers).decode())
+        return
+    table = Table()
+    for heading in ("server", "address", "state"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("sessions", "reserved", "capacity", "weight", "heard"):
+        table.add_column(heading, justify="right")
+    for node in sorted(servers, key=lambda node: node.name):
+        heard = "never" if node.heartbeat_age < 0 else f"{node.heartbeat_age:.1f} s ago"
+        capacity = f"{node.capacity:,}" if node.capacity else "no limit"
+        table.add_row(
+            node.name, str(Address(node.host, node.port)), f"[{COLOURS[node.state]}]{node.state}",
+            f"{node.sessions:,}", f"{node.reserved:,}", capacity, str(node.weight), heard,
+        )  # fmt: skip
+    Console().print(table)
