@@ -113,12 +113,16 @@ async def applied(run: Run) -> int:
     :raises Unavailable: it is half migrated, or a later flux's, or has tables of another program.
     """
     known = migrations()
-    [[is_there]] = await run("SELECT to_regclass('flux_migrations') IS NOT NULL")
+    # Of one moment, for another node may be making them; and not by to_regclass, since a session that has waited
+    # for a lock still remembers what there was before.
+    tables = _made(known, "TABLE")
+    [[is_there, strange]] = await run(
+        "SELECT coalesce(bool_or(relname = 'flux_migrations'), false),"
+        " string_agg(relname, ', ' ORDER BY array_position(%s, relname::text)) FILTER (WHERE relname = ANY (%s))"
+        " FROM pg_class WHERE relname = ANY (%s) AND pg_table_is_visible(oid)",
+        (tables, tables, ["flux_migrations", *tables]),
+    )
     if not is_there:
-        [[strange]] = await run(
-            "SELECT string_agg(name, ', ') FROM unnest(%s) name WHERE to_regclass(name) IS NOT NULL",
-            (_made(known, "TABLE"),),
-        )
         if strange:
             raise Unavailable(
                 f"the database has tables that flux has not made ({strange}): restore it, or give flux another one"
