@@ -170,10 +170,13 @@ class ScriptedServer:
     def client(self, *addresses: tuple[str, int], **options: Any) -> Client:
         """A client that knows ``addresses``."""
         known = addresses or (("one", 1),)
-        endpoint = lambda host, port: _Endpoint(self, (host, port))  # noqa: E731
-        client = Client(self.clock, known, endpoint=endpoint, **options)  # type: ignore[arg-type]
+        client = Client(self.clock, known, endpoint=self.endpoint, **options)  # type: ignore[arg-type]
         self._clients.append(client)
         return client
+
+    def endpoint(self, host: str, port: int) -> IStreamClientEndpoint:
+        """How a client gets here."""
+        return _Endpoint(self, (host, port))
 
     def end(self) -> None:
         """Close all clients, so that no coroutine is left to the garbage collector."""

@@ -24,6 +24,12 @@ What it promises:
   ``events`` is acknowledged (gathered, 200 ms or 50 messages), what was not comes again after the next login.
 - The connection is watched by pings and restored with jittered backoff (0.1 s to 10 s), rotating through the addresses.
   ``moved`` is followed. A session that was taken over, kicked or refused ends with :class:`Ended`.
+- Where a status service gives users their servers, ``login_through(locate)`` asks it for a server and a token before
+  every attempt, so the session goes on at another server when its own is gone::
+
+    status = StatusClient(reactor, [("127.0.0.1", 50052)])
+    await client.login_through(lambda: status.locate(22))
+
 - Requests (``friends()``, ``history()``, ... one method per request of the protocol, or ``request(struct, reply)``)
   raise the error the server named (:mod:`flux.errors`), :class:`NotConnected` or ``flux.lifecycle.DeadlineExceeded``.
 
@@ -31,17 +37,20 @@ How the parts move::
 
     Connection   one TCP connection: lines, requests and their replies, pings
     Client       one session over many connections: login, reconnect, moved, end
+    StatusClient what a status service knows: servers and tokens
       Outbox     sends, a lane per chat, until each is answered
       Inbox      events until the application takes them; stops the reading when full
       Seen       which messages were there already
       Cursors    ``received`` and ``read``, gathered
 """
 
-from flux.client.client import Client
+from flux.client.client import Client, Locate
 from flux.client.connection import Address, parse_address
 from flux.client.errors import ClientError, NotConnected, QueueFull, SessionEnded
 from flux.client.events import ClientEvent, Connecting, Ended, Offline, Online
+from flux.client.status import StatusClient
 from flux.model import (
+    Assignment,
     FriendAnswered,
     FriendRequested,
     GroupChanged,
@@ -53,6 +62,7 @@ from flux.model import (
 
 __all__ = [
     "Address",
+    "Assignment",
     "Client",
     "ClientError",
     "ClientEvent",
@@ -61,6 +71,7 @@ __all__ = [
     "FriendAnswered",
     "FriendRequested",
     "GroupChanged",
+    "Locate",
     "Message",
     "NotConnected",
     "Offline",
@@ -69,6 +80,7 @@ __all__ = [
     "QueueFull",
     "ReadUpTo",
     "SessionEnded",
+    "StatusClient",
     "Typing",
     "parse_address",
 ]

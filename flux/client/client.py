@@ -5,7 +5,7 @@ coroutine, ``_keep_online``, waits for each connection's departure and decides::
 
     kicked: takeover, admin, password ──> the session ends
     moved ──> log in there with the token; the old connection serves until then
-    anything else ──> back off, then the next address, log in again
+    anything else ──> back off, then the next address, or ask where to go; log in again
                       (an answer that repeating cannot change ends the session)
 """
 
@@ -21,7 +21,7 @@ from functools import partial
 from typing import TypeAlias, TypeVar
 
 from msgspec import UNSET
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
@@ -34,9 +34,9 @@ from flux.client.events import Connecting, Ended, Offline, Online, State
 from flux.client.inbox import Inbox
 from flux.client.outbox import Outbox
 from flux.client.seen import Seen
-from flux.errors import AlreadyLoggedIn, FluxError, Internal, NoServer, RateLimited, Unavailable
-from flux.lifecycle import DeadlineExceeded, Spawned, backoff, sleep, spawn
-from flux.model import Event, Kicked, Message, Moved, Notice
+from flux.errors import AlreadyLoggedIn, FluxError, Internal, NoServer, RateLimited, TokenInvalid, Unavailable
+from flux.lifecycle import DeadlineExceeded, Spawned, backoff, sleep, spawn, within
+from flux.model import Assignment, Event, Kicked, Message, Moved, Notice
 from flux.wire import replies, requests
 from flux.wire.catalogue import Reply, Request
 from flux.wire.replies import LoginOk, SendOk
@@ -48,6 +48,8 @@ FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 10.0
 #: A session shorter than this does not reset the pauses, in seconds.
 STABLE_AFTER = 2.0
+#: Whoever is asked for a server has so long to answer, in seconds.
+LOCATE_WITHIN = 30.0
 
 #: Why a session ends for good, in words.
 _REASONS = {
@@ -65,12 +67,16 @@ _PASSING = (NotConnected, DeadlineExceeded, Unavailable, NoServer, AlreadyLogged
 #: Why a connection is no longer the session's: the server's word, or a sentence.
 _Departure: TypeAlias = Kicked | Moved | str
 
+Locate: TypeAlias = Callable[[], Awaitable[Assignment]]
+"""Asks whoever knows, a gate or the status service, where this account is to log in now, and with which token."""
+
 
 class Client(Calls):
     """A session with one account. Logs in once; afterwards make another one.
 
     :param reactor: any Twisted reactor.
-    :param addresses: where chat servers listen; tried in order, from the one that last worked.
+    :param addresses: where chat servers listen; tried in order, from the one that last worked. They may be left
+        out where :meth:`login_through` asks for them.
     :param endpoint: how an address is reached, if not by plain TCP.
     :param max_pending: most sends that may wait for their receipts.
     :param longest_pause: between attempts to reconnect, in seconds.
@@ -84,7 +90,7 @@ class Client(Calls):
     def __init__(
         self,
         reactor: IReactorTime,
-        addresses: Sequence[tuple[str, int]],
+        addresses: Sequence[tuple[str, int]] = (),
         *,
         endpoint: Callable[[str, int], IStreamClientEndpoint] | None = None,
         max_pending: int = 1000,
@@ -110,6 +116,7 @@ class Client(Calls):
             for number in itertools.count(1)
         )
         self._credentials = requests.Login()
+        self._locate: Locate | None = None
         self._connection: Connection | None = None
         self._opening: Connection | None = None
         self._kicked_opening = ""
@@ -151,8 +158,7 @@ class Client(Calls):
         :raises NotConnected: no address could be reached.
         :raises SessionEnded: taken over while logging in.
         """
-        if self._serving is not None:
-            raise ClientError("a client logs in once")
+        self._begin()
         self._credentials = requests.Login(
             id=user if isinstance(user, int) else 0,
             name=user if isinstance(user, str) else "",
@@ -161,6 +167,31 @@ class Client(Calls):
             acks=True,
         )
         login = await self._first_address(self._open)
+        self._serving = spawn(self._serve(), "keeping the session", self._log)
+        return login
+
+    async def login_through(self, locate: Locate) -> LoginOk:
+        """Begin the session wherever ``locate`` says, and ask it again before every attempt to come back.
+
+        So the session goes on elsewhere when its server is gone, and outlives its token. For users of a
+        status service there is :meth:`flux.client.StatusClient.locate`::
+
+            await client.login_through(lambda: status.locate(22))
+
+        The first login is one attempt, which reports its errors. Later ones are repeated like those of
+        :meth:`login`, a refused token included: the next one is fresh. A session ends when ``locate`` raises
+        a :class:`flux.errors.FluxError` that repeating cannot change, ``password_invalid`` for instance; anything
+        else it raises, and taking longer than ``LOCATE_WITHIN``, counts as not connected.
+
+        :raises flux.errors.FluxError: from ``locate``, or ``token_invalid``, ``no_server``, ...
+        :raises NotConnected: nobody could be asked, or the server named cannot be reached.
+        :raises flux.lifecycle.DeadlineExceeded: no answer in time.
+        :raises SessionEnded: taken over while logging in.
+        """
+        self._begin()
+        self._credentials = requests.Login(acks=True)
+        login = await self._open_located(locate)
+        self._locate = locate
         self._serving = spawn(self._serve(), "keeping the session", self._log)
         return login
 
@@ -244,6 +275,25 @@ class Client(Calls):
                 problem = error
                 self._addresses.rotate(-1)
         raise problem
+
+    def _begin(self) -> None:
+        if self._serving is not None:
+            raise ClientError("a client logs in once")
+
+    async def _open_located(self, locate: Locate) -> LoginOk:
+        """Ask where to go, and log in there."""
+        try:
+            place = await within(LOCATE_WITHIN, locate(), self._reactor, "asking for a server")
+        except (FluxError, ClientError, DeadlineExceeded, CancelledError):
+            raise
+        except Exception as problem:
+            self._log.failure("asking for a server failed")
+            raise NotConnected(f"asking for a server failed: {problem}") from problem
+        address = Address(place.host, place.port)
+        if self._serving is not None:
+            self._enter(Connecting(*address))
+        self._credentials.id, self._credentials.token = place.uid, place.token
+        return await self._open(address)
 
     async def _open(self, address: Address, token: str | None = None) -> LoginOk:
         """Connect, log in, and use that connection from then on."""
@@ -352,9 +402,12 @@ class Client(Calls):
                     self._enter(Offline(why, pause))
                     await sleep(pause, self._reactor)
                     await self.events.room()
-                    address = self._addresses[0]
-                    self._enter(Connecting(*address))
-                    await self._open(address)
+                    if self._locate is not None:
+                        await self._open_located(self._locate)
+                    else:
+                        address = self._addresses[0]
+                        self._enter(Connecting(*address))
+                        await self._open(address)
                     break
                 except RateLimited as limited:
                     why = str(limited)
@@ -364,6 +417,8 @@ class Client(Calls):
                     self._addresses.rotate(-1)
                 except FluxError as refused:
                     why = refused.detail or refused.name
+                    if self._locate is not None and isinstance(refused, TokenInvalid):
+                        continue  # revoked or forgotten meanwhile: the next one is fresh
                     raise SessionEnded(refused.name, f"the server refused to log in again: {why}") from refused
 
     async def _move(self, moved: Moved) -> bool:
