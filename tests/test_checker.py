@@ -173,6 +173,41 @@ def test_finds(break_it: Callable[[Recording], None], kind: str, chat: int, seq:
     assert {anomaly.kind for anomaly in found} == {kind}
 
 
+def in_periods(recording: Recording) -> Recording:
+    """The same, sent in period 1, acknowledged in 2 and shown in 3."""
+    recording.attempts = [attempt._replace(period=1) for attempt in recording.attempts]
+    recording.acknowledged = [
+        ack._replace(attempt=ack.attempt._replace(period=1), period=2) for ack in recording.acknowledged
+    ]
+    recording.shown = [shown._replace(period=3) for shown in recording.shown]
+    return recording
+
+
+@pytest.mark.parametrize(
+    ("break_it", "period"),
+    [
+        (never_shown, 2),
+        (acknowledged_but_not_stored, 2),
+        (acknowledged_with_another_number, 2),
+        (unacknowledged_and_not_shown, 1),
+        (gap_in_the_history, 1),
+        (history_out_of_order, 1),
+        (numbered_against_the_order_of_sending, 1),
+        (committed_twice, 1),
+        (stored_from_nowhere, 0),
+        (shown_twice, 3),
+        (shown_too_late, 3),
+        (shown_from_nowhere, 3),
+        (another_time_for_one_member, 3),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_an_anomaly_counts_where_its_promise_was_broken(break_it: Callable[[Recording], None], period: int) -> None:
+    recording = sound()
+    break_it(recording)
+    assert {anomaly.period for anomaly in check(in_periods(recording))} == {period}
+
+
 def test_every_kind_is_counted() -> None:
     recording = sound()
     for break_it in (never_shown, shown_twice, stored_from_nowhere):

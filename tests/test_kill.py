@@ -6,26 +6,27 @@ from pathlib import Path
 
 import pytest
 
-from flux.bench.verification import Plan, Verdict, Verification, Victim
+from flux.bench.installation import SingleServer
+from flux.bench.verification import Plan, Verdict, Verification
 
 
 async def survive(kills: int, directory: Path) -> Verdict:
     from twisted.internet import reactor
 
-    victim = Victim(reactor, directory)
-    plan = Plan(kills=kills, seed=kills)
+    server = SingleServer(reactor, directory, kills)
+    plan = Plan(seed=kills)
     try:
-        await victim.start()
-        await victim.listening()
-        verdict = await Verification(reactor, plan, ("127.0.0.1", victim.port), victim, lambda share, what: None).run()
+        await server.start()
+        verdict = await Verification(reactor, plan, server, lambda share, what: None).run()
     finally:
-        await victim.kill()
-    assert len(verdict.kills) == kills
+        await server.close()
+    assert [period.fault for period in verdict.periods] == ["", *["killed"] * kills]
     assert verdict.settled
     # Every participant is in a pair, so it has been heard, and the kills have hit a talking server.
     assert verdict.acknowledged > 100 * kills
+    assert verdict.acknowledged == sum(period.acknowledged for period in verdict.periods)
     assert verdict.chats == plan.clients // 2 + plan.groups
-    assert verdict.kills[-1].recovery is not None
+    assert verdict.periods[-1].recovery is not None
     return verdict
 
 

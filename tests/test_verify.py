@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from lying_server import Fields, HonestServer, Link
 from server_process import environment
 from twisted.internet.utils import getProcessOutputAndValue
 
-from flux.bench import conversation
+from flux.bench import conversation, verification
 from flux.bench.checker import KINDS, Anomaly, count
 from flux.bench.conversation import ConversationFailed
+from flux.bench.installation import Fault, Installation, SingleServer
+from flux.bench.links import Link as TcpLink
 from flux.bench.servers import ServerFailed
-from flux.bench.verification import Kill, Plan, Verdict, Verification, Victim
+from flux.bench.verification import NotRecovered, Period, Plan, Verdict, Verification
 from flux.cli import verify
+from flux.client import Address
 
 SMALL = Plan(clients=4, groups=1, group_size=3, rate=400.0, seconds=0.25, seed=1)
 #: The message of each chat that a liar lies about.
@@ -50,7 +54,7 @@ async def judge(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch, plan:
     from twisted.internet import reactor
 
     monkeypatch.setattr(conversation, "SETTLE_WITHIN", 0.3)
-    return await Verification(reactor, plan, address, None, lambda share, what: None).run()
+    return await Verification(reactor, plan, Installation([address]), lambda share, what: None).run()
 
 
 async def test_an_honest_server(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,13 +220,81 @@ async def test_a_server_that_dies_by_itself_is_noticed(tmp_path: Path) -> None:
     from twisted.internet import reactor
 
     (tmp_path / "flux.db").write_bytes(b"this is no database" * 100)
-    victim = Victim(reactor, tmp_path)
-    await victim.start()
+    server = SingleServer(reactor, tmp_path, 0)
     try:
         with pytest.raises(ServerFailed, match="status 1"):
-            await victim.listening()
+            await server.start()
     finally:
-        await victim.kill()
+        await server.close()
+
+
+# faults
+
+
+class Linked(Installation):
+    """A server behind a link that goes through ``faults``, by name."""
+
+    def __init__(self, reactor: Any, address: tuple[str, int], *faults: str) -> None:
+        self.link = TcpLink(reactor, address[1])
+        super().__init__([("127.0.0.1", self.link.port)])
+        self._faults = faults
+
+    @property
+    def faults(self) -> list[Fault]:
+        return [getattr(self, name) for name in self._faults]
+
+    @property
+    def cut(self) -> Fault:
+        return Fault("cut", self.link.cut, self.link.open, (0.1, 0.1))
+
+    @property
+    def cut_for_good(self) -> Fault:
+        return Fault("cut for good", self.link.cut, self.link.cut, (0.1, 0.1))
+
+    @property
+    def swallow(self) -> Fault:
+        return Fault("swallows", self.link.swallow, self.link.open, (0.1, 0.1))
+
+
+FAULTY = replace(SMALL, rate=100.0, calm=(0.3, 0.3), patient=True)
+
+
+async def suffer(
+    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch, *faults: str, plan: Plan = FAULTY
+) -> Verdict:
+    from twisted.internet import reactor
+
+    monkeypatch.setattr(conversation, "SETTLE_WITHIN", 0.5)
+    linked = Linked(reactor, address, *faults)
+    await linked.link.open()
+    try:
+        return await Verification(reactor, plan, linked, lambda share, what: None).run()
+    finally:
+        await linked.link.close()
+
+
+async def test_what_is_lost_by_a_fault_is_laid_at_its_door(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that shows nothing of what happened while somebody was away; and knows no repetition of a send."""
+    verdict = await suffer(listen(HonestServer()), monkeypatch, "swallow", "cut", "swallow")
+    assert [period.fault for period in verdict.periods] == ["", "swallows", "cut", "swallows"]
+    losses = [sum(period.counts.values()) for period in verdict.periods]
+    # Those that were on their way when the link was cut had been acknowledged before.
+    assert losses[1] + losses[2] == len(verdict.anomalies) > 0
+    assert sum(period.acknowledged for period in verdict.periods) == verdict.acknowledged
+    assert all(period.recovery is not None and period.duration >= 0.1 for period in verdict.periods[1:])
+    assert not verdict.sound
+
+
+async def test_who_is_not_served_again_is_noticed(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "GIVE_UP_AFTER", 0.5)
+    with pytest.raises(NotRecovered, match="cut for good: 0 of 4 clients"):
+        await suffer(listen(HonestServer()), monkeypatch, "cut_for_good")
+
+
+async def test_a_recovery_that_takes_too_long_is_no_success(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = replace(FAULTY, recover_within=0.0)
+    verdict = await suffer(listen(HonestServer()), monkeypatch, "swallow", plan=plan)
+    assert (verdict.anomalies, verdict.late, verdict.sound) == ([], ["swallows"], False)
 
 
 # the command
@@ -237,7 +309,16 @@ def parse(*arguments: str) -> argparse.Namespace:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--kill", "1", "localhost:1"], "leave HOST:PORT out"),
+        (["--kill", "1", "localhost:1"], "leave HOST:PORT"),
+        (["--cluster", "localhost:1"], "leave HOST:PORT"),
+        (["--kill", "1", "--cluster"], "choose one"),
+        (["--kill", "1", "--rounds", "2"], "--rounds goes with --cluster"),
+        (["--only", "Redis"], "--only goes with --cluster"),
+        (["--lease", "5"], "--lease goes with --cluster"),
+        (["--cluster", "--lease", "1"], "from 3 to 600"),
+        (["--cluster", "--rounds", "0"], "at least 1"),
+        (["--cluster", "--data", "."], "is not empty"),
+        (["--kill", "1", "--data", "/dev/null/x"], "--data: "),
         (["--data", "x"], "--data is for"),
         (["--clients", "3"], "even number"),
         (["--group-size", "1"], "at least 2"),
@@ -284,13 +365,38 @@ async def test_the_command_cannot_tell_without_a_server() -> None:
     assert "cannot reach 127.0.0.1:1" in errors
 
 
-def test_the_table_of_kills(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_of_faults(capsys: pytest.CaptureFixture[str]) -> None:
     from rich.console import Console
 
-    anomalies = [Anomaly("lost", 7, seq, 3, "never shown") for seq in range(1, 31)]
-    kills = [Kill(1.25, 1234, 0.5, 0.75), Kill(2.5, 99, 0.4)]
-    verify.show(Console(width=120), Verdict(5, kills, 40, 30, 60, 4, False, anomalies))
+    anomalies = [Anomaly("lost", 7, seq, 3, "never shown", 2) for seq in range(1, 31)]
+    periods = [
+        Period(acknowledged=77),
+        Period("chat1 killed", 1.25, 0.5, 0.75, 1234),
+        Period("Redis emptied", 2.5, 0.0, None, 99, count(anomalies)),
+        Period("chat2 paused", 3.5, 15.0, 16.5, 98, count([Anomaly("phantom", 7, 31, 0, "sent by nobody", 3)] * 5)),
+    ]
+    plan = replace(SMALL, recover_within=15.0)
+    verify.show(Console(width=120), Verdict(5, periods, 40, 30, 60, 4, False, ["chat2 paused"], anomalies), plan)
     shown = capsys.readouterr().out
-    for expected in ("1,234", "0.75", "killed before", "lost: 30", "chat 7, message 20, to 3", "and 10 more", "broken"):
+    lines = {line.strip().partition("  ")[0]: line.split() for line in shown.splitlines() if line.strip()}
+    assert lines["(none yet)"][2:] == ["77", "0", "0", "0", "0"]
+    assert lines["chat1 killed"][2:] == ["0.50", "1,234", "0", "0", "0", "0", "0.75"]
+    assert lines["Redis emptied"][2:] == ["0.00", "99", "30", "0", "0", "0", "next", "came"]
+    assert lines["chat2 paused"][2:] == ["15.00", "98", "0", "0", "0", "5", "16.50"]
+    for expected in (
+        "lost: 30",
+        "chat 7, message 20, to 3",
+        "and 10 more",
+        "broken",
+        "within 15 s after: chat2 paused",
+    ):
         assert expected in shown
     assert count(anomalies)["lost"] == 30
+
+
+def test_an_unknown_fault_is_refused(tmp_path: Path) -> None:
+    from twisted.internet import reactor
+
+    arguments = parse("--cluster", "--only", "flood")
+    with pytest.raises(ValueError, match="no fault has 'flood'"):
+        verify._installation(reactor, arguments, Address("", 0), tmp_path)

@@ -16,6 +16,9 @@ Jepsen and Maelstrom checkers::
 
 Every sending has a text of its own, by which it is recognised.  A sending that was never
 acknowledged may be committed or not, but at most once.
+
+Records carry the *period* in which they were made, so that an anomaly can be laid at the door of what went on
+then: a promise that was not kept counts where it was given, a wrong showing where it was shown.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ class Attempt(NamedTuple):
     to: int
     group: int
     text: str
+    period: int = 0
 
 
 class Acknowledged(NamedTuple):
@@ -46,6 +50,7 @@ class Acknowledged(NamedTuple):
     chat: int
     seq: int
     at: int
+    period: int = 0
 
 
 class Line(NamedTuple):
@@ -63,6 +68,7 @@ class Shown(NamedTuple):
 
     viewer: int
     line: Line
+    period: int = 0
 
 
 class Anomaly(NamedTuple):
@@ -73,6 +79,7 @@ class Anomaly(NamedTuple):
     seq: int
     viewer: int
     detail: str
+    period: int = 0
 
 
 @dataclass
@@ -131,44 +138,59 @@ class _Case:
             return self.recording.groups[attempt.group]
         return frozenset((attempt.sender, attempt.to))
 
+    def _sent_in(self, text: str) -> int:
+        """The period in which a text was sent; 0 for one that nobody sent."""
+        attempt = self.attempts.get(text)
+        return attempt.period if attempt is not None else 0
+
     def _stored(self) -> Iterator[Anomaly]:
         """The history on its own: numbers 1 to the head, all of it sent by somebody, once."""
         for chat, lines in self.recording.history.items():
-            numbers = {line.seq for line in lines}
-            for seq in sorted(set(range(1, max(numbers, default=0) + 1)) - numbers):
-                yield Anomaly("skipped", chat, seq, 0, "missing in the history")
+            texts = {line.seq: line.text for line in lines}
+            for seq in sorted(set(range(1, max(texts, default=0) + 1)) - texts.keys()):
+                # What followed the one that is missing was sent at about the same time.
+                period = self._sent_in(texts[min(number for number in texts if number > seq)])
+                yield Anomaly("skipped", chat, seq, 0, "missing in the history", period)
             for earlier, later in pairwise(lines):
                 if later.seq <= earlier.seq:
-                    yield Anomaly("reordered", chat, later.seq, 0, f"in the history after {earlier.seq}")
-            yield from (phantom for line in lines for phantom in self._phantom(line, 0))
+                    period = self._sent_in(later.text)
+                    yield Anomaly("reordered", chat, later.seq, 0, f"in the history after {earlier.seq}", period)
+            for line in lines:
+                yield from self._phantom(line, 0, self._sent_in(line.text))
         for lines in self.numbers.values():
             for line in lines[1:]:
-                yield Anomaly("committed twice", line.chat, line.seq, 0, f"also committed as {lines[0].seq}")
+                detail = f"also committed as {lines[0].seq}"
+                yield Anomaly("committed twice", line.chat, line.seq, 0, detail, self._sent_in(line.text))
 
-    def _phantom(self, line: Line, viewer: int) -> Iterator[Anomaly]:
+    def _phantom(self, line: Line, viewer: int, period: int) -> Iterator[Anomaly]:
         attempt = self.attempts.get(line.text)
         if attempt is None:
-            yield Anomaly("phantom", line.chat, line.seq, viewer, "sent by nobody")
+            detail = "sent by nobody"
         elif attempt.sender != line.sender:
-            yield Anomaly("phantom", line.chat, line.seq, viewer, f"from {line.sender}, but {attempt.sender} sent it")
+            detail = f"from {line.sender}, but {attempt.sender} sent it"
         elif attempt.group and attempt.group != line.chat:
-            yield Anomaly("phantom", line.chat, line.seq, viewer, f"was sent to group {attempt.group}")
+            detail = f"was sent to group {attempt.group}"
         elif viewer and viewer not in self._members(attempt):
-            yield Anomaly("phantom", line.chat, line.seq, viewer, "shown to somebody outside the chat")
+            detail = "shown to somebody outside the chat"
+        else:
+            return
+        yield Anomaly("phantom", line.chat, line.seq, viewer, detail, period)
 
     def _promised(self) -> Iterator[Anomaly]:
         """Every acknowledgement against the history."""
         for ack in self.recording.acknowledged:
             line = self.committed.get((ack.chat, ack.seq))
+            kept = ack.attempt.text in self.numbers
+            kind: Kind = "diverged" if kept else "lost"
             if line is None:
-                if ack.attempt.text not in self.numbers:
-                    yield Anomaly("lost", ack.chat, ack.seq, 0, "acknowledged, missing in the history")
-                else:
-                    seq = self.numbers[ack.attempt.text][0].seq
-                    yield Anomaly("diverged", ack.chat, ack.seq, 0, f"acknowledged, but stored as {seq}")
+                detail = "acknowledged, missing in the history"
+                if kept:
+                    detail = f"acknowledged, but stored as {self.numbers[ack.attempt.text][0].seq}"
             elif line != Line(ack.chat, ack.seq, ack.at, ack.attempt.sender, ack.attempt.text):
-                kind: Kind = "diverged" if ack.attempt.text in self.numbers else "lost"
-                yield Anomaly(kind, ack.chat, ack.seq, 0, "acknowledged, the history has something else there")
+                detail = "acknowledged, the history has something else there"
+            else:
+                continue
+            yield Anomaly(kind, ack.chat, ack.seq, 0, detail, ack.period)
 
     def _numbered(self) -> Iterator[Anomaly]:
         """What one client sends to one chat is numbered in the order of sending."""
@@ -180,42 +202,45 @@ class _Case:
             lane = (attempt.sender, attempt.to, attempt.group)
             line = lines[0]
             if line.seq <= newest.get(lane, 0):
-                yield Anomaly("reordered", line.chat, line.seq, 0, "sent after one that has a higher number")
+                detail = "sent after one that has a higher number"
+                yield Anomaly("reordered", line.chat, line.seq, 0, detail, attempt.period)
             newest[lane] = max(line.seq, newest.get(lane, 0))
 
     def _seen(self) -> Iterator[Anomaly]:
         """Every showing against those before it, and against the history."""
         shown: set[tuple[int, str]] = set()
         newest: dict[tuple[int, int], int] = {}
-        for viewer, line in self.recording.shown:
+        for viewer, line, period in self.recording.shown:
             if (viewer, line.text) in shown:
-                yield Anomaly("duplicated", line.chat, line.seq, viewer, "shown again")
+                yield Anomaly("duplicated", line.chat, line.seq, viewer, "shown again", period)
                 continue
             shown.add((viewer, line.text))
             last = newest.get((viewer, line.chat), 0)
             if line.seq <= last:
-                yield Anomaly("reordered", line.chat, line.seq, viewer, f"shown after {last}")
+                yield Anomaly("reordered", line.chat, line.seq, viewer, f"shown after {last}", period)
             newest[viewer, line.chat] = max(line.seq, last)
-            phantoms = list(self._phantom(line, viewer))
+            phantoms = list(self._phantom(line, viewer, period))
             yield from phantoms
             if phantoms:
                 continue
             stored = self.committed.get((line.chat, line.seq))
             if stored is None:
-                yield Anomaly("phantom", line.chat, line.seq, viewer, "shown, missing in the history")
+                yield Anomaly("phantom", line.chat, line.seq, viewer, "shown, missing in the history", period)
             elif stored != line:
-                yield Anomaly("diverged", line.chat, line.seq, viewer, "shown, the history has something else there")
+                detail = "shown, the history has something else there"
+                yield Anomaly("diverged", line.chat, line.seq, viewer, detail, period)
 
     def _unseen(self) -> Iterator[Anomaly]:
         """Every committed or promised message against what each other member was shown."""
-        shown = {(viewer, line.text) for viewer, line in self.recording.shown}
+        shown = {(viewer, line.text) for viewer, line, _ in self.recording.shown}
         for text, attempt in self.attempts.items():
             ack = self.acknowledged.get(text)
             lines = self.numbers.get(text)
             if ack is None and not lines:
                 continue
             chat, seq = (ack.chat, ack.seq) if ack is not None else (lines[0].chat, lines[0].seq) if lines else (0, 0)
+            kind: Kind = "skipped" if ack is None else "lost"
+            period = attempt.period if ack is None else ack.period
             for viewer in sorted(self._members(attempt) - {attempt.sender}):
                 if (viewer, text) not in shown:
-                    kind: Kind = "lost" if ack is not None else "skipped"
-                    yield Anomaly(kind, chat, seq, viewer, "never shown")
+                    yield Anomaly(kind, chat, seq, viewer, "never shown", period)

@@ -16,14 +16,16 @@ from __future__ import annotations
 
 import random
 import secrets
+from collections.abc import Sequence
+from functools import partial
 
 from msgspec import UNSET, UnsetType
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from flux.bench.checker import Acknowledged, Attempt, Line, Recording, Shown
-from flux.client import Client, ClientError, Ended, Message, Offline, Online, SessionEnded
-from flux.errors import FluxError, RateLimited
+from flux.client import Client, ClientError, Ended, Message, NotConnected, Offline, Online, SessionEnded, StatusClient
+from flux.errors import FluxError, RateLimited, Unavailable
 from flux.lifecycle import Tasks, sleep
 from flux.wire.replies import HistoryOk
 
@@ -36,6 +38,8 @@ SETTLE_WITHIN = 60.0
 LOOK_EVERY = 0.02
 #: Messages in one request for history.
 PAGE = 200
+#: No pause of a talker is longer than this many times the mean one: how soon everybody hears something new is measured.
+LONGEST_SILENCE = 2.0
 
 
 class ConversationFailed(Exception):
@@ -57,11 +61,13 @@ class Participant:
 class Conversation:
     """All participants and their recording.
 
-    :ivar online: who is logged in, as far as they know.
-
+    :param addresses: of chat servers.
+    :param status: gives each session its server and its token; None: they log in by password where they register.
     :param clients: an even number; each two of them are a pair.
     :param groups: groups of ``group_size`` members each, drawn from all.
     :param rate: messages per second of each participant, spread over its chats.
+    :ivar online: who is logged in, as far as they know.
+    :ivar period: what is recorded from now on belongs to this period, see :mod:`flux.bench.checker`.
     """
 
     _log = Logger()
@@ -69,7 +75,8 @@ class Conversation:
     def __init__(
         self,
         reactor: IReactorTime,
-        address: tuple[str, int],
+        addresses: Sequence[tuple[str, int]],
+        status: StatusClient | None = None,
         *,
         clients: int,
         groups: int,
@@ -79,8 +86,10 @@ class Conversation:
     ) -> None:
         self.recording = Recording()
         self.online: set[int] = set()
+        self.period = 0
         self._reactor = reactor
-        self._address = address
+        self._addresses = addresses
+        self._status = status
         self._size = clients
         self._groups = groups
         self._group_size = min(group_size, clients)
@@ -93,6 +102,9 @@ class Conversation:
         self._leaving = False
         self._failure: ConversationFailed | None = None
         self._shown: set[tuple[int, str]] = set()
+        self._numbers: dict[str, int] = {}
+        self._news_from = 0
+        self._informed: set[int] = set()
         self._tasks = Tasks(self._log)
 
     @property
@@ -143,9 +155,15 @@ class Conversation:
             await sleep(LOOK_EVERY, self._reactor)
         self.check()
 
-    def server_gone(self) -> None:
-        """Count nobody as online who has not logged in again."""
-        self.online.clear()
+    def expect_news(self) -> None:
+        """From now on :attr:`informed` are those who have been shown what is said from now on."""
+        self._news_from = len(self.recording.attempts)
+        self._informed.clear()
+
+    @property
+    def informed(self) -> int:
+        """How many are online and have been shown something said since :meth:`expect_news`."""
+        return len(self.online & self._informed)
 
     def check(self) -> None:
         """:raises ConversationFailed: a session ended by itself, or a message was refused."""
@@ -188,15 +206,16 @@ class Conversation:
             self.recording.history[chat] = lines
 
     async def _page(self, client: Client, chat: int, before: int | UnsetType) -> HistoryOk:
-        """A page of history, after as many pauses as the server asks for within ``SETTLE_WITHIN``."""
+        """A page of history, asked for until it comes or ``SETTLE_WITHIN`` is over."""
         deadline = self._reactor.seconds() + SETTLE_WITHIN
         while True:
             try:
                 return await client.history(chat=chat, before=before, limit=PAGE)
-            except RateLimited as limited:
+            except (RateLimited, Unavailable, NotConnected) as passing:
                 if self._reactor.seconds() > deadline:
                     raise
-                await sleep(limited.retry_after / 1000, self._reactor)
+                pause = passing.retry_after / 1000 if isinstance(passing, RateLimited) else LOOK_EVERY
+                await sleep(pause, self._reactor)
 
     async def leave(self) -> None:
         """End all sessions."""
@@ -207,9 +226,12 @@ class Conversation:
         await self._tasks.stop()
 
     async def _join(self, name: str, password: str) -> None:
-        client = Client(self._reactor, [self._address], longest_pause=LONGEST_PAUSE, rng=self._rng)
+        client = Client(self._reactor, self._addresses, longest_pause=LONGEST_PAUSE, rng=self._rng)
         account = await client.register(name, password)
-        await client.login(account.id, password=password)
+        if self._status is not None:
+            await client.login_through(partial(self._status.locate, account.id))
+        else:
+            await client.login(account.id, password=password)
         participant = Participant(client, account.id)
         self._participants.append(participant)
         self._tasks.spawn(self._watch(participant), "watching a participant")
@@ -229,17 +251,22 @@ class Conversation:
         rate = self._rate / len(who.chats)
         while self._talking:
             number += 1
-            attempt = Attempt(who.uid, to, group, f"{self._nonce} {who.uid} {to} {group} {number}")
+            text = f"{self._nonce} {who.uid} {to} {group} {number}"
+            attempt = Attempt(who.uid, to, group, text, self.period)
+            self._numbers[text] = len(self.recording.attempts)
             self.recording.attempts.append(attempt)
-            receipt = await who.client.send(attempt.text, to=to, group=group)
-            self.recording.acknowledged.append(Acknowledged(attempt, receipt.chat, receipt.seq, receipt.at))
-            await sleep(self._rng.expovariate(rate), self._reactor)
+            receipt = await who.client.send(text, to=to, group=group)
+            acknowledged = Acknowledged(attempt, receipt.chat, receipt.seq, receipt.at, self.period)
+            self.recording.acknowledged.append(acknowledged)
+            await sleep(min(self._rng.expovariate(rate), LONGEST_SILENCE / rate), self._reactor)
 
     async def _watch(self, who: Participant) -> None:
         async for event in who.client.events:
             if isinstance(event, Message):
-                self.recording.shown.append(Shown(who.uid, _line(event)))
+                self.recording.shown.append(Shown(who.uid, _line(event), self.period))
                 self._shown.add((who.uid, event.text))
+                if self._numbers.get(event.text, -1) >= self._news_from:
+                    self._informed.add(who.uid)
             elif isinstance(event, Online):
                 self.online.add(who.uid)
             elif isinstance(event, Offline | Ended):

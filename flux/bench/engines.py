@@ -16,6 +16,7 @@ import importlib.util
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -113,7 +114,24 @@ class RedisServer(Engine):
     @property
     def url(self) -> str:
         """For ``[state] url``."""
-        return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
+        return self.url_through(self.port)
+
+    def url_through(self, port: int) -> str:
+        """The same by way of another port of this machine."""
+        return f"redis://:{self.password}@127.0.0.1:{port}/0"
+
+    def empty(self) -> None:
+        """Make it forget everything (``FLUSHALL``).
+
+        :raises flux.bench.servers.ServerFailed: it did not.
+        """
+        answers = b""
+        with socket.create_connection(("127.0.0.1", self.port), START_WITHIN) as connection:
+            connection.sendall(f"AUTH {self.password}\r\nFLUSHALL\r\nQUIT\r\n".encode())
+            while data := connection.recv(4096):
+                answers += data
+        if answers.count(b"+OK") < 2:
+            raise ServerFailed(f"{self.name} was not emptied: {answers!r}")
 
     def _launch(self, cpus: Sequence[int]) -> ServerProcess:
         settings = {
@@ -152,9 +170,13 @@ class PostgresServer(Engine):
         """For ``[store] dsn``."""
         return self.dsn_of("flux")
 
-    def dsn_of(self, database: str) -> str:
+    def dsn_through(self, port: int) -> str:
+        """The same by way of another port of this machine."""
+        return self.dsn_of("flux", port)
+
+    def dsn_of(self, database: str, port: int = 0) -> str:
         """The same for another database."""
-        return f"postgresql://flux:{self.password}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://flux:{self.password}@127.0.0.1:{port or self.port}/{database}"
 
     def create_database(self, name: str) -> str:
         """Make an empty database beside the first one, and return its DSN."""

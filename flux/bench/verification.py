@@ -1,39 +1,37 @@
-"""A conversation through trouble: the server is killed again and again, and nothing may be lost.
+"""A conversation through trouble: servers and links fail, are repaired, and nothing may be lost.
 
 ::
 
-    server    ====X   =========X ==================X    =======     (X: SIGKILL)
-    clients   talk, reconnect, repeat what was not acknowledged ...    settle   read back   judge
-                     |--down--|
-                     |----until all are back----|
+    installation   ====X   =========X ==================X    =======     (X: a fault)
+    clients        talk, reconnect, repeat what was not acknowledged ...    settle   read back   judge
+                          |---------|-------|
+                           duration  recovery: until all have heard something said after the repair
 
-The moments are random, so a kill also hits a server that is still catching up from the one
-before.  SIGKILL takes the process and leaves the kernel: what this cannot show is a loss of power.
+Where the run is not patient the moments are random, so a fault also hits clients that are still coming back from the
+one before.  SIGKILL takes the process and leaves the kernel: what this cannot show is a loss of power.
 """
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
 
-from twisted.internet.threads import deferToThreadPool
+from twisted.internet.interfaces import IReactorTime
 
-from flux.bench.checker import Anomaly, check
-from flux.bench.conversation import LOOK_EVERY, Conversation, ConversationFailed
-from flux.bench.servers import ServerProcess, flux_settings, free_port, twistd
+from flux.bench.checker import Anomaly, Kind, check, count
+from flux.bench.conversation import LOOK_EVERY, Conversation
+from flux.bench.installation import Fault, Installation
 from flux.lifecycle import sleep
 
-T = TypeVar("T")
+#: A fault from which not everybody has recovered by then ends the run, in seconds.
+GIVE_UP_AFTER = 60.0
 
-#: From the moment the server is back to the next kill, in seconds.
-UP_FOR = (0.1, 2.5)
-#: From a kill to the restart, in seconds.
-DOWN_FOR = (0.0, 0.3)
-#: A killed server that nobody could log in to by then does not come back, in seconds.
-BACK_WITHIN = 60.0
+
+class NotRecovered(Exception):
+    """Some clients were not served again after a fault: the text says how many, and after which."""
+
 
 Progress = Callable[[float, str], None]
 """Told now and then the share that is done, 0 to 1, and what is being done."""
@@ -41,11 +39,13 @@ Progress = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """Who talks, and for how long.
+    """Who talks, for how long, and how much is asked of the installation.
 
     :ivar rate: messages per second of each client.
-    :ivar seconds: how long they talk where nobody is killed.
-    :ivar kills: how often the server is killed.
+    :ivar seconds: how long they talk where nothing goes wrong.
+    :ivar calm: seconds before each fault, at least and at most.
+    :ivar patient: whether all must have recovered before the next fault.
+    :ivar recover_within: seconds after a repair in which all must have recovered.
     :ivar seed: of all that is random: the same seed makes the same choices, though not the same timing.
     """
 
@@ -54,24 +54,31 @@ class Plan:
     group_size: int = 6
     rate: float = 50.0
     seconds: float = 10.0
-    kills: int = 0
+    calm: tuple[float, float] = (0.1, 2.5)
+    patient: bool = False
+    recover_within: float = GIVE_UP_AFTER
     seed: int = 0
 
 
 @dataclass
-class Kill:
-    """One kill; times in seconds.
+class Period:
+    """What happened from one fault to the next; the first period is before any. Times in seconds.
 
-    :ivar moment: since the talk began.
-    :ivar acknowledged: messages acknowledged since the kill before.
-    :ivar down: until somebody was logged in again.
-    :ivar recovery: until all were; None if the next kill came first.
+    :ivar fault: what it began with; empty for the first.
+    :ivar moment: when, since the talk began.
+    :ivar duration: from the fault until its repair.
+    :ivar recovery: from the repair until every client was connected and had been shown a message sent after it; None
+        if the next fault came first.
+    :ivar acknowledged: messages acknowledged in this period.
+    :ivar counts: anomalies of this period.
     """
 
-    moment: float
-    acknowledged: int
-    down: float = 0.0
+    fault: str = ""
+    moment: float = 0.0
+    duration: float = 0.0
     recovery: float | None = None
+    acknowledged: int = 0
+    counts: dict[Kind, int] = field(default_factory=lambda: count([]))
 
 
 @dataclass(frozen=True)
@@ -79,89 +86,58 @@ class Verdict:
     """What happened, and what was wrong with it.
 
     :ivar settled: whether everything arrived in time; what did not is among the anomalies as lost.
+    :ivar late: the faults from which it took longer to recover than it may.
     """
 
     seed: int
-    kills: list[Kill]
+    periods: list[Period]
     sent: int
     acknowledged: int
     shown: int
     chats: int
     settled: bool
-    anomalies: list[Anomaly] = field(default_factory=list)
+    late: list[str]
+    anomalies: list[Anomaly]
 
-
-class Victim:
-    """A flux server on ports and data of its own, to be killed and started again.
-
-    :param directory: where its data goes, and what it prints.
-    """
-
-    def __init__(self, reactor: Any, directory: Path) -> None:
-        self._reactor = reactor
-        self._output = directory / "output"
-        self.port = free_port()
-        settings = flux_settings(self.port, free_port()) | {"store.path": str(directory / "flux.db")}
-        self._arguments = twistd("flux", settings)
-        self._process: ServerProcess | None = None
-
-    async def start(self) -> None:
-        """Start it, and do not wait until it listens."""
-        self._process = await self._in_thread(lambda: ServerProcess(self._arguments, self._output))
-
-    async def listening(self) -> None:
-        """:raises flux.bench.servers.ServerFailed: it does not come up."""
-        assert self._process is not None
-        process = self._process
-        await self._in_thread(lambda: process.wait_until_listening(self.port))
-
-    def check(self) -> None:
-        """:raises flux.bench.servers.ServerFailed: it has ended by itself."""
-        if self._process is not None:
-            self._process.check()
-
-    async def kill(self) -> None:
-        """SIGKILL; returns when it is gone."""
-        process, self._process = self._process, None
-        if process is not None:
-            await self._in_thread(process.kill)
-
-    async def _in_thread(self, call: Callable[[], T]) -> T:
-        result: T = await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), call)
-        return result
+    @property
+    def sound(self) -> bool:
+        """Whether every promise was kept."""
+        return not self.anomalies and not self.late
 
 
 class Verification:
     """One conversation from beginning to end.
 
-    :param victim: the server that is killed; None: the one at ``address`` is somebody else's.
+    :param installation: has been started.
     """
 
-    def __init__(
-        self, reactor: Any, plan: Plan, address: tuple[str, int], victim: Victim | None, progress: Progress
-    ) -> None:
+    def __init__(self, reactor: IReactorTime, plan: Plan, installation: Installation, progress: Progress) -> None:
         self._reactor = reactor
         self._plan = plan
-        self._victim = victim
+        self._installation = installation
         self._progress = progress
         self._rng = random.Random(plan.seed)
         self._conversation = Conversation(
             reactor,
-            address,
+            installation.addresses,
+            installation.status,
             clients=plan.clients,
             groups=plan.groups,
             group_size=plan.group_size,
             rate=plan.rate,
             rng=random.Random(plan.seed + 1),
         )
-        self._kills: list[Kill] = []
+        self._periods = [Period()]
+        self._late: list[str] = []
         self._began = 0.0
+        self._repaired: float | None = None
 
     async def run(self) -> Verdict:
         """Talk, survive, judge.
 
+        :raises NotRecovered: after a fault, clients were not served again.
         :raises flux.bench.conversation.ConversationFailed: it could not be held.
-        :raises flux.bench.servers.ServerFailed: the server did not come back.
+        :raises flux.bench.servers.ServerFailed: a server did not come back, or ended by itself.
         :raises flux.errors.FluxError, flux.client.ClientError: the server refused to serve from the start.
         """
         conversation = self._conversation
@@ -170,10 +146,11 @@ class Verification:
             await conversation.gather()
             conversation.talk()
             self._began = self._reactor.seconds()
-            if self._victim is None:
-                await self._undisturbed()
+            faults = self._installation.faults
+            if faults:
+                await self._troubled(faults)
             else:
-                await self._killed(self._victim)
+                await self._undisturbed()
             self._progress(1.0, "waiting for the last messages")
             await conversation.stop()
             settled = await conversation.settle()
@@ -182,65 +159,81 @@ class Verification:
         finally:
             await conversation.leave()
         recording = conversation.recording
+        anomalies = check(recording)
+        acknowledged = Counter(ack.period for ack in recording.acknowledged)
+        for number, period in enumerate(self._periods):
+            period.acknowledged = acknowledged[number]
+            period.counts = count([anomaly for anomaly in anomalies if anomaly.period == number])
         return Verdict(
             self._plan.seed,
-            self._kills,
+            self._periods,
             len(recording.attempts),
             len(recording.acknowledged),
             len(recording.shown),
             len(recording.history),
             settled,
-            check(recording),
+            self._late,
+            anomalies,
         )
 
     async def _undisturbed(self) -> None:
         end = self._began + self._plan.seconds
         while (now := self._reactor.seconds()) < end:
-            self._conversation.check()
+            self._look()
             self._progress((now - self._began) / self._plan.seconds, "talking")
             await sleep(LOOK_EVERY, self._reactor)
 
-    async def _killed(self, victim: Victim) -> None:
-        counted = 0
-        for number in range(self._plan.kills):
-            self._progress(number / self._plan.kills, f"kill {number + 1} of {self._plan.kills}")
-            await self._watch(self._rng.uniform(*UP_FOR), victim)
-            await victim.kill()
-            self._conversation.server_gone()
-            acknowledged = len(self._conversation.recording.acknowledged)
-            kill = Kill(self._reactor.seconds() - self._began, acknowledged - counted)
-            self._kills.append(kill)
-            counted = acknowledged
-            await sleep(self._rng.uniform(*DOWN_FOR), self._reactor)
-            await victim.start()
-            await self._back(kill, victim, 1)
-            kill.down = self._reactor.seconds() - self._began - kill.moment
-        self._progress(1.0, "waiting until everybody is back")
-        if self._kills:
-            await self._back(self._kills[-1], victim, self._conversation.size)
+    async def _troubled(self, faults: list[Fault]) -> None:
+        for number, fault in enumerate(faults):
+            self._progress(number / len(faults), f"{number + 1} of {len(faults)}: {fault.name}")
+            await self._watch(self._plan.calm)
+            await self._suffer(fault)
+            last = number + 1 == len(faults)
+            # Somebody has to be back, or the next fault hits nothing.
+            await self._recovered(self._conversation.size if self._plan.patient or last else 1)
 
-    async def _watch(self, seconds: float, victim: Victim) -> None:
+    async def _suffer(self, fault: Fault) -> None:
+        """Inject, wait, repair."""
+        period = Period(fault.name, self._reactor.seconds() - self._began)
+        self._repaired = None
+        self._periods.append(period)
+        self._conversation.period += 1
+        await fault.inject()
+        await self._watch(fault.lasts)
+        await fault.repair()
+        self._repaired = self._reactor.seconds()
+        period.duration = self._repaired - self._began - period.moment
+        self._conversation.expect_news()
+
+    async def _watch(self, seconds: tuple[float, float]) -> None:
         """Let them talk for a while."""
-        end = self._reactor.seconds() + seconds
+        end = self._reactor.seconds() + self._rng.uniform(*seconds)
         while (now := self._reactor.seconds()) < end:
-            self._look(victim)
+            self._look()
             await sleep(min(LOOK_EVERY, end - now), self._reactor)
 
-    async def _back(self, kill: Kill, victim: Victim, number: int) -> None:
-        """Return when ``number`` participants are logged in again."""
-        deadline = self._reactor.seconds() + BACK_WITHIN
-        self._look(victim)
-        while len(self._conversation.online) < number:
+    async def _recovered(self, number: int) -> None:
+        """Return when ``number`` participants are connected and have news."""
+        assert self._repaired is not None
+        deadline = self._repaired + GIVE_UP_AFTER
+        self._look()
+        while (served := self._conversation.informed) < number:
             if self._reactor.seconds() > deadline:
-                raise ConversationFailed(f"{number} clients are not back {BACK_WITHIN:g} s after a kill")
+                fault, size = self._periods[-1].fault, self._conversation.size
+                raise NotRecovered(
+                    f"{fault}: {served} of {size} clients are served {GIVE_UP_AFTER:g} s after the repair"
+                )
             await sleep(LOOK_EVERY, self._reactor)
-            self._look(victim)
+            self._look()
 
-    def _look(self, victim: Victim) -> None:
-        """See that everything is as it should be, and who is back after the last kill."""
+    def _look(self) -> None:
+        """See that everything is as it should be, and whether all have recovered."""
         self._conversation.check()
-        victim.check()
-        if self._kills and self._kills[-1].recovery is None:
-            kill = self._kills[-1]
-            if len(self._conversation.online) == self._conversation.size:
-                kill.recovery = self._reactor.seconds() - self._began - kill.moment
+        self._installation.check()
+        period = self._periods[-1]
+        if self._repaired is None or period.recovery is not None:
+            return
+        if self._conversation.informed == self._conversation.size:
+            period.recovery = self._reactor.seconds() - self._repaired
+            if period.recovery > self._plan.recover_within:
+                self._late.append(period.fault)

@@ -1,8 +1,10 @@
-"""``flux verify``: is every message delivered as promised, even by a server that is killed?
+"""``flux verify``: is every message delivered as promised, whatever dies or is cut off?
 
 Clients talk in pairs and groups and record what they are promised and shown; at the end the
 records are held against each other and against the history.  With ``--kill`` the server is one
-of its own, which is killed with SIGKILL at random moments and started again on the same data.
+of its own, which is killed with SIGKILL at random moments and started again on the same data;
+with ``--cluster`` it is several, with a Redis and a PostgreSQL of their own, and everything in
+turn is killed, paused, emptied, or cut off.
 """
 
 from __future__ import annotations
@@ -11,31 +13,42 @@ import argparse
 import contextlib
 import json
 import secrets
+import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from flux.bench.checker import count
+from flux.bench.cluster import Cluster
 from flux.bench.conversation import ConversationFailed
+from flux.bench.installation import Installation, SingleServer
 from flux.bench.servers import ServerFailed
-from flux.bench.verification import Plan, Verdict, Verification, Victim
+from flux.bench.verification import NotRecovered, Plan, Verdict, Verification
 from flux.cli.progress import ProgressBar
 from flux.client import Address, ClientError, parse_address
 from flux.errors import FluxError
 from flux.lifecycle import DeadlineExceeded
 
-#: Messages per second of each client: below the default limit of somebody else's server.
-RATE = 10.0
-RATE_OF_OWN = 50.0
+#: Clients, groups and messages per second of each client: on somebody else's server below its default limit, on a
+#: cluster what it and the clients can do on two processors while one node serves for all.
+ELSEWHERE = (20, 3, 10.0)
+SINGLE = (20, 3, 50.0)
+CLUSTER = (60, 10, 5.0)
+#: Within so many seconds after a repair every client of a cluster must be served again.
+RECOVER_WITHIN = 15.0
+#: Seconds before each fault of a cluster.
+CALM = (1.0, 3.0)
 #: Anomalies that are printed one by one.
 PRINTED = 20
+TABLE_WIDTH = 110
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,93 +60,159 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a running server (127.0.0.1:8090); accounts and groups named verify-... stay behind on it",
     )
     parser.add_argument("--kill", type=int, default=0, metavar="N", help="start a server, and kill it N times")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="data of the server to kill; kept (else temporary)")
-    parser.add_argument("--clients", type=int, default=20, metavar="N", help="clients, an even number (20)")
-    parser.add_argument("--groups", type=int, default=3, metavar="N", help="groups (3)")
+    parser.add_argument(
+        "--cluster",
+        action="store_true",
+        help="start three chat nodes, a status process, a Redis and a PostgreSQL, and let everything go wrong in turn",
+    )
+    parser.add_argument("--rounds", type=int, metavar="N", help="how often everything goes wrong (1)")
+    parser.add_argument(
+        "--only", metavar="WORD", help="only faults with WORD in their names: killed, Redis, chat2, ..."
+    )
+    parser.add_argument(
+        "--lease",
+        type=float,
+        metavar="S",
+        help="seconds until a silent node counts as dead; faults last accordingly (10)",
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="for data and output of the servers; kept (else temporary)"
+    )
+    parser.add_argument("--clients", type=int, metavar="N", help="clients, an even number (20; 60 with --cluster)")
+    parser.add_argument("--groups", type=int, metavar="N", help="groups (3; 10 with --cluster)")
     parser.add_argument("--group-size", type=int, default=6, metavar="N", help="members of each group (6)")
     parser.add_argument(
         "--rate",
         type=float,
         metavar="N",
-        help=f"messages per second of each client ({RATE:g}; {RATE_OF_OWN:g} with --kill)",
+        help=f"messages per second of each client ({ELSEWHERE[2]:g}; {SINGLE[2]:g} with --kill, "
+        f"{CLUSTER[2]:g} with --cluster)",
     )
     parser.add_argument(
-        "--seconds", type=float, default=10.0, metavar="S", help="how long they talk without --kill (10)"
+        "--seconds", type=float, default=10.0, metavar="S", help="how long they talk if nothing goes wrong (10)"
     )
     parser.add_argument("--seed", type=int, metavar="N", help="repeats the random choices of an earlier run")
     parser.add_argument("--json", action="store_true", help="print the verdict for programs")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Verify, and return 0; 1 when there was an anomaly, 2 when it could not be found out."""
-    output, status = Console(), Console(stderr=True)
+    """Verify, and return 0; 1 when a promise was not kept, 2 when it could not be found out."""
+    # The table has its width also where it goes into a file.
+    output, status = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH), Console(stderr=True)
     try:
         plan = _plan(args)
         address = parse_address(args.address or "", Address("127.0.0.1", 8090))
+        directory = _directory(args)
     except ValueError as error:
         status.print(f"flux verify: {error}", markup=False)
         return 2
     verdicts: list[Verdict] = []
+    broken: list[NotRecovered] = []
 
     async def verify(reactor: Any) -> None:
-        with _directory(args.data) as directory, ProgressBar(status, 1) as bar:
-            victim = Victim(reactor, directory) if plan.kills else None
-            if victim is not None:
-                # Also when this is interrupted, and the reactor stops with the coroutine in the middle.
-                reactor.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(victim.kill()))
+        with ProgressBar(status, 1) as bar:
             try:
-                await _verify(reactor, plan, address, victim, bar, verdicts)
+                installation = _installation(reactor, args, address, directory)
+            except (ServerFailed, ValueError) as error:
+                status.print(f"cannot verify: {error}", markup=False)
+                return
+            # Also when this is interrupted, and the reactor stops with the coroutine in the middle.
+            reactor.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(installation.close()))
+            try:
+                bar.show(0.0, "starting")
+                await installation.start()
+                verdicts.append(await Verification(reactor, plan, installation, bar.show).run())
+            except NotRecovered as error:
+                broken.append(error)
+                status.print(str(error), style="bold red", markup=False)
             except (ClientError, ConversationFailed, DeadlineExceeded, FluxError, OSError, ServerFailed) as error:
                 status.print(f"cannot verify: {error}", markup=False)
             finally:
-                if victim is not None:
-                    await victim.kill()
+                await installation.close()
 
     with contextlib.suppress(SystemExit):  # which is how react always ends
         react(verify)
-    if not verdicts:
+    sound = bool(verdicts) and verdicts[0].sound
+    if verdicts:
+        if args.json:
+            print(json.dumps(_as_json(verdicts[0]), indent=2))
+        else:
+            show(output, verdicts[0], plan)
+    if directory is not None:
+        if args.data is None and (sound or not any(directory.iterdir())):
+            shutil.rmtree(directory, ignore_errors=True)
+        else:
+            status.print(f"what the servers printed is in {directory}", markup=False, soft_wrap=True)
+    if not verdicts and not broken:
         return 2
-    [verdict] = verdicts
-    if args.json:
-        print(json.dumps(_as_json(verdict), indent=2))
-    else:
-        show(output, verdict)
-    return 1 if verdict.anomalies else 0
-
-
-async def _verify(
-    reactor: Any, plan: Plan, address: Address, victim: Victim | None, bar: ProgressBar, verdicts: list[Verdict]
-) -> None:
-    if victim is not None:
-        await victim.start()
-        await victim.listening()
-        address = Address("127.0.0.1", victim.port)
-    verdicts.append(await Verification(reactor, plan, address, victim, bar.show).run())
+    return 0 if sound else 1
 
 
 def _plan(args: argparse.Namespace) -> Plan:
     """:raises ValueError: arguments that make no sense."""
-    if args.kill and args.address:
-        raise ValueError("--kill starts a server of its own: leave HOST:PORT out")
-    if args.data and not args.kill:
-        raise ValueError("--data is for the server that --kill starts")
-    if args.clients < 2 or args.clients % 2:
+    own = args.kill or args.cluster
+    if args.kill and args.cluster:
+        raise ValueError("--kill is for one server, --cluster for many: choose one")
+    if own and args.address:
+        raise ValueError("--kill and --cluster start servers of their own: leave HOST:PORT out")
+    if args.data and not own:
+        raise ValueError("--data is for the servers that --kill and --cluster start")
+    for name in ("rounds", "only", "lease"):
+        if getattr(args, name) is not None and not args.cluster:
+            raise ValueError(f"--{name} goes with --cluster")
+    if args.rounds is not None and args.rounds < 1:
+        raise ValueError("--rounds: at least 1")
+    if args.lease is not None and not 3 <= args.lease <= 600:
+        raise ValueError("--lease: from 3 to 600")
+    clients, groups, rate = CLUSTER if args.cluster else SINGLE if args.kill else ELSEWHERE
+    clients = clients if args.clients is None else args.clients
+    groups = groups if args.groups is None else args.groups
+    if clients < 2 or clients % 2:
         raise ValueError("--clients: an even number, for they talk in pairs")
     if args.group_size < 2:
         raise ValueError("--group-size: at least 2")
-    rate = args.rate or (RATE_OF_OWN if args.kill else RATE)
-    seed = secrets.randbelow(10**6) if args.seed is None else args.seed
-    return Plan(args.clients, args.groups, args.group_size, rate, args.seconds, args.kill, seed)
+    plan = Plan(
+        clients=clients,
+        groups=groups,
+        group_size=args.group_size,
+        rate=args.rate or rate,
+        seconds=args.seconds,
+        seed=secrets.randbelow(10**6) if args.seed is None else args.seed,
+    )
+    return replace(plan, calm=CALM, patient=True, recover_within=RECOVER_WITHIN) if args.cluster else plan
 
 
-@contextlib.contextmanager
-def _directory(chosen: Path | None) -> Iterator[Path]:
-    if chosen is not None:
-        chosen.mkdir(parents=True, exist_ok=True)
-        yield chosen
-        return
-    with tempfile.TemporaryDirectory(prefix="flux-verify-") as directory:
-        yield Path(directory)
+def _directory(args: argparse.Namespace) -> Path | None:
+    """Where servers of its own keep things; None where there are none.
+
+    :raises ValueError: it cannot be used.
+    """
+    if not (args.kill or args.cluster):
+        return None
+    if args.data is None:
+        return Path(tempfile.mkdtemp(prefix="flux-verify-"))
+    directory: Path = args.data
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if args.cluster and any(directory.iterdir()):
+            raise ValueError(f"--data: {directory} is not empty, and a cluster starts anew")
+    except OSError as error:
+        raise ValueError(f"--data: {error}") from None
+    return directory
+
+
+def _installation(reactor: Any, args: argparse.Namespace, address: Address, directory: Path | None) -> Installation:
+    """:raises flux.bench.servers.ServerFailed: a program is missing.
+    :raises ValueError: no fault has the name asked for.
+    """
+    if directory is None:
+        return Installation([address])
+    if args.kill:
+        return SingleServer(reactor, directory, args.kill)
+    cluster = Cluster(reactor, directory, lease=args.lease or 10.0, rounds=args.rounds or 1, only=args.only or "")
+    if not cluster.faults:
+        raise ValueError(f"--only: no fault has {args.only!r} in its name")
+    return cluster
 
 
 def _as_json(verdict: Verdict) -> dict[str, Any]:
@@ -141,16 +220,10 @@ def _as_json(verdict: Verdict) -> dict[str, Any]:
     return {**asdict(verdict), "counts": count(verdict.anomalies), "anomalies": found}
 
 
-def show(console: Console, verdict: Verdict) -> None:
+def show(console: Console, verdict: Verdict, plan: Plan) -> None:
     """For people."""
-    if verdict.kills:
-        table = Table(title="kills; seconds")
-        for name in ("", "at", "acknowledged since the last", "nobody for", "everybody back after"):
-            table.add_column(name, justify="right")
-        for number, kill in enumerate(verdict.kills, 1):
-            recovery = "killed before" if kill.recovery is None else f"{kill.recovery:.2f}"
-            table.add_row(str(number), f"{kill.moment:.1f}", f"{kill.acknowledged:,}", f"{kill.down:.2f}", recovery)
-        console.print(table)
+    if len(verdict.periods) > 1:
+        console.print(_table(verdict, plan))
     console.print(
         f"{verdict.sent:,} messages sent in {verdict.chats} chats, {verdict.acknowledged:,} acknowledged, "
         f"shown {verdict.shown:,} times (seed {verdict.seed})"
@@ -163,4 +236,32 @@ def show(console: Console, verdict: Verdict) -> None:
         console.print(f"  [red]{anomaly.kind}[/]: {where}: {anomaly.detail}", highlight=False)
     if len(verdict.anomalies) > PRINTED:
         console.print(f"  and {len(verdict.anomalies) - PRINTED} more")
-    console.print("[bold green]No anomaly.[/]" if not verdict.anomalies else "[bold red]Delivery is broken.[/]")
+    if verdict.late:
+        late = ", ".join(verdict.late)
+        console.print(f"[bold red]Not everybody was served again within {plan.recover_within:g} s after: {late}.[/]")
+    if verdict.anomalies:
+        console.print("[bold red]Delivery is broken.[/]")
+    else:
+        console.print("[bold green]No anomaly.[/]")
+
+
+def _table(verdict: Verdict, plan: Plan) -> Table:
+    """A line per fault; what is neither lost nor doubled nor out of order is under "other"."""
+    title = "duration and recovery time in seconds; messages until the next fault"
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    table.add_column("fault", no_wrap=True)
+    for name in ("duration", "acknowledged", "lost", "duplicated", "reordered", "other", "recovery time"):
+        table.add_column(name, justify="right")
+    for number, period in enumerate(verdict.periods):
+        counts = [period.counts[kind] for kind in ("lost", "duplicated", "reordered")]
+        counts.append(sum(period.counts.values()) - sum(counts))
+        wrong = [f"[bold red]{number:,}[/]" if number else "0" for number in counts]
+        acknowledged = f"{period.acknowledged:,}"
+        if not number:
+            table.add_row("(none yet)", "", acknowledged, *wrong, "")
+            continue
+        recovery = "[dim]next came[/]" if period.recovery is None else f"{period.recovery:.2f}"
+        if period.recovery is not None and period.recovery > plan.recover_within:
+            recovery = f"[bold red]{recovery}[/]"
+        table.add_row(period.fault, f"{period.duration:.2f}", acknowledged, *wrong, recovery)
+    return table

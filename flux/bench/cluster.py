@@ -1,0 +1,210 @@
+"""A cluster of one's own, and everything that can go wrong with it.
+
+::
+
+                      clients
+          ┌──────────────┼──────────────┐
+        chat1          chat2          chat3         status
+        │   └──────┐   │   │          │   │            │
+      link        link ...            ...              │        one link per node and engine, to be broken
+        │          │                                   │
+      Redis     PostgreSQL                           Redis
+
+Each process has a folder of its own for its configuration and what it prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList
+
+from flux.bench.engines import Engine, PostgresServer, RedisServer, find_postgres, find_redis
+from flux.bench.installation import Fault, FluxServer, Installation, in_thread
+from flux.bench.links import Link
+from flux.bench.servers import free_port, twistd
+from flux.client import StatusClient
+
+#: How long a killed process stays dead, in seconds.
+DEAD_FOR = (0.5, 3.0)
+#: How long a node is paused or cut off, in leases: until some time after it was declared dead.
+BEYOND_LEASE = 1.5
+
+
+class Node:
+    """A chat node and its links.
+
+    :ivar name: ``chat1``, ``chat2``, ...
+    :ivar port: of its chat port.
+    :ivar server: its process.
+    :ivar redis: its link to Redis.
+    :ivar postgres: its link to PostgreSQL.
+    """
+
+    def __init__(self, name: str, port: int, server: FluxServer, redis: Link, postgres: Link) -> None:
+        self.name = name
+        self.port = port
+        self.server = server
+        self.redis = redis
+        self.postgres = postgres
+
+
+class Cluster(Installation):
+    """A status process, chat nodes, a Redis and a PostgreSQL, on free ports of the loopback interface.
+
+    :param directory: for data and output; not one that another cluster has used.
+    :param nodes: how many chat nodes.
+    :param lease: seconds after which a silent node counts as dead; it reports three times as often.
+    :param rounds: how often everything goes wrong.
+    :param only: only faults with this in their names.
+    :raises flux.bench.servers.ServerFailed: there is no program of a Redis or a PostgreSQL; says what to install.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        directory: Path,
+        nodes: int = 3,
+        lease: float = 10.0,
+        rounds: int = 1,
+        only: str = "",
+    ) -> None:
+        find_redis()
+        find_postgres()
+        self._reactor = reactor
+        self._directory = directory
+        self._lease = lease
+        self._rounds = rounds
+        self._only = only
+        self.redis = RedisServer(directory / "redis")
+        self.postgres = PostgresServer(directory / "postgres")
+        status_port = free_port()
+        where = {"state.url": self.redis.url}
+        self.status_server = self._server("flux-status", "status", "status.listen", status_port, where)
+        self.nodes = [self.make_node(f"chat{number}") for number in range(1, nodes + 1)]
+        super().__init__([("127.0.0.1", node.port) for node in self.nodes])
+        self.status: StatusClient = StatusClient(reactor, [("127.0.0.1", status_port)])
+
+    @property
+    def faults(self) -> list[Fault]:
+        """Everything once a round; which node it happens to changes."""
+        faults = [fault for number in range(self._rounds) for fault in self._round(number)]
+        return [fault for fault in faults if self._only in fault.name]
+
+    async def start(self) -> None:
+        """See :meth:`flux.bench.installation.Installation.start`."""
+        await _together(*(in_thread(self._reactor, engine.start) for engine in (self.redis, self.postgres)))
+        for link in self._links:
+            await link.open()
+        # All at once: one of them creates the tables, the others wait for that.
+        await _together(*(server.start() for server in self._servers))
+
+    def check(self) -> None:
+        """See :meth:`flux.bench.installation.Installation.check`."""
+        for server in self._servers:
+            server.check()
+        for engine in (self.redis, self.postgres):
+            if (process := engine.process) is not None:
+                process.check()
+
+    async def close(self) -> None:
+        """See :meth:`flux.bench.installation.Installation.close`."""
+        await self.status.close()
+        for server in self._servers:
+            await server.kill()
+        for link in self._links:
+            await link.close()
+        for engine in (self.redis, self.postgres):
+            await in_thread(self._reactor, engine.close)
+
+    # what it consists of
+
+    @property
+    def _servers(self) -> list[FluxServer]:
+        return [self.status_server, *(node.server for node in self.nodes)]
+
+    @property
+    def _links(self) -> list[Link]:
+        return [link for node in self.nodes for link in (node.redis, node.postgres)]
+
+    def make_node(self, name: str, folder: str = "") -> Node:
+        """A node that is not started, nor its links opened; whoever makes one beyond those of the cluster ends it."""
+        port = free_port()
+        redis, postgres = Link(self._reactor, self.redis.port), Link(self._reactor, self.postgres.port)
+        settings = {
+            "chat.name": name,
+            "store.kind": "postgres",
+            "store.dsn": self.postgres.dsn_through(postgres.port),
+            "state.url": self.redis.url_through(redis.port),
+            "limits.connections_per_address": "0",
+            "limits.messages_per_second": "0",
+        }
+        server = self._server("flux-chat", folder or name, "chat.listen", port, settings)
+        return Node(name, port, server, redis, postgres)
+
+    def _server(self, command: str, folder: str, listen: str, port: int, settings: dict[str, str]) -> FluxServer:
+        """A process with a configuration file of its own: command lines can be read by everybody."""
+        settings = {
+            listen: f"tcp:{port}:interface=127.0.0.1:backlog=4096",
+            "state.kind": "redis",
+            "status.lease": f"{self._lease:g}",
+            "status.heartbeat": f"{self._lease / 3:g}",
+        } | settings
+        directory = self._directory / folder
+        directory.mkdir(parents=True, exist_ok=True)
+        file = directory / "flux.ini"
+        file.touch(0o600)
+        file.write_text(_ini(settings))
+        return FluxServer(self._reactor, [*twistd(command, {}), "--config", str(file)], [port], directory / "output")
+
+    # what goes wrong with it
+
+    def _round(self, number: int) -> list[Fault]:
+        nodes = [self.nodes[(index + number) % len(self.nodes)] for index in range(len(self.nodes))]
+        one, two, three = (nodes * 3)[:3]
+        long = (BEYOND_LEASE * self._lease, BEYOND_LEASE * self._lease)
+        return [
+            *(_killed(node.name, node.server) for node in nodes),
+            _killed("status", self.status_server),
+            self._engine_killed(self.redis),
+            self._engine_killed(self.postgres),
+            Fault("Redis emptied", partial(in_thread, self._reactor, self.redis.empty), _nothing, (0, 0)),
+            Fault(f"{one.name} paused", one.server.pause, one.server.resume, long),
+            Fault(f"{two.name} cut off from Redis", two.redis.cut, two.redis.open, long),
+            Fault(f"{three.name} cut off from PostgreSQL", three.postgres.cut, three.postgres.open, long),
+            Fault(f"Redis swallows {three.name}", three.redis.swallow, three.redis.open, long),
+            Fault(f"PostgreSQL swallows {two.name}", two.postgres.swallow, two.postgres.open, long),
+        ]
+
+    def _engine_killed(self, engine: Engine) -> Fault:
+        async def start() -> None:
+            await in_thread(self._reactor, engine.start)
+
+        return Fault(f"{engine.name} killed", partial(in_thread, self._reactor, engine.kill), start, DEAD_FOR)
+
+
+def _killed(name: str, server: FluxServer) -> Fault:
+    return Fault(f"{name} killed", server.kill, server.start, DEAD_FOR)
+
+
+async def _nothing() -> None:
+    """There is nothing to repair."""
+
+
+async def _together(*work: Coroutine[Any, Any, object]) -> None:
+    """Wait for all; when some fail, one failure is raised in the end."""
+    outcomes: list[Any] = await DeferredList([Deferred.fromCoroutine(each) for each in work], consumeErrors=True)
+    for succeeded, outcome in outcomes:
+        if not succeeded:
+            outcome.raiseException()
+
+
+def _ini(settings: dict[str, str]) -> str:
+    sections: dict[str, list[str]] = {}
+    for name, value in settings.items():
+        section, _, key = name.partition(".")
+        sections.setdefault(section, []).append(f"{key} = {value}\n")
+    return "\n".join(f"[{section}]\n" + "".join(lines) for section, lines in sections.items())
