@@ -84,6 +84,16 @@ def test_a_send_that_could_not_be_taken_is_repeated_before_the_next(
     assert [result(first).seq, result(second).seq] == [1, 2]
 
 
+def test_the_pauses_between_repetitions_have_a_bound(server: ScriptedServer) -> None:
+    client, link, _ = server.logged_in(longest_pause=0.4)
+    sent = client.send("hello", to=8)
+    for _ in range(10):
+        link.error(link.take("send"), "unavailable")
+        server.wait(0.45)
+    link.receipt(link.take("send"), 1)
+    assert result(sent).seq == 1
+
+
 def test_a_refused_send_fails_and_the_next_goes_on(server: ScriptedServer) -> None:
     client, link, _ = server.logged_in()
     first, second = client.send("first", to=8), client.send("second", to=8)

@@ -43,7 +43,7 @@ from flux.wire.replies import LoginOk, SendOk
 
 R = TypeVar("R", bound=Reply)
 
-#: Between attempts to reconnect, in seconds.
+#: Between attempts to reconnect or to send, in seconds.
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 10.0
 #: A session shorter than this does not reset the pauses, in seconds.
@@ -79,7 +79,7 @@ class Client(Calls):
         out where :meth:`login_through` asks for them.
     :param endpoint: how an address is reached, if not by plain TCP.
     :param max_pending: most sends that may wait for their receipts.
-    :param longest_pause: between attempts to reconnect, in seconds.
+    :param longest_pause: between attempts to reconnect, and to send what the server could not take, in seconds.
     :ivar events: what happens, in order: an asynchronous iterator for one consumer.
     :ivar state: the last state event; None before the first login.
     :ivar profile: the answer to the last login, profile first; None before.
@@ -105,7 +105,7 @@ class Client(Calls):
         self.events = Inbox(reactor, self._choke)
         self.state: State | None = None
         self.profile: LoginOk | None = None
-        self._outbox = Outbox(reactor, self._rng, max_pending)
+        self._outbox = Outbox(reactor, self._rng, max_pending, longest_pause)
         self._cursors = Cursors(reactor)
         self._seen = Seen()
         # A client that starts anew must never use a cid of an earlier one for another text. The time, in ms,

@@ -24,22 +24,25 @@ from flux.lifecycle import DeadlineExceeded, backoff, spawn
 from flux.wire.replies import SendOk
 from flux.wire.requests import Send
 
-#: Between repetitions after ``unavailable``, in seconds.
+#: Between the first repetitions after ``unavailable``, in seconds.
 FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 10.0
 
 _Lane: TypeAlias = "deque[tuple[Send, Deferred[SendOk]]]"
 
 
 class Outbox:
-    """Keeps the sends of one session, at most ``limit``."""
+    """Keeps the sends of one session, at most ``limit``.
+
+    :param longest_pause: between repetitions after ``unavailable``, in seconds.
+    """
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime, rng: random.Random, limit: int) -> None:
+    def __init__(self, clock: IReactorTime, rng: random.Random, limit: int, longest_pause: float) -> None:
         self._clock = clock
         self._rng = rng
         self._limit = limit
+        self._longest_pause = longest_pause
         self._lanes: dict[tuple[int, int], _Lane] = {}
         self._connection: Connection | None = None
         self._offline: list[Deferred[None]] = []
@@ -106,7 +109,7 @@ class Outbox:
 
     async def _deliver(self, request: Send, answer: Deferred[SendOk]) -> None:
         """Repeat ``request`` until it is answered for good, or nobody waits for it any more."""
-        pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE, self._rng)
+        pauses = backoff(FIRST_PAUSE, self._longest_pause, self._rng)
         while not answer.called:
             connection = self._connection
             if connection is None or not connection.alive:
