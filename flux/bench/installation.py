@@ -73,14 +73,14 @@ class FluxServer:
 
     :param command: see :func:`flux.bench.servers.twistd`.
     :param ports: on which it listens when it serves.
-    :param output: takes what it prints.
+    :ivar output: the file that takes what it prints.
     """
 
     def __init__(self, reactor: Any, command: Sequence[str], ports: Sequence[int], output: Path) -> None:
         self._reactor = reactor
         self._command = command
         self._ports = ports
-        self._output = output
+        self.output = output
         self._process: ServerProcess | None = None
 
     async def start(self) -> None:
@@ -88,7 +88,7 @@ class FluxServer:
 
         :raises flux.bench.servers.ServerFailed: it does not.
         """
-        self._process = process = await in_thread(self._reactor, lambda: ServerProcess(self._command, self._output))
+        self._process = process = await in_thread(self._reactor, lambda: ServerProcess(self._command, self.output))
         await in_thread(self._reactor, lambda: process.wait_until_listening(*self._ports))
 
     def check(self) -> None:

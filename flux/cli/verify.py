@@ -247,10 +247,10 @@ def show(console: Console, verdict: Verdict, plan: Plan) -> None:
 
 def _table(verdict: Verdict, plan: Plan) -> Table:
     """A line per fault; what is neither lost nor doubled nor out of order is under "other"."""
-    title = "duration and recovery time in seconds; messages until the next fault"
+    title = "duration and recovery time in seconds; messages are those until the next fault"
     table = Table(title=title, box=box.SIMPLE_HEAD)
     table.add_column("fault", no_wrap=True)
-    for name in ("duration", "acknowledged", "lost", "duplicated", "reordered", "other", "recovery time"):
+    for name in ("duration", "acknowledged", "lost", "duplicated", "reordered", "other", "recovery"):
         table.add_column(name, justify="right")
     for number, period in enumerate(verdict.periods):
         counts = [period.counts[kind] for kind in ("lost", "duplicated", "reordered")]

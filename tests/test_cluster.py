@@ -1,0 +1,273 @@
+"""Real processes on a real Redis and PostgreSQL: whatever dies or is cut off, no promise is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+import pytest_twisted
+from chat_server import PASSWORD, Client, open_client
+from twisted.internet.defer import Deferred
+
+from flux.bench.cluster import Cluster, Node
+from flux.bench.installation import Fault
+from flux.bench.servers import ServerFailed
+from flux.bench.verification import Plan, Verdict, Verification
+from flux.cli.verify import CALM, CLUSTER, RECOVER_WITHIN
+from flux.lifecycle import sleep
+
+LEASE = 3.0
+"""Of the nodes here, in seconds: a third of the default one, so that the tests take a third of the time."""
+
+DEADLINE = 30.0
+"""Until something that should happen by itself has happened."""
+
+CLIENTS, GROUPS, RATE = CLUSTER
+
+
+def run(awaitable: Awaitable[Any]) -> Any:
+    async def wait() -> Any:
+        return await awaitable
+
+    return pytest_twisted.blockon(Deferred.fromCoroutine(wait()))
+
+
+async def until(happened: Callable[[], Any]) -> Any:
+    """What ``happened`` returns once that is true."""
+    from twisted.internet import reactor
+
+    end = reactor.seconds() + DEADLINE
+    while not (outcome := happened()):
+        assert reactor.seconds() < end, "it does not happen"
+        await sleep(0.02, reactor)
+    return outcome
+
+
+def healthy(directory: Path) -> None:
+    """No process has printed a traceback."""
+    for output in directory.glob("*/output"):
+        assert "Traceback" not in output.read_text("utf-8", "replace"), output
+
+
+# --- everything, under load --------------------------------------------------
+
+
+class OneOfEachKind(Cluster):
+    """Nodes are alike: one is killed for all."""
+
+    @property
+    def faults(self) -> list[Fault]:
+        return [fault for fault in super().faults if fault.name not in ("chat2 killed", "chat3 killed")]
+
+
+async def survive(cluster: Cluster, plan: Plan, directory: Path) -> Verdict:
+    from twisted.internet import reactor
+
+    try:
+        await cluster.start()
+        verdict = await Verification(reactor, plan, cluster, lambda share, what: None).run()
+    finally:
+        await cluster.close()
+    assert [period.fault for period in verdict.periods[1:]] == [fault.name for fault in cluster.faults]
+    assert (verdict.anomalies, verdict.late) == ([], [])
+    assert verdict.settled
+    assert verdict.chats == plan.clients // 2 + plan.groups
+    # Whatever is broken, somebody is served meanwhile or soon after.
+    assert all(period.acknowledged > plan.clients for period in verdict.periods)
+    healthy(directory)
+    return verdict
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_everything_goes_wrong(tmp_path: Path) -> None:
+    from twisted.internet import reactor
+
+    plan = Plan(CLIENTS, GROUPS, rate=RATE, calm=(0.2, 0.5), patient=True, recover_within=RECOVER_WITHIN, seed=1)
+    await survive(OneOfEachKind(reactor, tmp_path, lease=LEASE), plan, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+async def test_everything_goes_wrong_twice_with_the_default_lease(tmp_path: Path) -> None:
+    from twisted.internet import reactor
+
+    plan = Plan(CLIENTS, GROUPS, rate=RATE, calm=CALM, patient=True, recover_within=RECOVER_WITHIN, seed=2)
+    await survive(Cluster(reactor, tmp_path, rounds=2), plan, tmp_path)
+
+
+# --- one thing at a time -----------------------------------------------------
+
+
+class People:
+    """Accounts on the nodes of a cluster, speaking the protocol by hand: nobody reconnects behind a test's back."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.clients: list[Client] = []
+        self._names = iter(f"user{number}" for number in range(1, 1000))
+
+    async def login(self, node: Node, uid: int = 0) -> Client:
+        """Log in with ``uid``, or as somebody new."""
+        client = open_client(node.port)
+        self.clients.append(client)
+        if not uid:
+            uid = (await client.ok("register", name=next(self._names), password=PASSWORD))["id"]
+        await client.ok("login", id=uid, password=PASSWORD, acks=True)
+        client.id = uid
+        return client
+
+    async def end(self) -> None:
+        for client in self.clients:
+            await client.reset()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Two nodes."""
+    from twisted.internet import reactor
+
+    cluster = Cluster(reactor, tmp_path, nodes=2, lease=LEASE)
+    try:
+        run(cluster.start())
+        yield cluster
+    finally:
+        run(cluster.close())
+    healthy(tmp_path)
+
+
+@pytest.fixture
+def people(cluster: Cluster) -> Iterator[People]:
+    people = People(cluster)
+    yield people
+    run(people.end())
+
+
+async def befriend(sender: Client, receiver: Client) -> int:
+    """Make the chat of two, so that nobody has to look for it later; the receiver has confirmed everything."""
+    chat = (await sender.ok("send", to=receiver.id, text="hello"))["chat"]
+    assert (await receiver.told("message"))["seq"] == 1
+    receiver.tell("received", chat=chat, seq=1)
+    await receiver.settled()
+    return int(chat)
+
+
+@pytest.mark.slow
+async def test_what_was_committed_by_a_node_that_could_tell_nobody_arrives(cluster: Cluster, people: People) -> None:
+    """Its link to Redis swallows, so its look-up of the routes hangs while PostgreSQL commits; then it is killed."""
+    one, other = cluster.nodes
+    sender, receiver = await people.login(one), await people.login(other)
+    await befriend(sender, receiver)
+    await one.redis.swallow()
+    sent = await sender.ok("send", to=receiver.id, text="are you there?")
+    await one.server.kill()
+    # Only now might what it had to tell get through, and there is nobody left to answer.
+    await one.redis.cut()
+    got = await receiver.told("message")
+    assert (got["seq"], got["text"]) == (sent["seq"], "are you there?")
+    assert not receiver.closed
+
+
+@pytest.mark.slow
+async def test_a_node_that_cannot_publish_goes_on_serving(cluster: Cluster, people: People) -> None:
+    one, other = cluster.nodes
+    sender, here, there = await people.login(one), await people.login(one), await people.login(other)
+    await befriend(sender, here)
+    await befriend(sender, there)
+    await one.redis.cut()
+    for text in ("one", "two", "three"):
+        await sender.ok("send", to=here.id, text=text)
+        await sender.ok("send", to=there.id, text=text)
+    assert [(await here.told("message"))["text"] for _ in range(3)] == ["one", "two", "three"]
+    # Nobody tells this one's node: it finds out by its sweep.
+    assert [(await there.told("message"))["text"] for _ in range(3)] == ["one", "two", "three"]
+    await there.ok("send", to=sender.id, text="and back")
+    assert (await sender.told("message"))["text"] == "and back"
+    await one.redis.open()
+    await until(lambda: "connected to Redis for commands again" in printed(one))
+    await here.ok("send", to=there.id, text="over")
+    assert (await there.told("message"))["text"] == "over"
+    assert [client.closed for client in (sender, here, there)] == ["", "", ""]
+
+
+def printed(node: Node) -> str:
+    """What its process has printed."""
+    return node.server.output.read_text("utf-8", "replace")
+
+
+def received(cluster: Cluster) -> dict[tuple[int, int], int]:
+    """The cursors in the store, by chat and account."""
+    with closing(psycopg2.connect(cluster.postgres.dsn)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT chat, account, received FROM members")
+        return {(chat, account): position for chat, account, position in cursor.fetchall()}
+
+
+@pytest.mark.slow
+async def test_a_node_that_stood_still_finds_a_successor_and_ends(cluster: Cluster, people: People) -> None:
+    """Stopped in the middle of commits and beyond its lease; resumed while another process has its name."""
+    from twisted.internet import reactor
+
+    one, other = cluster.nodes
+    ann, bob = await people.login(one), await people.login(other)
+    chat = await befriend(ann, bob)
+    group = (await ann.ok("group.create", name="lunch"))["group"]
+    await bob.ok("group.join", group=group)
+    await ann.settled()
+
+    for number in range(200):
+        ann.tell("send", group=group, text=f"ann {number}", cid=f"a{number}", ref=f"a{number}")
+    # The first is committed, so the next are on their way to PostgreSQL or back.
+    await ann.reply("a0")
+    await one.postgres.swallow()
+    await one.server.pause()
+    await one.postgres.open()
+
+    # Others never stall.
+    for number in range(20):
+        await bob.ok("send", group=group, text=f"bob {number}")
+        await bob.ok("send", to=ann.id, text=f"to ann {number}")
+
+    async def state(name: str) -> str:
+        return next(node.state for node in await cluster.status.servers() if node.name == name)
+
+    while await state("chat1") == "up":
+        await sleep(0.1, reactor)
+    successor = cluster.make_node("chat1", "successor")
+    await successor.redis.open()
+    await successor.postgres.open()
+    try:
+        await successor.server.start()
+        again = await people.login(successor, ann.id)
+        for number in range(20):
+            assert (await again.take(lambda line: line.get("chat") == chat))["text"] == f"to ann {number}"
+        again.tell("received", chat=chat, seq=21)
+        await again.settled()
+        await until(lambda: received(cluster)[chat, ann.id] == 21)
+        before = received(cluster)
+
+        # What lay in the socket of the old one is read now: it must not count.
+        ann.tell("received", chat=chat, seq=1)
+        await one.server.resume()
+        await ann.until(lambda: ann.closed)
+        with pytest.raises(ServerFailed, match="another process started as 'chat1'"):
+            await until(one.server.check)
+        after = received(cluster)
+        assert {key: after[key] for key in before if after[key] < before[key]} == {}
+        assert not again.closed
+
+        # Each of the 200 can be repeated and is there once, in order.
+        for number in range(200):
+            await again.ok("send", group=group, text=f"ann {number}", cid=f"a{number}")
+        lines = (await again.ok("history", group=group, limit=200, after=0))["messages"]
+        lines += (await again.ok("history", group=group, limit=200, after=lines[-1]["seq"]))["messages"]
+        assert [line["seq"] for line in lines] == list(range(1, 221))
+        assert [line["text"] for line in lines if line["from"] == ann.id] == [f"ann {number}" for number in range(200)]
+        assert [line["text"] for line in lines if line["from"] == bob.id] == [f"bob {number}" for number in range(20)]
+    finally:
+        await successor.server.kill()
+        await successor.redis.close()
+        await successor.postgres.close()
