@@ -54,15 +54,25 @@ class _Detector(DeadConnectionDetector):  # type: ignore[misc]
 
 
 class _Connection(Connection):  # type: ignore[misc]
-    """txpostgres' connection, without two of its flaws."""
+    """txpostgres' connection, without three of its flaws."""
 
     def doRead(self) -> None:
-        """An idle connection was lost: say so instead of raising into the reactor, which would log a traceback."""
+        """Go on with what is under way, and watch on.
+
+        An idle connection that was lost says so instead of raising into the reactor, which would log a traceback. One
+        that could not be made has no socket any more, which the reactor would not like, and says so in the next turn.
+        """
+        self.reactor.removeReader(self)
+        if self._connection.closed:
+            return
         try:
-            super().doRead()
+            self.continuePolling()
         except psycopg2.Error as error:
             self.close()
             self.detector.checkForDeadConnection(Failure(psycopg2.InterfaceError(first_line(error))))
+        else:
+            if self.fileno() >= 0:
+                self.reactor.addReader(self)
 
     def close(self) -> None:
         """Leave no cursor behind in the reactor: it would pass for the next connection with the same file number."""
