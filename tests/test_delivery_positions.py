@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from delivery_lab import Client, InlineStore, Lab, now, opened_store
 from twisted.internet.defer import Deferred
+from twisted.logger import LogLevel, capturedLogs
 
 from flux.model import Hint, Message
 
@@ -318,6 +319,26 @@ def test_a_sweep_that_meets_a_store_that_is_away_is_made_good(lab: Lab, method: 
     lab.advance(8)
     assert pair.b.pushed == {pair.b.got("message")[0]["chat"]: [1, 2], group: [1]}
     assert pair.b.session.live
+
+
+def test_a_store_that_is_away_is_complained_about_once(lab: Lab) -> None:
+    """Not once for each session that waits, and again for each of its attempts."""
+    pairs = [Pair(lab) for _ in range(5)]
+    for pair in pairs:
+        pair.send()
+    store = lab.backends["B"][0]
+    for _ in range(2):
+        store.fault = lambda called: "before" if called in ("fill", "membership") else ""
+        for pair in pairs:
+            lab.commit(pair.ann, pair.bob)
+        with capturedLogs() as logged:
+            lab.advance(12)
+        complaints = [event for event in logged if event["log_namespace"] == "flux.chat.delivery.Delivery"]
+        assert sum(event["log_level"] >= LogLevel.warn for event in complaints) == 1
+        assert len(complaints) > len(pairs)
+        store.fault = lambda called: ""
+        lab.advance(8)
+    assert [pair.pushed() for pair in pairs] == [[1, 2, 3]] * 5
 
 
 def test_hints_that_cannot_be_sent_make_the_sweeps_frequent(lab: Lab) -> None:
