@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg2
 import pytest
@@ -106,17 +107,15 @@ async def test_everything_goes_wrong_twice_with_the_default_lease(tmp_path: Path
 class People:
     """Accounts on the nodes of a cluster, speaking the protocol by hand: nobody reconnects behind a test's back."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
+    def __init__(self) -> None:
         self.clients: list[Client] = []
-        self._names = iter(f"user{number}" for number in range(1, 1000))
 
     async def login(self, node: Node, uid: int = 0) -> Client:
         """Log in with ``uid``, or as somebody new."""
         client = open_client(node.port)
         self.clients.append(client)
         if not uid:
-            uid = (await client.ok("register", name=next(self._names), password=PASSWORD))["id"]
+            uid = (await client.ok("register", name=f"user {uuid4()}", password=PASSWORD))["id"]
         await client.ok("login", id=uid, password=PASSWORD, acks=True)
         client.id = uid
         return client
@@ -126,23 +125,31 @@ class People:
             await client.reset()
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """Two nodes."""
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster of which only Redis and PostgreSQL run."""
     from twisted.internet import reactor
 
-    cluster = Cluster(reactor, tmp_path, nodes=2, lease=LEASE)
-    try:
-        run(cluster.start())
+    directory = tmp_path_factory.mktemp("cluster")
+    cluster = Cluster(reactor, directory, nodes=2, lease=LEASE)
+    with cluster.redis, cluster.postgres:
         yield cluster
+    healthy(directory)
+
+
+@pytest.fixture
+def cluster(engines: Cluster) -> Iterator[Cluster]:
+    """Two nodes."""
+    try:
+        run(engines.start())
+        yield engines
     finally:
-        run(cluster.close())
-    healthy(tmp_path)
+        run(engines.stop())
 
 
 @pytest.fixture
 def people(cluster: Cluster) -> Iterator[People]:
-    people = People(cluster)
+    people = People()
     yield people
     run(people.end())
 
@@ -202,8 +209,8 @@ def printed(node: Node) -> str:
 def received(cluster: Cluster) -> dict[tuple[int, int], int]:
     """The cursors in the store, by chat and account."""
     with closing(psycopg2.connect(cluster.postgres.dsn)) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT chat, account, received FROM members")
-        return {(chat, account): position for chat, account, position in cursor.fetchall()}
+        cursor.execute("SELECT chat, uid, received FROM members")
+        return {(chat, uid): position for chat, uid, position in cursor.fetchall()}
 
 
 @pytest.mark.slow
@@ -232,6 +239,7 @@ async def test_a_node_that_stood_still_finds_a_successor_and_ends(cluster: Clust
         await bob.ok("send", to=ann.id, text=f"to ann {number}")
 
     async def state(name: str) -> str:
+        assert cluster.status is not None
         return next(node.state for node in await cluster.status.servers() if node.name == name)
 
     while await state("chat1") == "up":

@@ -185,6 +185,13 @@ async def test_a_swallowing_link_can_be_cut(setting: Setting) -> None:
     assert (await setting.talking()).heard == b"hello"
 
 
+async def test_a_link_that_was_closed_can_be_opened_again(setting: Setting) -> None:
+    peer = await setting.talking()
+    await setting.link.close()
+    await peer.until(lambda: peer.lost)
+    assert (await setting.talking()).heard == b"hello"
+
+
 async def test_a_server_that_is_down(setting: Setting) -> None:
     await setting.port.stopListening()
     await setting.link.open()

@@ -81,12 +81,11 @@ class Cluster(Installation):
         self._only = only
         self.redis = RedisServer(directory / "redis")
         self.postgres = PostgresServer(directory / "postgres")
-        status_port = free_port()
+        self._status_port = free_port()
         where = {"state.url": self.redis.url}
-        self.status_server = self._server("flux-status", "status", "status.listen", status_port, where)
+        self.status_server = self._server("flux-status", "status", "status.listen", self._status_port, where)
         self.nodes = [self.make_node(f"chat{number}") for number in range(1, nodes + 1)]
         super().__init__([("127.0.0.1", node.port) for node in self.nodes])
-        self.status: StatusClient = StatusClient(reactor, [("127.0.0.1", status_port)])
 
     @property
     def faults(self) -> list[Fault]:
@@ -95,32 +94,43 @@ class Cluster(Installation):
         return [fault for fault in faults if self._only in fault.name]
 
     async def start(self) -> None:
-        """See :meth:`flux.bench.installation.Installation.start`."""
-        await _together(*(in_thread(self._reactor, engine.start) for engine in (self.redis, self.postgres)))
+        """See :meth:`flux.bench.installation.Installation.start`. Engines that run already are left alone."""
+        engines = [engine for engine in self._engines if engine.process is None]
+        await _together(*(in_thread(self._reactor, engine.start) for engine in engines))
         for link in self._links:
             await link.open()
         # All at once: one of them creates the tables, the others wait for that.
         await _together(*(server.start() for server in self._servers))
+        self.status = StatusClient(self._reactor, [("127.0.0.1", self._status_port)])
 
     def check(self) -> None:
         """See :meth:`flux.bench.installation.Installation.check`."""
         for server in self._servers:
             server.check()
-        for engine in (self.redis, self.postgres):
+        for engine in self._engines:
             if (process := engine.process) is not None:
                 process.check()
 
-    async def close(self) -> None:
-        """See :meth:`flux.bench.installation.Installation.close`."""
-        await self.status.close()
+    async def stop(self) -> None:
+        """End everything but the engines."""
+        if self.status is not None:
+            await self.status.close()
         for server in self._servers:
             await server.kill()
         for link in self._links:
             await link.close()
-        for engine in (self.redis, self.postgres):
+
+    async def close(self) -> None:
+        """See :meth:`flux.bench.installation.Installation.close`."""
+        await self.stop()
+        for engine in self._engines:
             await in_thread(self._reactor, engine.close)
 
     # what it consists of
+
+    @property
+    def _engines(self) -> tuple[Engine, ...]:
+        return self.redis, self.postgres
 
     @property
     def _servers(self) -> list[FluxServer]:

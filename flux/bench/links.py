@@ -139,9 +139,10 @@ class Link(Factory):
         self._waiting.clear()
 
     async def close(self) -> None:
-        """Cut, for ever."""
+        """Cut, and leave nothing in the reactor. It can be opened again."""
         await self.cut()
         await self._tasks.stop()
+        self._tasks = Tasks(self._log)
         await sleep(0, self._reactor)
 
     def buildProtocol(self, addr: object) -> _End:
