@@ -1,7 +1,7 @@
 """How asynchronous work starts, repeats, waits and ends.
 
 ``spawn`` and ``Tasks``   a coroutine that nobody awaits, with its errors logged and an owner who can end it
-``within``                a wait with a deadline
+``within``, ``together``  a wait with a deadline, and one for several things at once
 ``backoff``, ``every``    retries and repetition
 ``Stages``                ordered start, and stop in reverse order
 
@@ -16,7 +16,7 @@ Clocks are arguments, so tests run all of this on ``twisted.internet.task.Clock`
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -141,6 +141,19 @@ async def within(seconds: float, awaitable: Awaitable[T], clock: IReactorTime, w
         return result
 
     return await _deferred(awaitable).addTimeout(seconds, clock, onTimeoutCancel=timed_out)
+
+
+async def together(work: Iterable[Awaitable[T]]) -> list[T]:
+    """The results of all of ``work``, which runs at the same time.
+
+    All of it has ended when this returns or raises: nothing is left behind by a failure. Of several failures the first
+    in order is raised. Cancelling the waiter cancels what still runs.
+    """
+    outcomes: list[tuple[bool, Any]] = await DeferredList([_deferred(each) for each in work], consumeErrors=True)
+    for succeeded, outcome in outcomes:
+        if not succeeded:
+            outcome.raiseException()
+    return [outcome for _, outcome in outcomes]
 
 
 async def sleep(seconds: float, clock: IReactorTime) -> None:

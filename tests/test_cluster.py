@@ -21,8 +21,8 @@ from flux.bench.verification import Plan, Verdict, Verification
 from flux.cli.verify import CALM, CLUSTER, RECOVER_WITHIN
 from flux.lifecycle import sleep
 
-LEASE = 3.0
-"""Of the nodes here, in seconds: a third of the default one, so that the tests take a third of the time."""
+LEASE = 2.0
+"""Of the nodes here, in seconds: a fifth of the default one, so that faults are short."""
 
 DEADLINE = 30.0
 """Until something that should happen by itself has happened."""

@@ -11,7 +11,19 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import Logger
 
-from flux.lifecycle import CannotStart, DeadlineExceeded, Stage, Stages, Tasks, backoff, every, sleep, spawn, within
+from flux.lifecycle import (
+    CannotStart,
+    DeadlineExceeded,
+    Stage,
+    Stages,
+    Tasks,
+    backoff,
+    every,
+    sleep,
+    spawn,
+    together,
+    within,
+)
 
 log = Logger()
 
@@ -234,6 +246,37 @@ async def test_every_ends_only_when_its_run_has_ended() -> None:
     cleaned.callback(None)
     await stopped
     assert clock.getDelayedCalls() == []
+
+
+async def test_together_waits_for_all_and_keeps_their_order() -> None:
+    first: Deferred[int] = Deferred()
+    second: Deferred[int] = Deferred()
+    both = Deferred.fromCoroutine(together([first, second]))
+    second.callback(2)
+    assert pending(both)
+    first.callback(1)
+    assert await both == [1, 2]
+    assert await together([]) == []
+
+
+async def test_together_raises_a_failure_when_all_has_ended() -> None:
+    slow: Deferred[int] = Deferred()
+    both = Deferred.fromCoroutine(together([fail(ZeroDivisionError()), slow]))
+    assert pending(both)
+    slow.callback(1)
+    with pytest.raises(ZeroDivisionError):
+        await both
+
+
+async def test_together_is_cancelled_as_a_whole() -> None:
+    one: Deferred[int] = Deferred()
+    other: Deferred[int] = Deferred()
+    both = Deferred.fromCoroutine(together([one, other]))
+    both.cancel()
+    with pytest.raises(CancelledError):
+        await both
+    assert one.called
+    assert other.called
 
 
 # --- Stages ------------------------------------------------------------------

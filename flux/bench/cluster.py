@@ -15,18 +15,16 @@ Each process has a folder of its own for its configuration and what it prints.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from twisted.internet.defer import Deferred, DeferredList
 
 from flux.bench.engines import Engine, PostgresServer, RedisServer, find_postgres, find_redis
 from flux.bench.installation import Fault, FluxServer, Installation, in_thread
 from flux.bench.links import Link
 from flux.bench.servers import free_port, twistd
 from flux.client import StatusClient
+from flux.lifecycle import together
 
 #: How long a killed process stays dead, in seconds.
 DEAD_FOR = (0.5, 3.0)
@@ -96,11 +94,11 @@ class Cluster(Installation):
     async def start(self) -> None:
         """See :meth:`flux.bench.installation.Installation.start`. Engines that run already are left alone."""
         engines = [engine for engine in self._engines if engine.process is None]
-        await _together(*(in_thread(self._reactor, engine.start) for engine in engines))
+        await together(in_thread(self._reactor, engine.start) for engine in engines)
         for link in self._links:
             await link.open()
         # All at once: one of them creates the tables, the others wait for that.
-        await _together(*(server.start() for server in self._servers))
+        await together(server.start() for server in self._servers)
         self.status = StatusClient(self._reactor, [("127.0.0.1", self._status_port)])
 
     def check(self) -> None:
@@ -202,14 +200,6 @@ def _killed(name: str, server: FluxServer) -> Fault:
 
 async def _nothing() -> None:
     """There is nothing to repair."""
-
-
-async def _together(*work: Coroutine[Any, Any, object]) -> None:
-    """Wait for all; when some fail, one failure is raised in the end."""
-    outcomes: list[Any] = await DeferredList([Deferred.fromCoroutine(each) for each in work], consumeErrors=True)
-    for succeeded, outcome in outcomes:
-        if not succeeded:
-            outcome.raiseException()
 
 
 def _ini(settings: dict[str, str]) -> str:

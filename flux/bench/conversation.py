@@ -26,7 +26,7 @@ from twisted.logger import Logger
 from flux.bench.checker import Acknowledged, Attempt, Line, Recording, Shown
 from flux.client import Client, ClientError, Ended, Message, NotConnected, Offline, Online, SessionEnded, StatusClient
 from flux.errors import FluxError, RateLimited, Unavailable
-from flux.lifecycle import Tasks, sleep
+from flux.lifecycle import Tasks, sleep, together
 from flux.wire.replies import HistoryOk
 
 #: Longest pause of a client between attempts to reconnect, in seconds: shorter than for people,
@@ -36,6 +36,8 @@ LONGEST_PAUSE = 1.0
 SETTLE_WITHIN = 60.0
 #: Between looks at whether something has happened, in seconds.
 LOOK_EVERY = 0.02
+#: Participants that register at the same time: hashing their passwords takes the servers a while.
+JOINING = 4
 #: Messages in one request for history.
 PAGE = 200
 #: No pause of a talker is longer than this many times the mean one: how soon everybody hears something new is measured.
@@ -119,8 +121,9 @@ class Conversation:
         :raises flux.client.ClientError: it cannot be reached.
         """
         password = secrets.token_urlsafe(12)
-        for number in range(self._size):
-            await self._join(f"verify-{self._nonce}-{number}", password)
+        for first in range(0, self._size, JOINING):
+            numbers = range(first, min(first + JOINING, self._size))
+            await together(self._join(f"verify-{self._nonce}-{number}", password) for number in numbers)
         for one, other in zip(self._participants[::2], self._participants[1::2], strict=True):
             one.chats.append((other.uid, 0))
             other.chats.append((one.uid, 0))
