@@ -83,6 +83,13 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
         yield server
 
 
+@pytest.fixture(scope="session")
+def quick_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """The same without waiting for the disk, for tests with thousands of commits. Nobody switches the machine off."""
+    with PostgresServer(tmp_path_factory.mktemp("quick-postgres"), {"fsync": "off", "autovacuum": "off"}) as server:
+        yield server
+
+
 @pytest.fixture(autouse=True)
 def _leaves_nothing() -> Iterator[LoggedErrors]:
     from twisted.internet import reactor

@@ -6,6 +6,7 @@ from typing import Any
 
 import psycopg2
 from store_invariants import check_database
+from twisted.internet.task import deferLater
 
 from flux.backends.postgres import schema
 
@@ -20,8 +21,12 @@ TABLES = (
     "friends",
     "sessions",
     "boots",
-    "moves",
 )
+
+
+def settled(call: Any) -> bool:
+    """Whether a call has its outcome."""
+    return bool(call.called)
 
 
 class Database:
@@ -49,11 +54,28 @@ class Database:
             self.query("INSERT INTO flux_migrations VALUES (%s, %s)", number, name)
 
     def empty(self) -> None:
-        """Forget everything; ids start with 1 again."""
+        """Forget everything but what moved when; ids start with 1 again."""
         self.query(
-            "".join(f"DELETE FROM {table};" for table in (*TABLES, "accounts", "moves"))
+            "".join(f"DELETE FROM {table};" for table in (*TABLES, "accounts"))
             + "".join(f"ALTER TABLE {table} ALTER id RESTART;" for table in ("accounts", "chats"))
         )
+
+    async def until_somebody_waits(self) -> None:
+        """Until a statement waits for a lock."""
+        from twisted.internet import reactor
+
+        while not self.query(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        ):
+            await deferLater(reactor, 0.001)  # type: ignore[arg-type]
+
+    async def eventually(self, statement: str, value: Any) -> bool:
+        """Wait until a statement returns this."""
+        from twisted.internet import reactor
+
+        while self.query(statement) != [(value,)]:
+            await deferLater(reactor, 0.01)  # type: ignore[arg-type]
+        return True
 
     def check(self) -> None:
         """The invariants."""

@@ -101,34 +101,20 @@ def plain(outcome: Any) -> Any:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    def __init__(self) -> None:
+    """The calls; subclasses know the store.
+
+    :ivar model: what should be in it.
+    """
+
+    def __init__(self, model: ModelStore) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
-        # Small enough that every run moves entries between the parts of the index and forgets chats.
-        self.small = mock.patch.object(runs, "MOVE_EVERY", 5)
-        self.small.start()
-        self.model = ModelStore()
+        self.model = model
         self.store = self.open()
         self.mark = wait_for(self.outcome("changes", 0)).mark
 
-    def open(self) -> SqliteStore:
-        from twisted.internet import reactor
-
-        store = SqliteStore(
-            self.folder / "flux.db",
-            reactor,
-            now=lambda: self.model.time / 1000,
-            chats_bound=6,
-            connect=Faults(sync=False).connect,
-        )
-        wait_for(store.start())
-        return store
-
-    def teardown(self) -> None:
-        wait_for(self.store.stop())
-        self.small.stop()
-        check_invariants(self.store)
-        shutil.rmtree(self.folder)
+    def open(self) -> Any:
+        """A started store on what was stored before."""
+        raise NotImplementedError
 
     async def outcome(self, name: str, *arguments: Any) -> Any:
         try:
@@ -186,7 +172,35 @@ class StoreMachine(RuleBasedStateMachine):
             each.clear()
 
 
-TestStore = pytest.mark.timeout(600)(pytest.mark.slow(StoreMachine.TestCase))
+class SqliteMachine(StoreMachine):
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp())
+        # Small enough that every run moves entries between the parts of the index and forgets chats.
+        self.small = mock.patch.object(runs, "MOVE_EVERY", 5)
+        self.small.start()
+        super().__init__(ModelStore())
+
+    def open(self) -> SqliteStore:
+        from twisted.internet import reactor
+
+        store = SqliteStore(
+            self.folder / "flux.db",
+            reactor,
+            now=lambda: self.model.time / 1000,
+            chats_bound=6,
+            connect=Faults(sync=False).connect,
+        )
+        wait_for(store.start())
+        return store
+
+    def teardown(self) -> None:
+        wait_for(self.store.stop())
+        self.small.stop()
+        check_invariants(self.store)
+        shutil.rmtree(self.folder)
+
+
+TestStore = pytest.mark.timeout(600)(pytest.mark.slow(SqliteMachine.TestCase))
 TestStore.settings = settings(
     max_examples=100,
     stateful_step_count=40,

@@ -14,8 +14,8 @@ from flux.bench.engines import PostgresServer
 
 
 @pytest.fixture(scope="module")
-def migrated(postgres_server: PostgresServer) -> Iterator[Database]:
-    database = Database(postgres_server.create_database("contract"))
+def migrated(quick_postgres: PostgresServer) -> Iterator[Database]:
+    database = Database(quick_postgres.create_database("contract"))
     database.migrate()
     yield database
     database.close()
@@ -27,7 +27,7 @@ class TestContract(StoreContract):
         from twisted.internet import reactor
 
         migrated.empty()
-        store = PostgresStore(migrated.dsn, reactor, pool=2)
+        store = PostgresStore(migrated.dsn, reactor, pool=2, require_fsync=False)
         await store.start()
         yield store
         migrated.check()

@@ -8,7 +8,7 @@ batch message by message.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import psycopg2.errorcodes
 
@@ -21,7 +21,7 @@ LARGEST_ID = 2**63 - 1
 """Of a bigint. What is above is no identifier of ours."""
 
 KNOWN = """
-    SELECT heads::text, versions::text, ats::text
+    SELECT heads::text, versions::text, ats::text, move
     FROM append_known(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
 CAREFULLY = "SELECT nth, outcome, chat, seq, at, version FROM append_carefully(%s, %s, %s, %s, %s, %s)"
 
@@ -58,14 +58,22 @@ def chats_of(drafts: Sequence[Draft]) -> set[object]:
     return {(min(draft.sender, draft.to), max(draft.sender, draft.to)) if draft.to else draft.group for draft in drafts}
 
 
-async def append(run: Run, pairs: Pairs, clock: int | None, drafts: Sequence[Draft]) -> list[Outcome]:
-    """See ``IStore.append``."""
+async def append(
+    run: Run, pairs: Pairs, saw: Callable[[str], None], clock: int | None, drafts: Sequence[Draft]
+) -> list[Outcome]:
+    """See ``IStore.append``.
+
+    :param saw: is told which row of ``moves`` there is now.
+    :param clock: the time in ms; None: the database's.
+    """
     if not drafts:
         return []
-    return await _known(run, pairs, clock, drafts) or await _carefully(run, pairs, clock, drafts)
+    return await _known(run, pairs, saw, clock, drafts) or await _carefully(run, pairs, clock, drafts)
 
 
-async def _known(run: Run, pairs: Pairs, clock: int | None, drafts: Sequence[Draft]) -> list[Outcome] | None:
+async def _known(
+    run: Run, pairs: Pairs, saw: Callable[[str], None], clock: int | None, drafts: Sequence[Draft]
+) -> list[Outcome] | None:
     """The common case; None where it is none."""
     young = pairs.young
     counts: dict[int, int] = {}
@@ -117,7 +125,8 @@ async def _known(run: Run, pairs: Pairs, clock: int | None, drafts: Sequence[Dra
         raise
     if not rows:
         return None
-    [(heads, versions, ats)] = rows
+    [(heads, versions, ats, move)] = rows
+    saw(move)
     facts = dict(zip(ids, zip(list_of(heads), list_of(ats), list_of(versions), strict=True), strict=True))
     receipts: list[Outcome] = []
     for chat, nth in zip(chats, nths, strict=True):

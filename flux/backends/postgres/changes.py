@@ -25,7 +25,9 @@ KEPT_MARKS = 100
 KEPT_TRANSACTIONS = 100_000
 """Transactions whose rows stay: those of some minutes under load, and of days without."""
 
-NOW = "SELECT pg_current_snapshot()::text"
+_LAST_MOVE = "(SELECT m.xact::text || ' ' || m.at FROM moves m ORDER BY m.xact DESC LIMIT 1)"
+
+NOW = f"SELECT pg_current_snapshot()::text, {_LAST_MOVE}"
 
 _UNSEEN = (
     "m.xact >= pg_snapshot_xmin(%({0})s::pg_snapshot) AND NOT pg_visible_in_snapshot(m.xact, %({0})s::pg_snapshot)"
@@ -33,7 +35,7 @@ _UNSEEN = (
 
 SINCE = f"""
     WITH moved AS MATERIALIZED (SELECT m.* FROM moves m WHERE {_UNSEEN.format("seen")})
-    SELECT pg_current_snapshot()::text,
+    SELECT pg_current_snapshot()::text, {_LAST_MOVE},
         EXISTS (SELECT FROM moves m WHERE {_UNSEEN.format("newest")}),
         pg_snapshot_xmin(%(seen)s::pg_snapshot) >= (SELECT since FROM moves_kept),
         ARRAY(SELECT ARRAY[c.id, c.head] FROM chats c
@@ -41,6 +43,11 @@ SINCE = f"""
         ARRAY(SELECT ARRAY[c.id, c.version] FROM chats c WHERE c.id IN (SELECT unnest(members) FROM moved))::text,
         ARRAY(SELECT ARRAY[s.uid, s.number] FROM sessions s
             WHERE s.uid IN (SELECT unnest(sessions) FROM moved))::text"""
+
+WITNESS = """
+    SELECT EXISTS (SELECT FROM moves WHERE xact = %(xact)s AND at = %(at)s)
+        OR (SELECT since FROM moves_kept) > %(xact)s::xid8"""
+"""Whether a row of moves is there, or was removed in its time."""
 
 PRUNE = "SELECT prune_moves(%s)"
 
@@ -66,6 +73,7 @@ class Marks:
         self._snapshots: OrderedDict[int, str] = OrderedDict()
         self._looks = 0
         self.generation = 0
+        self._witness = ""
         self.told = True
 
     def newest(self) -> int:
@@ -91,10 +99,24 @@ class Marks:
     def forget(self) -> None:
         """The database is another one, or has gone back: nothing that was seen before may be relied on."""
         self._snapshots.clear()
+        self._witness = ""
         self._last += 1
         self._reset = self._last
         self.generation += 1
         self.told = False
+
+    def saw(self, move: str | None) -> None:
+        """A row of ``moves`` that was there, as its number and its time."""
+        if move:
+            self._witness = move
+
+    async def still_there(self, run: Run) -> bool:
+        """Whether what was seen last is there, on a new connection."""
+        if not self._witness:
+            return True
+        xact, at = self._witness.split()
+        [[there]] = await run(WITNESS, {"xact": xact, "at": at})
+        return bool(there)
 
     def is_void(self, mark: int) -> bool:
         """Whether a mark was given before :meth:`forget`."""
@@ -114,10 +136,10 @@ async def changes(run: Run, marks: Marks, mark: int) -> Changes:
     found: tuple[tuple[tuple[int, int], ...], ...] = ((), (), ())
     moved, complete = True, mark == 0
     if seen is None:
-        [[snapshot]] = await run(NOW)
+        [(snapshot, last)] = await run(NOW)
     else:
         values = {"seen": seen, "newest": marks.snapshot(newest)}
-        [(snapshot, moved, complete, *literals)] = await run(SINCE, values)
+        [(snapshot, last, moved, complete, *literals)] = await run(SINCE, values)
         if mark and complete:
             found = tuple(_pairs(literal.translate(BRACKETS)) for literal in literals)
         complete |= mark == 0
@@ -125,6 +147,7 @@ async def changes(run: Run, marks: Marks, mark: int) -> Changes:
         await run(PRUNE, (KEPT_TRANSACTIONS,))
     if marks.generation != generation:
         raise Unavailable("the database is another one, or has gone back to an earlier state")
+    marks.saw(last)
     reset = not complete and marks.is_void(mark)
     marks.told |= reset
     heads, members, sessions = found

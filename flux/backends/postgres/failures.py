@@ -16,7 +16,7 @@ SENTENCES = {
     "53300": "it has no connection to spare (its max_connections, or the role's limit; see store.pool)",
     "53": "it is short of resources",
     "25006": "it is a read-only standby (store.dsn has to name the primary)",
-    "42501": "its role may not do this (store.dsn)",
+    "42501": "its role may not do this",
     "55P03": "a lock was not to be had",
     "57014": "it cancelled the statement",
     "57P": "it is starting up or shutting down",
@@ -39,13 +39,16 @@ def is_dead(error: BaseException) -> bool:
 
 
 def unavailable(error: BaseException) -> Unavailable | None:
-    """What a caller is told; None where the statement itself is to blame, which is a bug."""
+    """What a caller is told; None where it may be tried again, or the statement itself is to blame, which is a bug."""
     code = getattr(error, "pgcode", None) or ""
+    if code in AGAIN:
+        return None
     if isinstance(error, CancelledError):
         code = "57014"
     for prefix in (code, code[:3], code[:2]):
         if prefix in SENTENCES:
-            return Unavailable(f"the database could not do it: {SENTENCES[prefix]}")
+            said = f" ({first_line(error)})" if code == "42501" else ""
+            return Unavailable(f"the database could not do it: {SENTENCES[prefix]}{said}")
     if is_dead(error):
         return Unavailable("the connection to the database was lost")
     if isinstance(error, (psycopg2.OperationalError, psycopg2.InternalError)):

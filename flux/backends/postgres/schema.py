@@ -1,7 +1,7 @@
 """The database: what a server must be like, and which tables and functions it has.
 
 Migrations are the files ``migrations/postgres/NNNN_*.sql``, numbered from 1.  ``flux_migrations`` lists those that were
-applied.  All that are missing are applied in one transaction that holds an advisory lock, so of ten nodes that start at
+applied.  All that are missing are applied in one transaction, under an advisory lock, so of ten nodes that start at
 once one does it, and a database is never between two of them.  One of a later flux is refused, and one that was
 restored in part or altered by hand; the role must be able to read and write every table.
 """
@@ -41,7 +41,6 @@ INSPECT = """
         current_setting('server_encoding'), current_setting('fsync') = 'on',
         pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',
         current_user::text, current_database()::text,
-        CASE WHEN pg_is_in_recovery() THEN 0 ELSE pg_current_wal_flush_lsn() - '0/0'::pg_lsn END::bigint,
         concat_ws(' ', (SELECT system_identifier FROM pg_control_system()),
             CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_flush_lsn()), 8) END,
             (SELECT oid FROM pg_database WHERE datname = current_database()),
@@ -54,7 +53,6 @@ class Server(NamedTuple):
     :ivar version: as people write it.
     :ivar major: its first number.
     :ivar read_only: a standby, or made so.
-    :ivar flushed: bytes of its log that are on disk: never less than before, unless it went back to an earlier state.
     :ivar history: its system identifier, timeline, database and file of messages: another one means another past.
     """
 
@@ -65,7 +63,6 @@ class Server(NamedTuple):
     read_only: bool
     role: str
     database: str
-    flushed: int
     history: str
 
 
@@ -148,10 +145,10 @@ async def migrate(link: Link) -> list[str]:
     known = migrations()
     if await applied(link.run) == len(known):
         return []
-    await link.execute("BEGIN")
-    await link.run("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
-    # Again: another node may have done it meanwhile.
+    # Before the transaction, for what is begun while another node migrates does not see all of its work.
+    await link.run("SELECT pg_advisory_lock(%s)", (LOCK,))
     version = await applied(link.run)
+    await link.execute("BEGIN")
     try:
         await link.execute(
             "CREATE TABLE IF NOT EXISTS flux_migrations"
@@ -163,6 +160,7 @@ async def migrate(link: Link) -> list[str]:
     except psycopg2.Error as error:
         raise Unavailable(f"the schema cannot be made: {first_line(error)}") from error
     await link.execute("COMMIT")
+    await link.run("SELECT pg_advisory_unlock(%s)", (LOCK,))
     return [migration.name for migration in known[version:]]
 
 

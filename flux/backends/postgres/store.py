@@ -95,6 +95,8 @@ class PostgresStore:
     async def start(self) -> None:
         """See ``IStore``; so for the other methods here."""
         await self.with_link(self._bring_up)
+        # There was no table then, perhaps.
+        self._server = None
         await self._pool.start()
 
     async def stop(self) -> None:
@@ -112,10 +114,13 @@ class PostgresStore:
             link.close()
 
     async def _bring_up(self, link: Link) -> None:
-        applied = await schema.migrate(link)
+        try:
+            applied = await schema.migrate(link)
+            await schema.verify(link.run)
+        except Unavailable as error:
+            raise Unavailable(f"store.dsn: {error.detail}") from error
         if applied:
             self._log.info("the schema was brought up to date: {applied}", applied=", ".join(applied))
-        await schema.verify(link.run)
 
     async def _prepare(self, run: Run) -> None:
         """Set a new connection up, and see whether the database is still the one it was."""
@@ -123,7 +128,7 @@ class PostgresStore:
         before, self._server = self._server, server
         if before is None:
             return
-        if server.history != before.history or server.flushed < before.flushed:
+        if server.history != before.history or not await self._marks.still_there(run):
             self._log.warn("the database is another one, or has gone back to an earlier state: everything is read anew")
             self._pairs = append.Pairs(self._pairs_bound)
             self._marks.forget()
@@ -257,7 +262,7 @@ class PostgresStore:
 
     async def _append(self, run: Run, drafts: Sequence[Draft]) -> list[Receipt | FluxError]:
         # Those of now, for the database may have become another one while this call waited.
-        return await append.append(run, self._pairs, self._clock, drafts)
+        return await append.append(run, self._pairs, self._marks.saw, self._clock, drafts)
 
     def history(self, uid: int, chat: int, to: int, group: int, before: int, after: int, limit: int) -> Awaitable[Page]:
         return self._pool.call(history.history, uid, chat, to, group, before, after, limit)

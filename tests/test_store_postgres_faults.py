@@ -1,0 +1,389 @@
+"""The PostgreSQL store when connections and servers die, nothing answers, or the server cannot do it."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg2
+import pytest
+import pytest_twisted
+from postgres_database import Database, settled
+from store_contract_messages import send
+from store_contract_people import people, together
+from test_store_faults import a_day, insist
+from twisted.internet.task import deferLater
+
+from flux.backends.postgres import PostgresStore, connection, pool
+from flux.bench.engines import PostgresServer
+from flux.errors import FluxError, Unavailable
+from flux.model import Draft
+
+
+@pytest.fixture(scope="module")
+def migrated(quick_postgres: PostgresServer) -> Iterator[Database]:
+    database = Database(quick_postgres.create_database("faults"))
+    database.migrate()
+    yield database
+    database.close()
+
+
+@pytest_twisted.async_yield_fixture
+async def opened(migrated):
+    """Makes started stores on an empty database, and stops them afterwards."""
+    from twisted.internet import reactor
+
+    migrated.empty()
+    stores = []
+
+    async def opened(**options: Any) -> PostgresStore:
+        options = {"pool": 2, "dsn": migrated.dsn} | options
+        store = PostgresStore(options.pop("dsn"), reactor, require_fsync=False, **options)
+        await store.start()
+        stores.append(store)
+        return store
+
+    yield opened
+    for store in stores:
+        await store.stop()
+    migrated.check()
+
+
+async def turns(seconds: float = 0.0) -> None:
+    from twisted.internet import reactor
+
+    await deferLater(reactor, seconds)  # type: ignore[arg-type]
+
+
+TERMINATE = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'flux'"
+)
+
+
+# --- connections that die ---
+
+
+async def test_backends_are_killed_again_and_again_under_calls(migrated, opened) -> None:
+    store = await opened(pool=3)
+    ann, bob, cat = await people(store, "ann", "bob", "cat")
+    luck = random.Random(3)
+    receipts: dict[tuple[int, int], str] = {}
+    lost = 0
+    for number in range(150):
+        drafts = [Draft(ann, to, 0, f"{number}-{to}", f"{number}-{to}") for to in (bob, cat)]
+        calls: list[Any] = [store.append(drafts), store.overview(bob), store.open_session(cat)]
+        if luck.random() < 0.2:
+            migrated.query(TERMINATE + (" AND random() < 0.6" if luck.random() < 0.7 else ""))
+        outcomes = await together([_outcome(call) for call in calls])
+        while isinstance(outcomes[0], Unavailable):
+            lost += 1
+            await turns(0.02)
+            outcomes[0] = await _outcome(store.append(drafts))
+        for draft, receipt in zip(drafts, outcomes[0], strict=True):
+            assert receipts.setdefault((receipt.chat, receipt.seq), draft.text) == draft.text
+    assert lost
+    assert {(c, s): t for c, s, t in migrated.query("SELECT chat, seq, text FROM messages")} == receipts
+
+
+async def _outcome(call: Any) -> Any:
+    try:
+        return await call
+    except FluxError as error:
+        return error
+
+
+async def test_an_idle_store_notices_that_its_connections_were_closed(migrated, opened) -> None:
+    store = await opened()
+    migrated.query(TERMINATE)
+    while not isinstance(await _outcome(store.next_boot("a")), Unavailable):
+        await turns()
+    while isinstance(await _outcome(store.next_boot("a")), Unavailable):
+        await turns(0.01)
+    assert await store.next_boot("a") > 1
+
+
+async def test_calls_fail_at_once_while_there_is_no_connection(migrated, opened) -> None:
+    store = await opened()
+    waiting = [store.next_boot("a") for _ in range(50)]
+    for link in tuple(store._pool._links):
+        link.abandon("cut")
+    # Those that wait, those that run, and those to come.
+    outcomes = await together(map(_outcome, waiting))
+    assert {type(outcome) for outcome in outcomes} <= {Unavailable}
+    late = store.next_boot("a")
+    assert settled(late)
+    assert isinstance(await _outcome(late), Unavailable)
+
+
+async def test_too_many_calls_are_refused_at_once(opened) -> None:
+    store = await opened(bound=20)
+    calls = [store.next_boot("a") for _ in range(30)]
+    assert [settled(call) for call in calls] == [False] * 20 + [True] * 10
+    outcomes = await together(map(_outcome, calls))
+    assert sorted(outcomes[:20]) == list(range(1, 21))
+    assert all("overloaded" in outcome.detail for outcome in outcomes[20:])
+
+
+# --- deadlines ---
+
+
+async def test_a_deadline_closes_the_connection_and_the_store_goes_on(migrated, opened) -> None:
+    store = await opened(deadline=0.3)
+    ann, bob, cat = await people(store, "ann", "bob", "cat")
+    await send(store, Draft(ann, bob, 0, "1", "a"))
+    holder = psycopg2.connect(migrated.dsn)
+    with holder.cursor() as cursor:
+        cursor.execute("SELECT FROM chats FOR NO KEY UPDATE")
+    for _ in range(3):
+        late = await _outcome(store.append([Draft(ann, bob, 0, "2", "b")]))
+        assert isinstance(late, Unavailable)
+        # The others go on, on the other connection or on a new one.
+        assert (await insist(lambda: store.append([Draft(cat, ann, 0, "x")])))[0].seq >= 1
+        await turns(0.2)
+    holder.commit()
+    holder.close()
+    # Whether the late ones were done was not known; it is one message now.
+    while isinstance(outcome := await _outcome(store.append([Draft(ann, bob, 0, "2", "b")])), Unavailable):
+        await turns(0.05)
+    assert outcome[0].seq == 2
+    assert await migrated.eventually("SELECT count(*) FROM messages WHERE cid = 'b'", 1)
+
+
+async def test_what_waits_for_a_connection_too_long_fails_too(migrated, opened) -> None:
+    store = await opened(pool=1, deadline=0.3)
+    ann, bob = await people(store, "ann", "bob")
+    await send(store, Draft(ann, bob, 0, "1"))
+    holder = psycopg2.connect(migrated.dsn)
+    with holder.cursor() as cursor:
+        cursor.execute("SELECT FROM chats FOR NO KEY UPDATE")
+    running = store.append([Draft(ann, bob, 0, "2")])
+    await migrated.until_somebody_waits()
+    waiting = [store.profile(ann), store.overview(ann), store.append([Draft(bob, ann, 0, "3")])]
+    outcomes = await together(map(_outcome, [running, *waiting]))
+    assert [type(outcome) for outcome in outcomes] == [Unavailable] * 4
+    holder.rollback()
+    holder.close()
+
+
+async def test_a_server_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    from twisted.internet import reactor
+    from twisted.internet.protocol import Factory, Protocol
+
+    monkeypatch.setattr(connection, "CONNECT_WITHIN", 0.2)
+    port = reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")  # type: ignore[attr-defined]
+    number = port.getHost().port
+    store = PostgresStore(f"postgresql://flux:secret@127.0.0.1:{number}/flux", reactor)
+    with pytest.raises(Unavailable, match=rf"store\.dsn: 127\.0\.0\.1:{number}: no answer within 0\.2 s"):
+        await store.start()
+    await port.stopListening()
+
+
+# --- what the server cannot do ---
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("53100", "disk is full"),
+        ("53300", "no connection to spare"),
+        ("53200", "out of memory"),
+        ("25006", "read-only standby"),
+        ("58030", "disk has failed"),
+        ("57014", "cancelled"),
+    ],
+)
+async def test_a_message_that_cannot_be_stored_is_unavailable_and_not_lost(
+    migrated, opened, code: str, sentence: str
+) -> None:
+    store = await opened()
+    ann, bob = await people(store, "ann", "bob")
+    await send(store, Draft(ann, bob, 0, "1"))
+    migrated.query(
+        f"CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END $$;"
+        " CREATE TRIGGER fail BEFORE INSERT ON messages EXECUTE FUNCTION fail()"
+    )
+    try:
+        for draft in (Draft(ann, bob, 0, "2", "k"), Draft(bob, ann, 0, "3")):
+            with pytest.raises(Unavailable, match=sentence):
+                await store.append([draft])
+        assert [message.text for message in (await store.history(bob, 0, ann, 0, 0, -1, 9)).messages] == ["1"]
+    finally:
+        migrated.query("DROP TRIGGER fail ON messages; DROP FUNCTION fail")
+    assert [receipt.seq for receipt in await store.append([Draft(ann, bob, 0, "2", "k")])] == [2]
+
+
+async def test_a_deadlock_with_somebody_else_is_not_the_callers_problem(migrated, opened) -> None:
+    store = await opened()
+    ann, bob, cat = await people(store, "ann", "bob", "cat")
+    first, second = await send(store, Draft(ann, bob, 0, "1"), Draft(ann, cat, 0, "1"))
+    other = psycopg2.connect(migrated.dsn)
+    with other.cursor() as cursor:
+        cursor.execute("SET deadlock_timeout = '10s'")
+        cursor.execute("SELECT FROM chats WHERE id = %s FOR NO KEY UPDATE", (second.chat,))
+        waiting = store.append([Draft(ann, bob, 0, "2"), Draft(ann, cat, 0, "2")])
+        await migrated.until_somebody_waits()
+        # In the wrong order: the server breaks the store's statement off.
+        cursor.execute("SELECT FROM chats WHERE id = %s FOR NO KEY UPDATE", (first.chat,))
+    other.commit()
+    other.close()
+    assert [receipt.seq for receipt in await waiting] == [2, 2]
+
+
+# --- every statement fails once ---
+
+
+class Fault:
+    """Fails the n-th statement: before it is sent, or after it was done, and with it the connection."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, after: bool) -> None:
+        self.left = 0
+        self.hit = False
+        original = connection.Link._await
+
+        async def run(link: Any, method: Any, *arguments: Any) -> Any:
+            self.left -= 1
+            if self.left != 0:
+                return await original(link, method, *arguments)
+            self.hit = True
+            if after:
+                await original(link, method, *arguments)
+            link.abandon("cut")
+            raise Unavailable("the connection to the database was lost")
+
+        monkeypatch.setattr(connection.Link, "_await", run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+async def test_each_statement_fails_once(migrated, opened, monkeypatch: pytest.MonkeyPatch, after: bool) -> None:
+    store = await opened()
+    monkeypatch.setattr(pool, "PAUSES", (0.002, 0.1))
+    fault = Fault(monkeypatch, after)
+    number = 0
+    while True:
+        number += 1
+        migrated.empty()
+        store._pairs.young.clear()
+        while len(store._pool._links) < 2:
+            await turns(0.005)
+        fault.hit, fault.left = False, number
+        await a_day(store)
+        fault.left = 0
+        migrated.check()
+        if not fault.hit:
+            break
+    assert number > 20
+
+
+# --- servers that die ---
+
+
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A server to kill."""
+    with PostgresServer(tmp_path_factory.mktemp("mortal-postgres"), {"fsync": "off"}) as server:
+        yield server
+
+
+async def started_on(server: PostgresServer, name: str, **options: Any) -> PostgresStore:
+    from twisted.internet import reactor
+
+    server.create_database(name)
+    store = PostgresStore(server.dsn_of(name), reactor, require_fsync=False, **options)
+    await store.start()
+    return store
+
+
+@pytest.mark.slow
+async def test_a_server_is_killed_and_started_again_under_calls(mortal: PostgresServer) -> None:
+    store = await started_on(mortal, "killed")
+    ann, bob = await people(store, "ann", "bob")
+    mark = (await store.changes(0)).mark
+    receipts: dict[int, str] = {}
+    for round_ in range(3):
+        failures = 0
+        for number in range(60):
+            draft = Draft(ann, bob, 0, f"{round_}-{number}", f"{round_}-{number}")
+            if number == 20:
+                call = store.append([draft])
+                mortal.kill()
+                assert isinstance(await _outcome(call), (Unavailable, list))
+                for _ in range(20):
+                    refused = await _outcome(store.append([draft]))
+                    assert isinstance(refused, Unavailable)
+                mortal.start()
+            while isinstance(outcome := await _outcome(store.append([draft])), Unavailable):
+                failures += 1
+                await turns(0.02)
+            [receipt] = outcome
+            assert receipts.setdefault(receipt.seq, draft.text) == draft.text
+        assert failures
+    page = await store.history(bob, 0, ann, 0, 0, 0, 1000)
+    assert {message.seq: message.text for message in page.messages} == receipts
+    # It is the same database, with everything that it acknowledged: what it says of the time before is true.
+    assert (await store.changes(mark)).complete
+    await store.stop()
+
+
+@pytest.mark.slow
+async def test_a_database_that_was_restored_is_recognised(mortal: PostgresServer) -> None:
+    store = await started_on(mortal, "restored", pool=2)
+    ann, bob = await people(store, "ann", "bob")
+    await send(store, Draft(ann, bob, 0, "1"))
+    mortal.kill()
+    kept = mortal._data.with_name("kept")
+    shutil.copytree(mortal._data, kept, symlinks=True)
+    mortal.start()
+    await send_insisting(store, Draft(ann, bob, 0, "2"), Draft(ann, bob, 0, "3"))
+    mark = (await store.changes(0)).mark
+    mortal.kill()
+    while not isinstance(await _outcome(store.next_boot("a")), Unavailable):
+        await turns(0.01)
+    shutil.rmtree(mortal._data)
+    shutil.copytree(kept, mortal._data, symlinks=True)
+    for path in (mortal._data, *mortal._data.rglob("*")):
+        if mortal._user is not None:
+            shutil.chown(path, mortal._user, mortal._user)
+    mortal._data.chmod(0o700)
+    mortal.start()
+    [receipt] = await send_insisting(store, Draft(bob, ann, 0, "new 2"))
+    assert receipt.seq == 2
+    with pytest.raises(Unavailable, match="earlier state"):
+        await store.advance([])
+    found = await store.changes(mark)
+    assert (found.complete, found.reset) == (False, True)
+    await store.advance([])
+    again = await store.changes(found.mark)
+    assert (again.complete, again.reset) == (True, False)
+    await store.stop()
+
+
+async def send_insisting(store: PostgresStore, *drafts: Draft) -> list[Any]:
+    while isinstance(outcome := await _outcome(store.append(drafts)), Unavailable):
+        await turns(0.02)
+    return outcome
+
+
+async def test_another_database_under_the_same_name_is_recognised(quick_postgres: PostgresServer) -> None:
+    """As after a dump was restored."""
+    store = await started_on(quick_postgres, "replaced", pool=1)
+    ann, bob = await people(store, "ann", "bob")
+    await send(store, Draft(ann, bob, 0, "1"))
+    mark = (await store.changes(0)).mark
+    admin = Database(quick_postgres.dsn)
+    admin.query("DROP DATABASE replaced WITH (FORCE)")
+    replacement = Database(quick_postgres.create_database("replaced"))
+    replacement.migrate()
+    replacement.close()
+    admin.close()
+    while isinstance(outcome := await _outcome(store.changes(mark)), Unavailable):
+        await turns(0.02)
+    assert outcome.reset
+    # The chat that was known is not there any more.
+    ann, bob = await people(store, "bob", "ann")
+    assert [receipt.seq for receipt in await send(store, Draft(bob, ann, 0, "1"))] == [1]
+    await store.stop()

@@ -1,0 +1,246 @@
+"""What nodes do to one PostgreSQL at the same time: appends that meet, and sweeps that must not miss one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg2
+import pytest
+import pytest_twisted
+from postgres_database import Database, settled
+from store_contract_groups import group_of
+from store_contract_messages import send
+from store_contract_people import people, together
+
+from flux.backends.postgres import PostgresStore, changes
+from flux.bench.engines import PostgresServer
+from flux.errors import BadRequest, Forbidden
+from flux.model import CursorMove, Draft, Receipt
+
+
+@pytest.fixture(scope="module")
+def migrated(quick_postgres: PostgresServer) -> Iterator[Database]:
+    database = Database(quick_postgres.create_database("races"))
+    database.migrate()
+    yield database
+    database.close()
+
+
+@pytest_twisted.async_yield_fixture
+async def nodes(migrated):
+    """Two nodes' stores on one empty database."""
+    from twisted.internet import reactor
+
+    migrated.empty()
+    stores = [PostgresStore(migrated.dsn, reactor, pool=2, require_fsync=False) for _ in range(2)]
+    for store in stores:
+        await store.start()
+    yield stores
+    migrated.check()
+    for store in stores:
+        await store.stop()
+
+
+@pytest.fixture
+def other(migrated: Database) -> Iterator[Any]:
+    """A connection with a transaction of its own."""
+    connection = psycopg2.connect(migrated.dsn)
+    yield connection
+    connection.close()
+
+
+def hold(other: Any, chat: int) -> None:
+    """Take a chat's lock, as everybody does who changes it."""
+    with other.cursor() as cursor:
+        cursor.execute("SELECT FROM chats WHERE id = %s FOR NO KEY UPDATE", (chat,))
+
+
+def meanwhile(other: Any, statement: str, *values: Any) -> None:
+    with other.cursor() as cursor:
+        cursor.execute(statement, values)
+
+
+APPEND = "SELECT append_carefully(%s, %s, %s, %s, %s, NULL)"
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known", "carefully"])
+async def test_the_same_cid_committed_by_who_held_the_chat(migrated, nodes, other, known) -> None:
+    store = nodes[0 if known else 1]
+    ann, bob, cat = await people(nodes[0], "ann", "bob", "cat")
+    first, there = await send(nodes[0], Draft(ann, bob, 0, "1"), Draft(ann, cat, 0, "1"))
+    hold(other, first.chat)
+    meanwhile(other, APPEND, [ann], [bob], [0], ["k"], ["x"])
+    waiting = store.append(
+        [
+            Draft(ann, bob, 0, "x", "k"),
+            Draft(ann, cat, 0, "2"),
+            Draft(ann, bob, 0, "y", "l"),
+            Draft(ann, bob, 0, "z", "k"),
+        ]
+    )
+    await migrated.until_somebody_waits()
+    assert not settled(waiting)
+    other.commit()
+    repeated, neighbour, next_one, reused = await waiting
+    assert (repeated.seq, repeated.duplicate) == (2, True)
+    assert (neighbour.chat, neighbour.seq, neighbour.duplicate) == (there.chat, 2, False)
+    assert (next_one.seq, next_one.duplicate) == (3, False)
+    assert isinstance(reused, BadRequest)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known", "carefully"])
+async def test_a_removal_by_who_held_the_chat(migrated, nodes, other, known) -> None:
+    store = nodes[0]
+    ann, bob, cat = await people(store, "ann", "bob", "cat")
+    group = await group_of(store, ann, bob)
+    if known:
+        await send(store, Draft(ann, cat, 0, "1"))
+    hold(other, group)
+    meanwhile(other, "SELECT group_change('remove', %s, %s, %s, NULL)", ann, group, bob)
+    waiting = store.append([Draft(bob, 0, group, "too late"), Draft(ann, 0, group, "x"), Draft(ann, cat, 0, "y")])
+    await migrated.until_somebody_waits()
+    other.commit()
+    refused, *kept = await waiting
+    assert isinstance(refused, Forbidden)
+    assert [receipt.seq for receipt in kept] == [1, 2 if known else 1]
+    assert kept[0].version == (await store.membership(group)).version
+
+
+async def test_a_join_by_who_held_the_chat(migrated, nodes, other) -> None:
+    store = nodes[0]
+    ann, bob = await people(store, "ann", "bob")
+    group = await group_of(store, ann)
+    await send(store, Draft(ann, 0, group, "1"))
+    hold(other, group)
+    meanwhile(other, "SELECT group_change('join', %s, %s, %s, NULL)", bob, group, bob)
+    waiting = store.append([Draft(bob, 0, group, "in time"), Draft(ann, 0, group, "x")])
+    await migrated.until_somebody_waits()
+    other.commit()
+    receipts = await waiting
+    assert [receipt.seq for receipt in receipts] == [2, 3]
+    assert {receipt.version for receipt in receipts} == {(await store.membership(group)).version}
+    # And the other way round: a join waits for messages, and starts above them.
+    [cat] = await people(store, "cat")
+    hold(other, group)
+    meanwhile(other, APPEND, [ann], [0], [group], [""], ["4"])
+    waiting = store.group_join(cat, group)
+    await migrated.until_somebody_waits()
+    other.commit()
+    assert (await waiting).head == 4
+
+
+async def test_a_block_while_the_first_message_is_on_its_way(migrated, nodes, other) -> None:
+    """Whichever is first, append finds the block afterwards."""
+    store = nodes[0]
+    ann, bob = await people(store, "ann", "bob")
+    meanwhile(other, "SELECT set_block(%s, %s, true)", bob, ann)
+    waiting = store.append([Draft(ann, bob, 0, "x"), Draft(bob, ann, 0, "y")])
+    await migrated.until_somebody_waits()
+    other.commit()
+    outcomes = await waiting
+    assert [type(outcome) for outcome in outcomes] == [Forbidden, Receipt]
+    assert isinstance((await store.append([Draft(ann, bob, 0, "x")]))[0], Forbidden)
+
+
+async def test_both_first_messages_of_1000_pairs_from_two_nodes_in_opposite_order(nodes) -> None:
+    ids = await people(nodes[0], *(f"user{n}" for n in range(46)))
+    pairs = [(one, other) for one in ids for other in ids if one < other][:1000]
+    there, back = await together(
+        [
+            nodes[0].append([Draft(one, other, 0, "there") for one, other in pairs]),
+            nodes[1].append([Draft(other, one, 0, "back") for one, other in reversed(pairs)]),
+        ]
+    )
+    back.reverse()
+    assert [receipt.chat for receipt in there] == [receipt.chat for receipt in back]
+    assert len({receipt.chat for receipt in there}) == 1000
+    assert {(one.seq, other.seq) for one, other in zip(there, back, strict=True)} <= {(1, 2), (2, 1)}
+
+
+async def test_many_batches_of_two_nodes_in_any_order(migrated, nodes) -> None:
+    """No deadlock, no gap, no message twice; the sweeps of both find every head."""
+    luck = random.Random(5)
+    ids = await people(nodes[0], *(f"user{n}" for n in range(12)))
+    groups = [await group_of(nodes[0], ids[0], *ids[1:6]) for _ in range(3)]
+    marks = [(await store.changes(0)).mark for store in nodes]
+    before = migrated.query("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+    heads: list[dict[int, int]] = [{}, {}]
+
+    def draft() -> Draft:
+        cid = f"{luck.randrange(40)}"
+        if luck.random() < 0.3:
+            return Draft(luck.choice(ids[:8]), 0, luck.choice(groups), "x", cid)
+        one, other = luck.sample(ids, 2)
+        return Draft(one, other, 0, "x", cid)
+
+    for _ in range(40):
+        calls: list[Any] = [store.append([draft() for _ in range(luck.randrange(1, 30))]) for store in nodes * 2]
+        calls += [store.group_join(luck.choice(ids[6:]), luck.choice(groups)) for store in nodes]
+        calls += [store.open_session(luck.choice(ids)) for store in nodes * 3]
+        calls += [
+            store.advance([CursorMove(luck.choice(ids), 99, luck.randrange(1, 40), 99, 99) for _ in range(10)])
+            for store in nodes
+        ]
+        await together(calls)
+        for number, store in enumerate(nodes):
+            found = await store.changes(marks[number])
+            marks[number] = found.mark
+            heads[number] |= dict(found.heads)
+    expected = dict(migrated.query("SELECT id, head FROM chats WHERE head > 0"))
+    assert heads == [expected, expected]
+    assert migrated.query("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == before
+
+
+# --- the sweep ---
+
+
+async def test_a_commit_that_was_under_way_is_in_the_next_look(nodes, other) -> None:
+    store = nodes[0]
+    ann, bob, cat = await people(store, "ann", "bob", "cat")
+    slow, quick = await send(store, Draft(ann, bob, 0, "1"), Draft(ann, cat, 0, "1"))
+    mark = (await store.changes(0)).mark
+    meanwhile(other, APPEND, [ann], [bob], [0], [""], ["2"])
+    meanwhile(other, "SELECT open_sessions(%s)", [bob])
+    await send(store, Draft(ann, cat, 0, "2"))
+    first = await store.changes(mark)
+    assert (first.heads, first.sessions) == (((quick.chat, 2),), ())
+    await send(store, Draft(ann, cat, 0, "3"))
+    second = await store.changes(first.mark)
+    assert second.heads == ((quick.chat, 3),)
+    other.commit()
+    third = await store.changes(second.mark)
+    assert (third.heads, third.sessions) == (((slow.chat, 2),), ((bob, 1),))
+    assert (await store.changes(third.mark)).heads == ()
+
+
+async def test_what_was_rolled_back_has_not_moved(nodes, other) -> None:
+    store = nodes[0]
+    ann, bob = await people(store, "ann", "bob")
+    await send(store, Draft(ann, bob, 0, "1"))
+    mark = (await store.changes(0)).mark
+    meanwhile(other, APPEND, [ann], [bob], [0], [""], ["2"])
+    assert (await store.changes(mark)).heads == ()
+    other.rollback()
+    assert (await store.changes(mark)).heads == ()
+
+
+async def test_old_moves_are_removed_and_a_mark_from_before_cannot_be_answered(
+    migrated, nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, neighbour = nodes
+    monkeypatch.setattr(changes, "KEPT_TRANSACTIONS", 20)
+    monkeypatch.setattr(changes, "PRUNE_EVERY", 1)
+    ann, bob = await people(store, "ann", "bob")
+    old = (await neighbour.changes(0)).mark
+    for _ in range(60):
+        await send(store, Draft(ann, bob, 0, "x"))
+    mark = (await store.changes(0)).mark
+    [[left]] = migrated.query("SELECT count(*) FROM moves")
+    assert left <= 25
+    assert (await store.changes(mark)).complete
+    late = await neighbour.changes(old)
+    assert (late.complete, late.reset, late.heads) == (False, False, ())
+    await send(store, Draft(ann, bob, 0, "x"))
+    assert (await neighbour.changes(late.mark)).heads == ((1, 61),)

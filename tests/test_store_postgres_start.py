@@ -1,0 +1,309 @@
+"""How the PostgreSQL store starts: migrations, and servers, databases and roles that it refuses."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from postgres_database import Database
+from server_process import environment
+from store_contract_people import people, together
+
+from flux.backends.postgres import PostgresStore, schema
+from flux.backends.postgres.dsn import Dsn
+from flux.bench.engines import PostgresServer
+from flux.bench.servers import free_port
+from flux.errors import Unavailable
+
+
+@pytest.fixture
+def database(quick_postgres: PostgresServer) -> Iterator[Database]:
+    """An empty database, without tables."""
+    admin = Database(quick_postgres.dsn)
+    admin.query("DROP DATABASE IF EXISTS start WITH (FORCE)")
+    database = Database(quick_postgres.create_database("start"))
+    yield database
+    database.close()
+    admin.close()
+
+
+def store_on(dsn: str, **options: Any) -> PostgresStore:
+    from twisted.internet import reactor
+
+    return PostgresStore(dsn, reactor, **{"require_fsync": False, "pool": 1} | options)
+
+
+async def refusal(dsn: str, **options: Any) -> str:
+    """Why a store does not start: one line, which does not show a password."""
+    with pytest.raises(Unavailable) as raised:
+        await store_on(dsn, **options).start()
+    detail = raised.value.detail
+    assert "\n" not in detail
+    assert detail.startswith("store.dsn")
+    password = re.search(r":([^:@]+)@", dsn)
+    assert password is None or password[1] not in detail
+    return detail
+
+
+# --- migrations ---
+
+
+async def test_an_empty_database_gets_its_tables_and_the_next_start_finds_them(database: Database) -> None:
+    for start in (1, 2):
+        store = store_on(database.dsn)
+        await store.start()
+        assert await store.next_boot("a") == start
+        await store.stop()
+    assert database.query("SELECT number, name FROM flux_migrations") == [(1, "0001_initial")]
+
+
+async def test_ten_nodes_that_start_at_once_migrate_once(database: Database) -> None:
+    stores = [store_on(database.dsn) for _ in range(10)]
+    await together([store.start() for store in stores])
+    assert database.query("SELECT number FROM flux_migrations") == [(1,)]
+    assert await people(stores[3], "ann", "bob") == [1, 2]
+    assert sorted(await together([store.next_boot("a") for store in stores])) == list(range(1, 11))
+    for store in stores:
+        await store.stop()
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> list[schema.Migration]:
+    """What a later version of flux would bring along."""
+    known = schema.migrations()
+    monkeypatch.setattr(schema, "migrations", lambda: known)
+    return known
+
+
+async def test_only_what_is_missing_is_applied_and_in_one_piece(database: Database, later) -> None:
+    store = store_on(database.dsn)
+    await store.start()
+    await people(store, "ann")
+    await store.stop()
+    later += [
+        schema.Migration("0002_more", "CREATE TABLE more (a int);"),
+        schema.Migration("0003_wrong", "CREATE TABLE even_more (a int); SELECT 1 / 0;"),
+    ]
+    assert "the schema cannot be made: division by zero" in await refusal(database.dsn)
+    assert database.query("SELECT number FROM flux_migrations ORDER BY 1") == [(1,)]
+    assert database.query("SELECT to_regclass('more')") == [(None,)]
+    later[2:] = [schema.Migration("0003_right", "CREATE TABLE even_more (a int);\nDROP TABLE more;")]
+    store = store_on(database.dsn)
+    await store.start()
+    assert database.query("SELECT name FROM flux_migrations WHERE number > 1 ORDER BY 1") == [
+        ("0002_more",),
+        ("0003_right",),
+    ]
+    assert (await store.profile(1)).name == "ann"
+    await store.stop()
+
+
+async def test_a_database_of_a_later_flux_is_refused(database: Database, later) -> None:
+    later += [schema.Migration("0002_more", "CREATE TABLE more (a int);")]
+    store = store_on(database.dsn)
+    await store.start()
+    await store.stop()
+    later.pop()
+    assert "was written by a later flux (schema 2, this one knows 1)" in await refusal(database.dsn)
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        ("DROP INDEX messages_by_cid", "half migrated or was altered (without its messages_by_cid)"),
+        ("DROP FUNCTION append_known", "half migrated or was altered (without its append_known)"),
+        ("DROP TABLE blocks, moves CASCADE", "without its blocks, moves, moves_by_xact"),
+        ("DROP TABLE flux_migrations", "has tables that flux has not made (accounts, sessions, "),
+        ("INSERT INTO flux_migrations VALUES (3, 'x')", "was written by a later flux (schema 3"),
+        ("UPDATE flux_migrations SET number = 0", "half migrated (there are migrations 0)"),
+    ],
+)
+async def test_a_database_that_is_not_whole_is_refused(database: Database, damage: str, complaint: str) -> None:
+    database.migrate()
+    database.query(damage)
+    assert complaint in await refusal(database.dsn)
+
+
+async def test_a_database_of_another_program_is_refused_and_left_alone(database: Database) -> None:
+    database.query("CREATE TABLE accounts (theirs int)")
+    assert "has tables that flux has not made (accounts): " in await refusal(database.dsn)
+    assert database.query("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(1,)]
+
+
+# --- servers and roles ---
+
+
+async def test_a_server_that_is_not_there(database: Database) -> None:
+    port = free_port()
+    detail = await refusal(f"postgresql://flux:hushhush@127.0.0.1:{port}/flux")
+    assert detail == f"store.dsn: 127.0.0.1:{port}: Connection refused"
+
+
+async def test_a_host_that_is_not_there() -> None:
+    detail = await refusal("postgresql://flux:hushhush@nowhere.invalid/flux")
+    assert detail == "store.dsn: there is no host nowhere.invalid"
+
+
+async def test_a_wrong_password_or_database_or_user(database: Database, quick_postgres: PostgresServer) -> None:
+    at = f"127.0.0.1:{quick_postgres.port}"
+    for dsn, why in (
+        (f"postgresql://flux:hushhush@{at}/flux", 'password authentication failed for user "flux"'),
+        (f"postgresql://nobody:hushhush@{at}/flux", 'password authentication failed for user "nobody"'),
+        (quick_postgres.dsn_of("nowhere"), 'database "nowhere" does not exist'),
+    ):
+        assert await refusal(dsn) == f"store.dsn: {at}: {why}"
+
+
+async def test_of_several_hosts_the_first_that_will_do_is_taken(
+    database: Database, quick_postgres: PostgresServer
+) -> None:
+    database.query("ALTER DATABASE start SET default_transaction_read_only = on")
+    nowhere, port = free_port(), quick_postgres.port
+    hosts = f"localhost:{nowhere},127.0.0.1:{port}"
+    dsn = f"postgresql://flux:{quick_postgres.password}@{hosts}/start"
+    detail = await refusal(dsn)
+    assert "Connection refused" in detail
+    assert "this is a read-only standby: name the primary" in detail
+    database.connection.close()
+    admin = Database(quick_postgres.dsn)
+    admin.query("ALTER DATABASE start RESET default_transaction_read_only")
+    admin.close()
+    store = store_on(dsn)
+    await store.start()
+    assert await store.next_boot("a") == 1
+    await store.stop()
+
+
+async def test_a_role_without_rights(database: Database, quick_postgres: PostgresServer) -> None:
+    database.query(
+        "DROP ROLE IF EXISTS guest; CREATE ROLE guest LOGIN PASSWORD 'guest-word';"
+        " REVOKE CREATE ON SCHEMA public FROM PUBLIC"
+    )
+    dsn = f"postgresql://guest:guest-word@127.0.0.1:{quick_postgres.port}/start"
+    assert "its role may not do this (permission denied for schema public)" in await refusal(dsn)
+    database.migrate()
+    assert "permission denied for table flux_migrations" in await refusal(dsn)
+    database.query("GRANT SELECT ON ALL TABLES IN SCHEMA public TO guest")
+    detail = await refusal(dsn)
+    assert "its role may not read and write accounts, sessions," in detail
+    assert "GRANT SELECT, INSERT, UPDATE, DELETE" in detail
+    # This is enough: whoever owns the tables migrates.
+    database.query("GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO guest")
+    store = store_on(dsn)
+    await store.start()
+    assert await people(store, "ann", "bob") == [1, 2]
+    assert [step for step, _ in store.checks()] == ["connect", "schema", "write and fsync", "close"]
+    await store.stop()
+    database.query("ALTER ROLE guest CONNECTION LIMIT 2")
+    assert 'too many connections for role "guest"' in await refusal(dsn, pool=3)
+    database.query("DROP OWNED BY guest; DROP ROLE guest")
+
+
+async def test_a_server_without_fsync_is_refused_unless_told(database: Database) -> None:
+    detail = await refusal(database.dsn, require_fsync=True)
+    assert "fsync is off there" in detail
+    assert "store.require_fsync = no" in detail
+
+
+async def test_a_database_without_unicode(quick_postgres: PostgresServer) -> None:
+    admin = Database(quick_postgres.dsn)
+    admin.query("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0")
+    admin.close()
+    assert "has the encoding LATIN1" in await refusal(quick_postgres.dsn_of("latin"))
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql//flux:hushhush@localhost/flux",
+        "postgresql://flux:hush/hush@localhost/flux",
+        "postgresql://flux:hush@hush@localhost/flux",
+        "postgresql://flux:hush#hush@localhost:70000/flux",
+        "host=a,b port=1,2,3 password=hushhush",
+        "hushhush",
+        "password=hushhush wrong=1",
+    ],
+)
+def test_what_is_no_connection_string_is_told_without_showing_it(dsn: str) -> None:
+    with pytest.raises(Unavailable, match=r"^unavailable: store\.dsn is no connection string: expected") as raised:
+        Dsn(dsn)
+    assert "hush" not in str(raised.value)
+
+
+async def test_what_a_session_sets(database: Database) -> None:
+    """Whatever the role or the database has for defaults."""
+    database.query(
+        "ALTER DATABASE start SET synchronous_commit = off; ALTER DATABASE start SET statement_timeout = '1s'"
+    )
+    store = store_on(database.dsn)
+    await store.start()
+    names = (
+        "synchronous_commit",
+        "statement_timeout",
+        "client_connection_check_interval",
+        "default_transaction_isolation",
+    )
+    values = [(await store._pool.call(_setting, name)) for name in names]
+    assert values == ["on", "0", "5s", "read committed"]
+    await store.stop()
+
+
+async def _setting(run: Any, name: str) -> str:
+    [[value]] = await run("SELECT current_setting(%s)", (name,))
+    return value
+
+
+# --- the commands ---
+
+
+def flux(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "import sys; from flux.cli.main import main; sys.exit(main())", *arguments],
+        env=environment(), cwd=cwd, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_flux_check_shows_the_steps(database: Database, tmp_path: Path) -> None:
+    (tmp_path / "flux.ini").write_text(
+        f"[store]\nkind = postgres\ndsn = {database.dsn}\nrequire_fsync = no\n"
+        f"[chat]\nlisten = tcp:0\n[status]\nlisten = tcp:0:interface=127.0.0.1\n"
+    )
+    checked = flux("check", "-c", "flux.ini", cwd=tmp_path)
+    lines = checked.stdout
+    assert checked.returncode == 0, checked
+    assert re.search(
+        r"ok +\d+ ms  store postgres: connect\n +PostgreSQL \d+.*, database start as flux, fsync is OFF", lines
+    )
+    assert re.search(r"ok +\d+ ms  store postgres: schema\n +schema 1\n", lines)
+    assert re.search(r"ok +\d+ ms  store postgres: write and fsync\n +a commit takes \d+\.\d+ ms", lines)
+    wrong = database.dsn.replace(":flux@", ":").replace(
+        psycopg2.extensions.parse_dsn(database.dsn)["password"], "guessed"
+    )
+    refused = flux("check", "-c", "flux.ini", "--set", f"store.dsn={wrong}", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "FAILED" in refused.stdout
+    assert "guessed" not in refused.stdout + refused.stderr
+
+
+def test_a_server_that_cannot_reach_its_database_says_so_in_one_line(tmp_path: Path) -> None:
+    port = free_port()
+    started = subprocess.run(
+        [
+            sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n", "flux",
+            "--set", "store.kind=postgres", "--set", f"store.dsn=postgresql://flux:hushhush@127.0.0.1:{port}/flux",
+        ],
+        env=environment(), cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert started.returncode == 1
+    assert (
+        f"cannot start flux: the store: unavailable: store.dsn: 127.0.0.1:{port}: Connection refused\n"
+        in started.stderr
+    )
+    assert "hushhush" not in started.stdout + started.stderr
+    assert "Traceback" not in started.stdout + started.stderr
