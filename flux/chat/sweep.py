@@ -13,9 +13,7 @@ The last happens after a failover that lost its tail, or a restored backup, with
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from flux.chat.cursors import Cursors
@@ -24,6 +22,7 @@ from flux.chat.session import Session
 from flux.chat.spread import Spread
 from flux.errors import FluxError, UserInvalid
 from flux.interfaces import IStore
+from flux.lifecycle import together
 from flux.model import Overview
 
 READ_AT_ONCE = 50
@@ -119,11 +118,7 @@ class Sweep:
 
         for start in range(0, len(sessions), READ_AT_ONCE):
             some = [session for session in sessions[start : start + READ_AT_ONCE] if not session.ended]
-            reading = [Deferred.fromCoroutine(read(session)) for session in some]
-            outcomes: list[tuple[bool, Any]] = await DeferredList(reading, consumeErrors=True)
-            for succeeded, outcome in outcomes:
-                if not succeeded:
-                    outcome.raiseException()
+            await together(map(read, some))
 
 
 def _kick_if_older(session: Session | None, newest: int) -> None:
