@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.logger import Logger
 
 from flux.errors import Unavailable
@@ -61,7 +61,7 @@ class Gather(Generic[Q, A]):
         self._tasks = Tasks(self.log)
         self._running = False
         waiting, self._waiting = self._waiting, []
-        self._fail(waiting, Unavailable("the shared state is stopped"))
+        self._fail(waiting, "the shared state is stopped")
 
     async def _run(self) -> None:
         try:
@@ -69,10 +69,14 @@ class Gather(Generic[Q, A]):
                 batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
                 try:
                     answers = await self._ask([question for question, _ in batch])
-                except BaseException as error:
-                    self._fail(batch, error)
-                    if not isinstance(error, Unavailable):
-                        raise
+                except CancelledError:
+                    self._fail(batch, "the shared state is stopped")
+                    raise
+                except Unavailable as error:
+                    self._fail(batch, error.detail)
+                except Exception:
+                    self.log.failure("a batch of questions to {what} failed", what=self._what)
+                    self._fail(batch, "the answer was not understood")
                 else:
                     for (_, waiting), answer in zip(batch, answers, strict=True):
                         if not waiting.called:
@@ -81,8 +85,8 @@ class Gather(Generic[Q, A]):
             self._running = False
 
     @staticmethod
-    def _fail(batch: list[tuple[Q, Deferred[A]]], error: BaseException) -> None:
+    def _fail(batch: list[tuple[Q, Deferred[A]]], detail: str) -> None:
         for _, waiting in batch:
             if not waiting.called:
                 # One each: an error that is raised in many places collects all their tracebacks.
-                waiting.errback(Unavailable(error.detail if isinstance(error, Unavailable) else "the call failed"))
+                waiting.errback(Unavailable(detail))

@@ -15,13 +15,13 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from flux.backends.redis.connection import Connection
 from flux.backends.redis.dial import Dialer, Server
-from flux.errors import Unavailable
+from flux.errors import Unavailable, in_words
 from flux.lifecycle import Tasks, backoff, sleep
 
 FIRST_WAIT = 0.1
@@ -130,12 +130,12 @@ class Link:
                 await sleep(wait, self._clock)
                 try:
                     await self._connect()
-                except Unavailable as problem:
-                    if self._problem != problem.detail:
-                        self._problem = problem.detail
-                        self.log.warn(
-                            "still no connection to Redis for {what}: {why}", what=self._what, why=self._problem
-                        )
-                else:
                     break
+                except CancelledError:
+                    raise
+                except Exception as error:
+                    problem = in_words(error)
+                    if self._problem != problem:
+                        self._problem = problem
+                        self.log.warn("still no connection to Redis for {what}: {why}", what=self._what, why=problem)
             self.log.info("connected to Redis for {what} again", what=self._what)
