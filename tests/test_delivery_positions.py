@@ -341,6 +341,21 @@ def test_a_store_that_is_away_is_complained_about_once(lab: Lab) -> None:
     assert [pair.pushed() for pair in pairs] == [[1, 2, 3]] * 5
 
 
+def test_a_shared_state_that_is_away_is_complained_about_once(lab: Lab) -> None:
+    """Not once for each batch of messages that nobody can be told of."""
+    pair = Pair(lab)
+    for _ in range(2):
+        lab.backends["A"][1].fault = lambda method: "before" if method == "routes" else ""
+        with capturedLogs() as logged:
+            for _ in range(5):
+                pair.send()
+            lab.backends["A"][1].fault = lambda method: ""
+            pair.send()
+        events = [event for event in logged if event["log_namespace"] == "flux.chat.spread.Spread"]
+        levels = [event["log_level"] for event in events]
+        assert levels == [LogLevel.warn, *[LogLevel.debug] * 4, LogLevel.info]
+
+
 def test_hints_that_cannot_be_sent_make_the_sweeps_frequent(lab: Lab) -> None:
     pair = Pair(lab)
     pair.send()

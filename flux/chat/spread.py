@@ -39,6 +39,7 @@ class Spread:
         self._is_self = is_self
         self._waiting: Outgoing = []
         self._running = False
+        self._failing = False
 
     def hint(self, outgoing: Outgoing) -> None:
         """Tell the nodes of the receivers: (message, member version, receivers not here)."""
@@ -58,7 +59,14 @@ class Spread:
                     await self._publish(batch)
                 except FluxError as error:
                     self.degraded = True
-                    self.log.warn("{count} messages wait for a sweep: {error}", count=len(batch), error=error)
+                    # Once: with the shared state away this happens with every batch.
+                    log = self.log.debug if self._failing else self.log.warn
+                    self._failing = True
+                    log("{count} messages wait for a sweep: {error}", count=len(batch), error=error)
+                else:
+                    if self._failing:
+                        self._failing = False
+                        self.log.info("other nodes can be told again")
         finally:
             self._running = False
 
