@@ -31,6 +31,8 @@ SET_UP = """
         set_config('default_transaction_isolation', 'read committed', false),
         set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),
         set_config('jit', 'off', false),
+        -- Or the statements inside our functions are planned anew at every call, for arrays of another length.
+        set_config('plan_cache_mode', 'force_generic_plan', false),
         -- The statement of a connection that was given up ends soon, and does not pile up behind a lock.
         CASE WHEN current_setting('server_version_num')::int >= 140000
             THEN set_config('client_connection_check_interval', '5s', false)
