@@ -16,11 +16,11 @@ the sweeps of the receivers find it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import Deferred, DeferredLock, gatherResults
+from twisted.internet.defer import DeferredLock, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -36,8 +36,12 @@ from flux.model import BusEvent, FriendsChanged, Hint, Kick, MembersChanged, Not
 MOST_WAITING = 10_000
 """Events waiting to be published; more are refused."""
 
+MOST_BYTES_WAITING = 16 * 2**20
+"""The same in bytes."""
+
 MOST_IN_MESSAGE = 200
-"""Events in one message of Redis."""
+MOST_BYTES_IN_MESSAGE = 65536
+"""Events, and bytes unless it is one event, in one message of Redis."""
 
 _encode = msgspec.json.Encoder().encode
 _Event = Hint | Notify | MembersChanged | FriendsChanged | Kick
@@ -78,7 +82,7 @@ class RedisBus:
         self._listeners: dict[bytes, _Listener] = {}
         self._tasks = Tasks(self.log)
         self._waiting: dict[bytes, list[bytes]] = {}
-        self._count = 0
+        self._count = self._bytes = 0
         self._publishing = False
         self._malformed = False
         link.on_connected(self._connected)
@@ -109,7 +113,7 @@ class RedisBus:
         self._listeners.clear()
         await self._tasks.stop()
         self._tasks = Tasks(self.log)
-        self._waiting, self._count, self._publishing = {}, 0, False
+        self._waiting, self._count, self._bytes, self._publishing = {}, 0, 0, False
         if self._subscribing:
             self._subscribing = False
             await self._subscriptions.stop()
@@ -133,10 +137,12 @@ class RedisBus:
     def _send(self, channel: bytes, event: BusEvent) -> None:
         if not self._link.connected:
             raise Unavailable("nothing can be published: the connection to Redis is lost")
-        if self._count >= MOST_WAITING:
+        if self._count >= MOST_WAITING or self._bytes >= MOST_BYTES_WAITING:
             raise Unavailable(f"nothing can be published: {self._count} events are waiting for Redis")
-        self._waiting.setdefault(channel, []).append(_encode(event))
+        encoded = _encode(event)
+        self._waiting.setdefault(channel, []).append(encoded)
         self._count += 1
+        self._bytes += len(encoded)
         if not self._publishing:
             self._publishing = True
             self._tasks.spawn(self._publish(), "publishing")
@@ -145,12 +151,12 @@ class RedisBus:
         try:
             while self._waiting:
                 waiting, self._waiting = self._waiting, {}
-                messages: list[Deferred[Any]] = []
-                for channel, events in waiting.items():
-                    for start in range(0, len(events), MOST_IN_MESSAGE):
-                        message = b"[" + b",".join(events[start : start + MOST_IN_MESSAGE]) + b"]"
-                        messages.append(self._link.command("PUBLISH", channel, message))
-                count = sum(map(len, waiting.values()))
+                count, size = self._count, self._bytes
+                messages = [
+                    self._link.command("PUBLISH", channel, message)
+                    for channel, events in waiting.items()
+                    for message in _messages(events)
+                ]
                 sent: Awaitable[object] = gatherResults(messages, consumeErrors=True).addErrback(_first)
                 try:
                     await sent
@@ -158,6 +164,7 @@ class RedisBus:
                     self.log.warn("up to {count} events are lost: {why}", count=count, why=problem.detail)
                 finally:
                     self._count -= count
+                    self._bytes -= size
         finally:
             self._publishing = False
 
@@ -262,6 +269,19 @@ class RedisBus:
     def _channel(self, node: str, boot: int) -> bytes:
         # The boot first: it has no colon, a node may.
         return f"{self._channels}{boot}:{node}".encode()
+
+
+def _messages(events: Sequence[bytes]) -> Iterator[bytes]:
+    """Encoded events as messages of Redis, in order."""
+    part: list[bytes] = []
+    size = 0
+    for event in events:
+        if part and (len(part) == MOST_IN_MESSAGE or size + len(event) > MOST_BYTES_IN_MESSAGE):
+            yield b"[" + b",".join(part) + b"]"
+            part, size = [], 0
+        part.append(event)
+        size += len(event)
+    yield b"[" + b",".join(part) + b"]"
 
 
 def _first(failure: Any) -> Any:
