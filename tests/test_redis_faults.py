@@ -17,7 +17,7 @@ from twisted.logger import LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 
 from flux.backends.redis import bus as bus_module
-from flux.backends.redis import connection
+from flux.backends.redis import connection, dial
 from flux.bench.engines import RedisServer
 from flux.errors import Unavailable
 from flux.model import Choice, Kick, Route
@@ -340,6 +340,25 @@ async def test_a_cut_link(redis_server, prefix, proxy) -> None:
             await state.snapshot()
         proxy.heal()
         await answers(state)
+
+
+async def test_stopping_while_it_connects(own_server, prefix, warnings, monkeypatch) -> None:
+    connecting = []
+
+    class NobodyAnswers:
+        def __init__(self, *arguments, **options) -> None:
+            """As any endpoint."""
+
+        def connect(self, factory) -> Deferred[None]:
+            connecting.append(Deferred())
+            return connecting[-1]
+
+    async with started(own_server.url, prefix) as (_, bus):
+        await bus.listen("a", 1, Recorder())
+        monkeypatch.setattr(dial, "HostnameEndpoint", NobodyAnswers)
+        own_server.kill()
+        await until(lambda: len(connecting) == 2)
+    assert all(waiting.called for waiting in connecting)
 
 
 async def test_too_many_commands_fail_at_once(redis_server, prefix, proxy, impatient, monkeypatch) -> None:

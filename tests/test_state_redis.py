@@ -33,7 +33,7 @@ def elapse():
 
 
 class TestRedisState(StateContract):
-    second = 0.05
+    second = 0.08
 
 
 async def test_every_key_is_documented_with_its_type_and_life(redis_server) -> None:

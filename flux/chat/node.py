@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from msgspec import UNSET
-from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -38,7 +38,7 @@ from flux.chat.throttle import LoginThrottle
 from flux.config import Settings
 from flux.errors import FluxError, Unavailable
 from flux.interfaces import IBus, IBusSink, IPlacement, IState, IStore
-from flux.lifecycle import DeadlineExceeded, Spawned, Tasks, every, within
+from flux.lifecycle import DeadlineExceeded, Spawned, Tasks, every, together, within
 from flux.model import (
     BusEvent,
     FriendsChanged,
@@ -392,7 +392,7 @@ class ChatNode:
     async def _release_late(self) -> None:
         """Release the routes that could not be when their sessions ended: all at once, there may be many."""
         unreleased, self._unreleased = self._unreleased, set()
-        await gatherResults([Deferred.fromCoroutine(self._release(uid, route)) for uid, route in unreleased])
+        await together(self._release(uid, route) for uid, route in unreleased)
 
     async def _release(self, uid: int, route: Route) -> FluxError | None:
         """Release a route, or remember it for the next heartbeat and return why."""

@@ -16,11 +16,10 @@ the sweeps of the receivers find it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import msgspec
-from twisted.internet.defer import DeferredLock, gatherResults
+from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -30,7 +29,7 @@ from flux.backends.redis.dial import Dialer
 from flux.backends.redis.link import Link
 from flux.errors import Unavailable
 from flux.interfaces import IBus, IBusSink
-from flux.lifecycle import Tasks
+from flux.lifecycle import Tasks, together
 from flux.model import BusEvent, FriendsChanged, Hint, Kick, MembersChanged, Notify
 
 MOST_WAITING = 10_000
@@ -157,9 +156,8 @@ class RedisBus:
                     for channel, events in waiting.items()
                     for message in _messages(events)
                 ]
-                sent: Awaitable[object] = gatherResults(messages, consumeErrors=True).addErrback(_first)
                 try:
-                    await sent
+                    await together(messages)
                 except Unavailable as problem:
                     self.log.warn("up to {count} events are lost: {why}", count=count, why=problem.detail)
                 finally:
@@ -201,10 +199,7 @@ class RedisBus:
         connection.on_push(self._arrived)
         listeners = dict(self._listeners)
         channels = [self._everybody, *listeners]
-        confirmed: Awaitable[object] = gatherResults(
-            [connection.command("SUBSCRIBE", channel) for channel in channels], consumeErrors=True
-        ).addErrback(_first)
-        await confirmed
+        await together(connection.command("SUBSCRIBE", channel) for channel in channels)
         for listener in listeners.values():
             self._ready(listener)
 
@@ -282,8 +277,3 @@ def _messages(events: Sequence[bytes]) -> Iterator[bytes]:
         part.append(event)
         size += len(event)
     yield b"[" + b",".join(part) + b"]"
-
-
-def _first(failure: Any) -> Any:
-    """Out of ``gatherResults``' FirstError the error itself."""
-    return getattr(failure.value, "subFailure", failure)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
@@ -115,6 +116,8 @@ class Dialer:
             endpoint = wrapClientTLS(self._tls(host), endpoint)
         try:
             protocol: Any = await within(STEP_WITHIN + 1.0, endpoint.connect(factory), self._reactor, "connecting")
+        except CancelledError:
+            raise
         except Exception as error:
             reason = str(error).rstrip(".") or type(error).__name__
             raise Unavailable(f"state.url: no connection to Redis at {where}: {reason}") from error

@@ -12,12 +12,12 @@ The table of keys is in ``docs/operations.md``.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, cast
 
 import msgspec
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -28,6 +28,7 @@ from flux.backends.redis.link import Link
 from flux.backends.redis.scripts import Script
 from flux.errors import Unavailable
 from flux.interfaces import IState
+from flux.lifecycle import together
 from flux.model import Choice, Claim, CodeCheck, Lease, Node, Renewal, Route, Snapshot
 
 PART = 4000
@@ -139,7 +140,7 @@ class RedisState:
                     ),
                 )
             )
-        answers = [_renewal(answer) for answer in await _all(parts)]
+        answers = [_renewal(answer) for answer in await together(parts)]
         here = answers[0][3]
         named = dict(routes) if here else {}
         recorded = ((int(uid), int(number)) for uid, number in zip(here[::2], here[1::2], strict=True))
@@ -263,17 +264,6 @@ class RedisState:
             return failure
 
         return self._link.command("EVALSHA", script.sha, 0, self._prefix, payload).addErrback(perhaps_unknown)
-
-
-async def _all(calls: Sequence[Deferred[bytes]]) -> list[bytes]:
-    """The answers of calls that are all under way; one that fails is the failure of all."""
-    settled: Awaitable[list[bytes]] = gatherResults(calls, consumeErrors=True).addErrback(_first)
-    return await settled
-
-
-def _first(failure: Any) -> Any:
-    """Out of ``gatherResults``' FirstError the error itself."""
-    return getattr(failure.value, "subFailure", failure)
 
 
 def _stored(route: Route) -> str:
