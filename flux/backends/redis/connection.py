@@ -48,6 +48,9 @@ _REFUSALS = {
 }
 _CODE = re.compile(rf"\b({'|'.join(_REFUSALS)})\b")
 
+#: What a script may not is worded in other ways.
+_IN_SCRIPT = re.compile("ACL failure in script|The user executing the script can't")
+
 #: What only another connection can put right, perhaps one to another server.
 _ELSEWHERE = {"NOAUTH", "READONLY", "MASTERDOWN", "LOADING"}
 
@@ -60,8 +63,7 @@ class Refused(Unavailable):
     """
 
     def __init__(self, where: str, text: str) -> None:
-        # What a script may not is worded in another way.
-        found = _CODE.search(text.replace("ACL failure in script:", "NOPERM"))
+        found = _CODE.search(_IN_SCRIPT.sub("NOPERM", text))
         self.kind = found[1] if found else text.partition(" ")[0] if text[:2].isupper() else ""
         self.text = text
         meaning = f"{_REFUSALS[self.kind]} ({text})" if found else f"it says: {text}"
