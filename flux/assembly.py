@@ -14,6 +14,7 @@ import os
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import maybeDeferred
@@ -29,6 +30,8 @@ from flux.backends.memory import MemoryBus, MemoryState
 from flux.backends.postgres import PostgresStore
 from flux.backends.redis import check_redis, make_redis
 from flux.backends.sqlite import SqliteStore
+from flux.backends.sqlite.backup import back_up
+from flux.backends.transfer import Copied, PostgresSide, Side, SqliteSide, copy
 from flux.chat import requests_account, requests_message, requests_people  # noqa: F401 - they fill the table
 from flux.chat.node import ChatNode
 from flux.chat.passwords import Passwords
@@ -67,6 +70,41 @@ def make_store(settings: Settings, reactor: Any) -> IStore:
     store: IStore = _own("store.kind", settings.store.kind, settings, reactor)
     _verify("store.kind", IStore, store)
     return store
+
+
+def has_migrations(store: object) -> bool:
+    """Whether a store is one of ours: those have a schema that changes with the versions of flux."""
+    return isinstance(store, (SqliteStore, PostgresStore))
+
+
+def back_up_store(settings: Settings, target: Path, progress: Callable[[float], None]) -> int:
+    """Copy the SQLite database of ``[store]``, which may be in use; returns its size. Waits: no work for a reactor.
+
+    :raises flux.errors.Unavailable: says why not.
+    """
+    return back_up(settings.store.path, target, progress)
+
+
+def copy_store(source: Settings, target: Settings, progress: Callable[[float, str], None]) -> Copied:
+    """Copy one installation, which is not in use, into another one, which is empty. Waits likewise.
+
+    :raises flux.errors.Unavailable: says why not.
+    """
+    reading = _side(source, write=False)
+    try:
+        writing = _side(target, write=True)
+        try:
+            return copy(reading, writing, progress)
+        finally:
+            writing.close()
+    finally:
+        reading.close()
+
+
+def _side(settings: Settings, write: bool) -> Side:
+    if settings.store.kind == "postgres":
+        return PostgresSide(settings.store.dsn, write)
+    return SqliteSide(settings.store.path, write)
 
 
 def make_state(settings: Settings, reactor: Any) -> tuple[IState, IBus]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import NamedTuple
 
 import psycopg2
 
 from flux.backends.postgres.connection import Link, Run
 from flux.backends.postgres.failures import first_line
+from flux.backends.scripts import Migration, migrations_of
 from flux.errors import Unavailable
 
 OLDEST = 14
@@ -68,13 +68,6 @@ class Server(NamedTuple):
     history: str
 
 
-class Migration(NamedTuple):
-    """A file of migrations; its number is its place, from 1."""
-
-    name: str
-    script: str
-
-
 async def inspect(run: Run, require_fsync: bool) -> Server:
     """Set a new connection up, and see what is at its other end.
 
@@ -99,11 +92,7 @@ async def inspect(run: Run, require_fsync: bool) -> Server:
 
 def migrations() -> list[Migration]:
     """All that this flux knows, in order."""
-    folder = files("flux.backends").joinpath("migrations", "postgres")
-    found = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
-    for number, file in enumerate(found, 1):
-        assert file.name.startswith(f"{number:04}_"), f"migration {file.name} should have number {number}"
-    return [Migration(file.name.removesuffix(".sql"), file.read_text("utf-8")) for file in found]
+    return migrations_of("postgres")
 
 
 async def applied(run: Run) -> int:

@@ -113,7 +113,7 @@ class PostgresStore:
         finally:
             link.close()
 
-    async def _bring_up(self, link: Link) -> None:
+    async def _bring_up(self, link: Link) -> list[str]:
         try:
             applied = await schema.migrate(link)
             await schema.verify(link.run)
@@ -121,6 +121,7 @@ class PostgresStore:
             raise Unavailable(f"store.dsn: {error.detail}") from error
         if applied:
             self._log.info("the schema was brought up to date: {applied}", applied=", ".join(applied))
+        return applied
 
     async def _prepare(self, run: Run) -> None:
         """Set a new connection up, and see whether the database is still the one it was."""
@@ -132,6 +133,22 @@ class PostgresStore:
             self._log.warn("the database is another one, or has gone back to an earlier state: everything is read anew")
             self._pairs = append.Pairs(self._pairs_bound)
             self._marks.forget()
+
+    async def pending(self) -> tuple[int, list[str]]:
+        """The schema's version, and the names of the migrations that were not applied. The store is not started.
+
+        :raises Unavailable: the database cannot be reached, or is nothing for this flux.
+        """
+        found: int = await self.with_link(lambda link: schema.applied(link.run))
+        return found, [migration.name for migration in schema.migrations()[found:]]
+
+    async def migrate(self) -> list[str]:
+        """Apply what is missing, and return its names.
+
+        :raises Unavailable: see ``start``, which does the same.
+        """
+        applied: list[str] = await self.with_link(self._bring_up)
+        return applied
 
     def checks(self) -> list[tuple[str, Callable[[], Awaitable[str]]]]:
         """Steps that show whether this store can be used, in order; each returns a sentence or raises.

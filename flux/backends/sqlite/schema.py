@@ -18,10 +18,10 @@ import os
 import socket
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib.resources import files
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+from flux.backends.scripts import Migration, migrations_of
 from flux.errors import Unavailable
 
 Connect = Callable[..., sqlite3.Connection]
@@ -135,13 +135,25 @@ def log_file(path: Path) -> Path:
     return path.with_name(path.name + "-wal")
 
 
-def migrations() -> list[str]:
-    """The migrations, in order; the number of each is its place, from 1."""
-    folder = files("flux.backends").joinpath("migrations", "sqlite")
-    found = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
-    for number, file in enumerate(found, 1):
-        assert file.name.startswith(f"{number:04}_"), f"migration {file.name} should have number {number}"
-    return [file.read_text("utf-8") for file in found]
+def migrations() -> list[Migration]:
+    """The migrations, in order."""
+    return migrations_of("sqlite")
+
+
+def version_of(path: Path) -> int:
+    """How many migrations a file has seen, without changing it; 0 where there is no file.
+
+    :raises Unavailable: it cannot be read, or is another program's or a later flux's.
+    """
+    if not path.exists():
+        return 0
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            recognise(db, path)
+            [(found,)] = db.execute("PRAGMA user_version").fetchall()
+    except sqlite3.Error as error:
+        raise Unavailable(f"{path} cannot be used (store.path): {error}") from error
+    return int(found)
 
 
 def recognise(db: sqlite3.Connection, path: Path) -> None:
@@ -165,7 +177,7 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
 
     :raises Unavailable: the tables are not what the version says.
     """
-    scripts = migrations()
+    scripts = [migration.script for migration in migrations()]
     [(version,)] = db.execute("PRAGMA user_version").fetchall()
     for number, script in enumerate(scripts[version:], version + 1):
         try:

@@ -16,7 +16,7 @@ from flux.backends.sqlite import accounts, cursors, friends, groups, history
 from flux.backends.sqlite.append import append
 from flux.backends.sqlite.lanes import IReactor, Lane
 from flux.backends.sqlite.reader import Reader
-from flux.backends.sqlite.schema import Connect, log_file, open_reader, open_writer, own
+from flux.backends.sqlite.schema import Connect, log_file, migrations, open_reader, open_writer, own, version_of
 from flux.backends.sqlite.writer import AfterCommit, Writer
 from flux.errors import FluxError
 from flux.interfaces import IStore
@@ -109,6 +109,24 @@ class SqliteStore:
     async def stop(self) -> None:
         await self._readers.stop()
         await self._writer.stop()
+
+    async def pending(self) -> tuple[int, list[str]]:
+        """The schema's version, and the names of the migrations that were not applied. The store is not started.
+
+        :raises Unavailable: the file is nothing for this flux.
+        """
+        found = version_of(self.path)
+        return found, [migration.name for migration in migrations()[found:]]
+
+    async def migrate(self) -> list[str]:
+        """Apply what is missing, and return its names.
+
+        :raises Unavailable: see ``start``, which does the same.
+        """
+        _, names = await self.pending()
+        await self.start()
+        await self.stop()
+        return names
 
     def checks(self) -> list[tuple[str, Callable[[], Awaitable[str]]]]:
         """Steps that show whether this store can be used, in order; each returns a sentence or raises.
