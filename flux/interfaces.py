@@ -269,7 +269,7 @@ class IState(Interface):
         that a login has marked.  ``routes`` are (account, session number) of all its
         sessions: missing ones are restored, lower ones overwritten, those held by a
         higher number reported as lost.  A lower boot than the one on record changes
-        nothing and is ``superseded``.
+        nothing and is ``superseded``.  ``strays`` are routes that should not be there.
         """
 
     def retire(name: str, boot: int) -> Awaitable[None]:
