@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from flux.backends.postgres.append import LARGEST_ID
 from flux.backends.postgres.arrays import integers
-from flux.backends.postgres.connection import Run
+from flux.backends.postgres.connection import Prepared, Run
 from flux.errors import FluxError, UserExists, UserInvalid
 from flux.model import Credentials, Profile
 from flux.names import fold
@@ -15,6 +15,10 @@ LAST = "\U0010ffff"
 """Sorts after every character of a name: no Unicode character, and the highest code point there is."""
 
 PROFILE = "id, name, nick, description, sex, icon"
+
+CREDENTIALS = "SELECT id, name, password_hash FROM accounts WHERE {} = %s"
+BY_ID, BY_KEY = (Prepared(CREDENTIALS.format(column)) for column in ("id", "key"))
+OPEN_SESSIONS = Prepared("SELECT uid, number FROM open_sessions(%s)")
 
 
 async def next_boot(run: Run, node: str) -> int:
@@ -34,8 +38,7 @@ async def create_account(run: Run, name: str, key: str, password_hash: str, nick
 
 
 async def credentials(run: Run, uid: int, key: str) -> Credentials | None:
-    column, value = ("id", uid) if uid else ("key", key)
-    rows = await run(f"SELECT id, name, password_hash FROM accounts WHERE {column} = %s", (value,))
+    rows = await run(BY_ID, (uid,)) if uid else await run(BY_KEY, (key,))
     return Credentials(*rows[0]) if rows else None
 
 
@@ -77,7 +80,7 @@ async def search(run: Run, query: str, limit: int) -> tuple[Profile, ...]:
 
 async def open_sessions(run: Run, uids: Sequence[int]) -> list[int | FluxError]:
     """A session number for each; an account that is named twice gets two."""
-    newest: dict[int, int] = dict(await run("SELECT uid, number FROM open_sessions(%s)", (integers(uids),)))
+    newest: dict[int, int] = dict(await run(OPEN_SESSIONS, (integers(uids),)))
     outcomes: list[int | FluxError] = []
     # From the last on: that one has the newest.
     for uid in reversed(uids):

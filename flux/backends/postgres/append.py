@@ -13,17 +13,17 @@ from collections.abc import Callable, Sequence
 import psycopg2.errorcodes
 
 from flux.backends.postgres.arrays import integers, list_of, texts
-from flux.backends.postgres.connection import Run
+from flux.backends.postgres.connection import Prepared, Run
 from flux.errors import BadRequest, FluxError, Forbidden, NotFound, UserInvalid
 from flux.model import Draft, Receipt
 
 LARGEST_ID = 2**63 - 1
 """Of a bigint. What is above is no identifier of ours."""
 
-KNOWN = """
+KNOWN = Prepared("""
     SELECT heads::text, versions::text, ats::text, move
-    FROM append_known(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
-CAREFULLY = "SELECT nth, outcome, chat, seq, at, version FROM append_carefully(%s, %s, %s, %s, %s, %s)"
+    FROM append_known(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""")
+CAREFULLY = Prepared("SELECT nth, outcome, chat, seq, at, version FROM append_carefully(%s, %s, %s, %s, %s, %s)")
 
 Outcome = Receipt | FluxError
 

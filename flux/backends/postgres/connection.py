@@ -13,6 +13,8 @@ closes the connection.
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -34,11 +36,26 @@ CONNECT_WITHIN = 5.0
 Row = tuple[Any, ...]
 Values = Sequence[object] | Mapping[str, object]
 
+_numbers = itertools.count(1)
+
+
+class Prepared:
+    """A statement that each connection plans once. The server must be able to tell the types of its values.
+
+    :param text: with ``%s`` for values.
+    """
+
+    def __init__(self, text: str) -> None:
+        count = itertools.count(1)
+        self.text = re.sub("%s", lambda _: f"${next(count)}", text)
+        self.name = f"flux{next(_numbers)}"
+        self.call = f"EXECUTE {self.name} ({', '.join(['%s'] * (next(count) - 1))})"
+
 
 class Run(Protocol):
     """Runs a statement that returns rows."""
 
-    def __call__(self, statement: str, values: Values = ()) -> Awaitable[list[Row]]:
+    def __call__(self, statement: str | Prepared, values: Values = ()) -> Awaitable[list[Row]]:
         """:raises psycopg2.Error: as the server says; for what is not the statement's fault ``Unavailable``."""
 
 
@@ -92,6 +109,7 @@ class Link:
     def __init__(self, reactor: Any, lost: Callable[[Link, str], None]) -> None:
         self._tell = lost
         self._connection = _Connection(reactor, detector=_Detector(reactor, self._lost))
+        self._prepared: set[str] = set()
         self.closed = False
 
     async def connect(self, parameters: dict[str, str]) -> None:
@@ -113,8 +131,13 @@ class Link:
         assert failure.value is not None
         self.abandon(first_line(failure.value))
 
-    async def run(self, statement: str, values: Values = ()) -> list[Row]:
+    async def run(self, statement: str | Prepared, values: Values = ()) -> list[Row]:
         """See :class:`Run`."""
+        if isinstance(statement, Prepared):
+            if statement.name not in self._prepared:
+                await self.execute(f"PREPARE {statement.name} AS {statement.text}")
+                self._prepared.add(statement.name)
+            statement = statement.call
         rows: list[Row] = await self._await(self._connection.runQuery, statement, values or None)
         return rows
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from flux.backends.postgres.arrays import integers
-from flux.backends.postgres.connection import Run
+from flux.backends.postgres.connection import Prepared, Run
 from flux.errors import FluxError, UserInvalid
 from flux.model import UNREAD_CAP, CursorMove, Overview
 
@@ -24,7 +24,7 @@ def _list(statement: str) -> str:
 
 
 # The text of each is an Overview in JSON.
-OVERVIEWS = f"""
+OVERVIEWS = Prepared(f"""
     SELECT a.id, json_build_object(
         'profile', json_build_object('id', a.id, 'name', a.name, 'nick', a.nick, 'description', a.description,
             'sex', a.sex, 'icon', a.icon),
@@ -50,15 +50,18 @@ OVERVIEWS = f"""
             FROM members mine JOIN chats c ON c.id = mine.chat WHERE mine.uid = a.id ORDER BY mine.chat''')
 },
         'session', s.number)::text
-    FROM accounts a JOIN sessions s ON s.uid = a.id WHERE a.id = ANY (%s::bigint[])"""
+    FROM accounts a JOIN sessions s ON s.uid = a.id WHERE a.id = ANY (%s::bigint[])""")
 
 _decode = msgspec.json.Decoder(Overview).decode
+
+
+ADVANCE = Prepared("SELECT advance(%s, %s, %s, %s, %s)")
 
 
 async def advance(run: Run, moves: Sequence[CursorMove]) -> None:
     """See ``IStore``; so for the other functions here."""
     await run(
-        "SELECT advance(%s, %s, %s, %s, %s)",
+        ADVANCE,
         (
             integers([move.uid for move in moves]),
             integers([move.number for move in moves]),

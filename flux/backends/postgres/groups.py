@@ -7,7 +7,7 @@ its messages stay.
 from __future__ import annotations
 
 from flux.backends.postgres.arrays import list_of
-from flux.backends.postgres.connection import Run
+from flux.backends.postgres.connection import Prepared, Run
 from flux.errors import FluxError, Forbidden, NotFound, UserInvalid
 from flux.model import Group, GroupChangeKind, Member, MemberChange, Membership, Participant, Role
 
@@ -26,6 +26,12 @@ REFUSALS: dict[str, tuple[type[FluxError], str]] = {
     "oneself": (Forbidden, "the owner hands over by giving somebody else the role of owner"),
 }
 """By the outcome of ``group_change``."""
+
+MEMBERSHIP = Prepared("""
+    SELECT low IS NULL, version, head,
+        ARRAY(SELECT uid FROM members WHERE chat = chats.id ORDER BY uid)::text,
+        ARRAY(SELECT first FROM members WHERE chat = chats.id ORDER BY uid)::text
+    FROM chats WHERE id = %s""")
 
 
 async def group_create(run: Run, uid: int, name: str, description: str, closed: bool, open_history: bool) -> Group:
@@ -74,13 +80,7 @@ async def members(run: Run, uid: int, group: int) -> tuple[Member, ...]:
 
 
 async def membership(run: Run, chat: int) -> Membership:
-    rows = await run(
-        "SELECT low IS NULL, version, head,"
-        " ARRAY(SELECT uid FROM members WHERE chat = chats.id ORDER BY uid)::text,"
-        " ARRAY(SELECT first FROM members WHERE chat = chats.id ORDER BY uid)::text"
-        " FROM chats WHERE id = %s",
-        (chat,),
-    )
+    rows = await run(MEMBERSHIP, (chat,))
     if not rows:
         raise NotFound("there is no such chat")
     [(group, version, head, uids, firsts)] = rows

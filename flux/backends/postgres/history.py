@@ -10,55 +10,58 @@ from typing import Any
 from msgspec import UNSET
 
 from flux.backends.postgres.append import LARGEST_ID
-from flux.backends.postgres.connection import Run
+from flux.backends.postgres.connection import Prepared, Run
 from flux.backends.postgres.cursors import UNREAD
 from flux.errors import Forbidden, NotFound
 from flux.model import Conversation, Message, Page
 
 
-def _page(order: str) -> str:
-    """(the chat, as its member may see it, and a message) for each message; if there is none, one row without."""
-    return f"""
+def _page(order: str, chosen: str) -> Prepared:
+    """(the chat, as its member may see it, and a message) for each message; if there is none, one row without.
+
+    Its values: the account; the seqs between which the messages are, both exclusive; those of ``chosen``; how many.
+    """
+    return Prepared(f"""
         SELECT c.id, c.low, c.high, mine.first, m.*
-        FROM chats c
+        FROM (SELECT %s::bigint AS uid, %s::bigint AS after, %s::bigint AS before) asked
+        JOIN chats c ON {chosen}
         LEFT JOIN groups g ON g.chat = c.id
-        LEFT JOIN members mine ON mine.chat = c.id AND mine.uid = %(uid)s
+        LEFT JOIN members mine ON mine.chat = c.id AND mine.uid = asked.uid
         LEFT JOIN LATERAL (
             SELECT m.seq, m.sender, a.name, m.text, m.at FROM messages m JOIN accounts a ON a.id = m.sender
-            WHERE mine.first IS NOT NULL AND m.chat = c.id AND m.seq < %(before)s
-                AND m.seq > greatest(%(after)s, CASE WHEN g.open_history THEN 0 ELSE mine.first - 1 END)
-            ORDER BY m.seq {order} LIMIT %(limit)s) m ON true
-        WHERE {{chosen}} ORDER BY m.seq {order}"""
+            WHERE mine.first IS NOT NULL AND m.chat = c.id AND m.seq < asked.before
+                AND m.seq > greatest(asked.after, CASE WHEN g.open_history THEN 0 ELSE mine.first - 1 END)
+            ORDER BY m.seq {order} LIMIT %s) m ON true
+        ORDER BY m.seq {order}""")
 
 
-OLDEST, NEWEST = _page("ASC"), _page("DESC")
-BY_CHAT = "c.id = %(chat)s"
-BY_GROUP = "c.id = %(group)s AND g.chat IS NOT NULL"
-BY_PAIR = "c.low = %(low)s AND c.high = %(high)s"
+CHOICES = {"chat": "c.id = %s", "group": "c.id = %s AND c.low IS NULL", "pair": "c.low = %s AND c.high = %s"}
+OLDEST = {what: _page("ASC", chosen) for what, chosen in CHOICES.items()}
+NEWEST = {what: _page("DESC", chosen) for what, chosen in CHOICES.items()}
 
-FILL = """
+FILL = Prepared("""
     SELECT c.low, c.high, m.seq, m.sender, a.name, m.text, m.at
     FROM members mine
     JOIN chats c ON c.id = mine.chat
-    JOIN messages m ON m.chat = mine.chat AND m.seq > %(after)s AND m.seq >= mine.first
+    JOIN messages m ON m.chat = mine.chat AND m.seq >= mine.first
     JOIN accounts a ON a.id = m.sender
-    WHERE mine.uid = %(uid)s AND mine.chat = %(chat)s
-    ORDER BY m.seq LIMIT %(limit)s"""
+    WHERE mine.uid = %s AND mine.chat = %s AND m.seq > %s
+    ORDER BY m.seq LIMIT %s""")
 
-CONVERSATIONS = f"""
+CONVERSATIONS = Prepared(f"""
     SELECT c.id, c.low, c.high, coalesce(mine.name, p.name), l.seq, l.sender, a.name, l.text, l.at, {UNREAD}, mine.read
     FROM (
         SELECT m.uid, m.chat, m.read, c.head, c.at, g.name
         FROM members m
         JOIN chats c ON c.id = m.chat
         LEFT JOIN groups g ON g.chat = m.chat
-        WHERE m.uid = %(uid)s AND c.head > 0 AND (c.head >= m.first OR g.open_history)
-        ORDER BY c.at DESC, m.chat DESC LIMIT %(limit)s) mine
+        WHERE m.uid = %s AND c.head > 0 AND (c.head >= m.first OR g.open_history)
+        ORDER BY c.at DESC, m.chat DESC LIMIT %s) mine
     JOIN messages l ON l.chat = mine.chat AND l.seq = mine.head
     JOIN accounts a ON a.id = l.sender
     JOIN chats c ON c.id = mine.chat
     LEFT JOIN accounts p ON p.id = c.low + c.high - mine.uid
-    ORDER BY mine.at DESC, mine.chat DESC"""
+    ORDER BY mine.at DESC, mine.chat DESC""")
 
 
 def message(chat: int, low: int | None, high: int | None, row: tuple[Any, ...]) -> Message:
@@ -72,20 +75,12 @@ def message(chat: int, low: int | None, high: int | None, row: tuple[Any, ...]) 
 async def history(run: Run, uid: int, chat: int, to: int, group: int, before: int, after: int, limit: int) -> Page:
     """See ``IStore``; so for the other functions here."""
     backwards = after < 0
-    chosen = BY_PAIR if to else BY_GROUP if group else BY_CHAT
-    rows = await run(
-        (NEWEST if backwards else OLDEST).format(chosen=chosen),
-        {
-            "uid": uid,
-            "chat": chat,
-            "group": group,
-            "low": min(uid, to),
-            "high": max(uid, to),
-            "before": before or LARGEST_ID,
-            "after": after,
-            "limit": limit + 1,
-        },
-    )
+    statements = NEWEST if backwards else OLDEST
+    asked = (uid, after, before or LARGEST_ID)
+    if to:
+        rows = await run(statements["pair"], (*asked, min(uid, to), max(uid, to), limit + 1))
+    else:
+        rows = await run(statements["group" if group else "chat"], (*asked, group or chat, limit + 1))
     if not rows:
         if to:
             return Page(0, (), False)
@@ -100,13 +95,13 @@ async def history(run: Run, uid: int, chat: int, to: int, group: int, before: in
 
 
 async def fill(run: Run, uid: int, chat: int, after: int, limit: int) -> tuple[Message, ...]:
-    rows = await run(FILL, {"uid": uid, "chat": chat, "after": after, "limit": limit})
+    rows = await run(FILL, (uid, chat, after, limit))
     return tuple(message(chat, row[0], row[1], row[2:]) for row in rows)
 
 
 async def conversations(run: Run, uid: int, limit: int) -> tuple[Conversation, ...]:
     found = []
-    for chat, low, high, name, *last, unread, read in await run(CONVERSATIONS, {"uid": uid, "limit": limit}):
+    for chat, low, high, name, *last, unread, read in await run(CONVERSATIONS, (uid, limit)):
         group = low is None
         found.append(
             Conversation(

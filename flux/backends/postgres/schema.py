@@ -30,6 +30,9 @@ SET_UP = """
             CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false),
         set_config('default_transaction_isolation', 'read committed', false),
         set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),
+        -- Everything is found by an index, whatever the statistics say or do not say yet: one plan for each statement.
+        set_config('enable_seqscan', 'off', false), set_config('enable_hashjoin', 'off', false),
+        set_config('enable_mergejoin', 'off', false), set_config('plan_cache_mode', 'force_generic_plan', false),
         set_config('jit', 'off', false),
         -- Or the statements inside our functions are planned anew at every call, for arrays of another length.
         set_config('plan_cache_mode', 'force_generic_plan', false),
