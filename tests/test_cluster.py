@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -12,7 +15,9 @@ import psycopg2
 import pytest
 import pytest_twisted
 from chat_server import PASSWORD, Client, open_client
+from server_process import environment
 from twisted.internet.defer import Deferred
+from twisted.internet.utils import getProcessOutputAndValue
 
 from flux.bench.cluster import Cluster, Node
 from flux.bench.installation import Fault
@@ -28,6 +33,8 @@ DEADLINE = 30.0
 """Until something that should happen by itself has happened."""
 
 CLIENTS, GROUPS, RATE = CLUSTER
+#: In the shorter run. Less to hash and to draw is less to wait for, and nothing else is different.
+FEWER = 30, 5, 5.0
 
 
 def run(awaitable: Awaitable[Any]) -> Any:
@@ -58,11 +65,15 @@ def healthy(directory: Path) -> None:
 
 
 class OneOfEachKind(Cluster):
-    """Nodes are alike: one is killed for all."""
+    """Nodes are alike: one is killed for all; and what is dead is soon started again."""
 
     @property
     def faults(self) -> list[Fault]:
-        return [fault for fault in super().faults if fault.name not in ("chat2 killed", "chat3 killed")]
+        return [
+            replace(fault, lasts=(0.1, 1.0)) if "killed" in fault.name else fault
+            for fault in super().faults
+            if fault.name not in ("chat2 killed", "chat3 killed")
+        ]
 
 
 async def survive(cluster: Cluster, plan: Plan, directory: Path) -> Verdict:
@@ -88,7 +99,8 @@ async def survive(cluster: Cluster, plan: Plan, directory: Path) -> Verdict:
 async def test_everything_goes_wrong(tmp_path: Path) -> None:
     from twisted.internet import reactor
 
-    plan = Plan(CLIENTS, GROUPS, rate=RATE, calm=(0.2, 0.5), patient=True, recover_within=RECOVER_WITHIN, seed=1)
+    clients, groups, rate = FEWER
+    plan = Plan(clients, groups, rate=rate, calm=(0.2, 0.5), patient=True, recover_within=RECOVER_WITHIN, seed=1)
     await survive(OneOfEachKind(reactor, tmp_path, lease=LEASE), plan, tmp_path)
 
 
@@ -99,6 +111,24 @@ async def test_everything_goes_wrong_twice_with_the_default_lease(tmp_path: Path
 
     plan = Plan(CLIENTS, GROUPS, rate=RATE, calm=CALM, patient=True, recover_within=RECOVER_WITHIN, seed=2)
     await survive(Cluster(reactor, tmp_path, rounds=2), plan, tmp_path)
+
+
+@pytest.mark.slow
+async def test_the_command_starts_a_cluster_and_ends_it(tmp_path: Path) -> None:
+    from twisted.internet import reactor
+
+    data = tmp_path / "data"
+    few = ["--clients=4", "--groups=1", "--group-size=3", f"--lease={LEASE + 1:g}", "--only=emptied"]
+    command = "import sys; from flux.cli.main import main; sys.exit(main())"
+    arguments = ["-c", command, "verify", "--cluster", f"--data={data}", "--json", *few]
+    output, errors, status = await getProcessOutputAndValue(sys.executable, arguments, environment(), reactor=reactor)
+    assert status == 0, errors
+    verdict = json.loads(output)
+    assert [period["fault"] for period in verdict["periods"]] == ["", "Redis emptied"]
+    assert verdict["acknowledged"] == sum(period["acknowledged"] for period in verdict["periods"]) > 0
+    assert {folder.name for folder in data.iterdir()} == {"chat1", "chat2", "chat3", "postgres", "redis", "status"}
+    assert str(data) in errors.decode()
+    healthy(data)
 
 
 # --- one thing at a time -----------------------------------------------------

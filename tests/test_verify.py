@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +15,7 @@ from typing import Any
 
 import pytest
 from lying_server import Fields, HonestServer, Link
-from server_process import environment
+from server_process import environment, server
 from twisted.internet.utils import getProcessOutputAndValue
 
 from flux.bench import conversation, verification
@@ -59,14 +62,14 @@ async def judge(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch, plan:
 
 async def test_an_honest_server(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversation, "PAGE", 7)
-    server = HonestServer()
-    verdict = await judge(listen(server), monkeypatch)
+    honest = HonestServer()
+    verdict = await judge(listen(honest), monkeypatch)
     assert verdict.anomalies == []
     assert verdict.settled
-    stored = sum(map(len, server.chats))
+    stored = sum(map(len, honest.chats))
     assert stored > 50
     assert (verdict.sent, verdict.acknowledged, verdict.chats) == (stored, stored, 3)
-    group, *pairs = map(len, server.chats)
+    group, *pairs = map(len, honest.chats)
     assert verdict.shown == 2 * group + sum(pairs)
 
 
@@ -220,12 +223,12 @@ async def test_a_server_that_dies_by_itself_is_noticed(tmp_path: Path) -> None:
     from twisted.internet import reactor
 
     (tmp_path / "flux.db").write_bytes(b"this is no database" * 100)
-    server = SingleServer(reactor, tmp_path, 0)
+    single = SingleServer(reactor, tmp_path, 0)
     try:
         with pytest.raises(ServerFailed, match="status 1"):
-            await server.start()
+            await single.start()
     finally:
-        await server.close()
+        await single.close()
 
 
 # faults
@@ -363,6 +366,27 @@ async def test_the_command_cannot_tell_without_a_server() -> None:
     output, errors, status = await run_command("127.0.0.1:1")
     assert (output, status) == ("", 2)
     assert "cannot reach 127.0.0.1:1" in errors
+
+
+def test_an_interruption_leaves_no_server_behind(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    command = "import sys; from flux.cli.main import main; sys.exit(main())"
+    arguments = [sys.executable, "-c", command, "verify", "--kill", "50", "--data", str(data)]
+    with server(arguments, tmp_path, environment()) as process:
+        while not (data / "flux.db").exists():
+            assert process.popen.poll() is None
+            time.sleep(0.01)
+        process.signal(signal.SIGINT)
+        status, errors = process.end()
+    assert status == 130
+    assert "cannot verify" not in errors
+    assert not [pid for pid in Path("/proc").glob("[0-9]*") if str(data).encode() in _command_line(pid)]
+
+
+def _command_line(process: Path) -> bytes:
+    with contextlib.suppress(OSError):
+        return (process / "cmdline").read_bytes()
+    return b""
 
 
 def test_the_table_of_faults(capsys: pytest.CaptureFixture[str]) -> None:

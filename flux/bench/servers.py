@@ -106,6 +106,8 @@ class ServerProcess:
                 user=user,
                 group=user,
                 extra_groups=[] if user is not None else None,
+                # Out of reach of a Ctrl-C in the terminal: who started it ends it, when it is time.
+                start_new_session=True,
             )
         _survivors.add(self.pid)
         # Before it has made a thread, which would keep the old set.

@@ -31,7 +31,7 @@ from flux.bench.cluster import Cluster
 from flux.bench.conversation import ConversationFailed
 from flux.bench.installation import Installation, SingleServer
 from flux.bench.servers import ServerFailed
-from flux.bench.verification import NotRecovered, Plan, Verdict, Verification
+from flux.bench.verification import NotRecovered, Plan, Progress, Verdict, Verification
 from flux.cli.progress import ProgressBar
 from flux.client import Address, ClientError, parse_address
 from flux.errors import FluxError
@@ -96,7 +96,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Verify, and return 0; 1 when a promise was not kept, 2 when it could not be found out."""
+    """Verify, and return 0; 1 when a promise was not kept, 2 when it could not be found out, 130 when interrupted."""
     # The table has its width also where it goes into a file.
     output, status = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH), Console(stderr=True)
     try:
@@ -106,46 +106,81 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         status.print(f"flux verify: {error}", markup=False)
         return 2
-    verdicts: list[Verdict] = []
-    broken: list[NotRecovered] = []
-
-    async def verify(reactor: Any) -> None:
-        with ProgressBar(status, 1) as bar:
-            try:
-                installation = _installation(reactor, args, address, directory)
-            except (ServerFailed, ValueError) as error:
-                status.print(f"cannot verify: {error}", markup=False)
-                return
-            # Also when this is interrupted, and the reactor stops with the coroutine in the middle.
-            reactor.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(installation.close()))
-            try:
-                bar.show(0.0, "starting")
-                await installation.start()
-                verdicts.append(await Verification(reactor, plan, installation, bar.show).run())
-            except NotRecovered as error:
-                broken.append(error)
-                status.print(str(error), style="bold red", markup=False)
-            except (ClientError, ConversationFailed, DeadlineExceeded, FluxError, OSError, ServerFailed) as error:
-                status.print(f"cannot verify: {error}", markup=False)
-            finally:
-                await installation.close()
-
+    attempt = _Attempt()
     with contextlib.suppress(SystemExit):  # which is how react always ends
-        react(verify)
-    sound = bool(verdicts) and verdicts[0].sound
-    if verdicts:
+        react(attempt.run, (args, plan, address, directory, status))
+    verdict = attempt.verdict
+    if verdict is not None:
         if args.json:
-            print(json.dumps(_as_json(verdicts[0]), indent=2))
+            print(json.dumps(_as_json(verdict), indent=2))
         else:
-            show(output, verdicts[0], plan)
+            show(output, verdict, plan)
+    sound = verdict is not None and verdict.sound
     if directory is not None:
-        if args.data is None and (sound or not any(directory.iterdir())):
+        if args.data is None and (sound or attempt.interrupted or not any(directory.iterdir())):
             shutil.rmtree(directory, ignore_errors=True)
         else:
             status.print(f"what the servers printed is in {directory}", markup=False, soft_wrap=True)
-    if not verdicts and not broken:
+    if attempt.interrupted:
+        return 130
+    if verdict is None and not attempt.broken:
         return 2
     return 0 if sound else 1
+
+
+class _Attempt:
+    """What becomes of a verification.
+
+    :ivar verdict: None where there was none.
+    :ivar broken: clients were not served again, so there is none, but that is one too.
+    :ivar interrupted: it was ended from outside.
+    """
+
+    def __init__(self) -> None:
+        self.verdict: Verdict | None = None
+        self.broken = False
+        self.interrupted = False
+        self._ended = False
+
+    async def run(
+        self,
+        reactor: Any,
+        args: argparse.Namespace,
+        plan: Plan,
+        address: Address,
+        directory: Path | None,
+        output: Console,
+    ) -> None:
+        """Verify; what goes wrong is printed, unless it goes wrong because of an interruption."""
+        with ProgressBar(output, 1) as bar:
+            try:
+                installation = _installation(reactor, args, address, directory)
+            except (ServerFailed, ValueError) as error:
+                output.print(f"cannot verify: {error}", markup=False)
+                return
+            try:
+                await self._verify(reactor, plan, installation, bar.show)
+            except NotRecovered as error:
+                self.broken = True
+                output.print(str(error), style="bold red", markup=False)
+            except (ClientError, ConversationFailed, DeadlineExceeded, FluxError, OSError, ServerFailed) as error:
+                if not self.interrupted:
+                    output.print(f"cannot verify: {error}", markup=False)
+
+    async def _verify(self, reactor: Any, plan: Plan, installation: Installation, progress: Progress) -> None:
+        def shut_down() -> Deferred[None]:
+            # React stops the reactor also when it was interrupted, and this is somewhere in the middle then.
+            self.interrupted = not self._ended
+            return Deferred.fromCoroutine(installation.close())
+
+        reactor.addSystemEventTrigger("before", "shutdown", shut_down)
+        try:
+            progress(0.0, "starting")
+            await installation.start()
+            self.verdict = await Verification(reactor, plan, installation, progress).run()
+        finally:
+            self._ended = True
+            await installation.close()
 
 
 def _plan(args: argparse.Namespace) -> Plan:
