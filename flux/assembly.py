@@ -17,9 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import maybeDeferred
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.logger import Logger
 from twisted.python.reflect import namedAny
 from zope.interface.exceptions import Invalid
@@ -41,13 +38,18 @@ from flux.errors import Unavailable
 from flux.interfaces import IBus, IState, IStore
 from flux.lifecycle import CannotStart, Stage, Stages
 from flux.net.eager import make_eager
+from flux.net.listener import Listener
 from flux.status.protocol import StatusFactory
 from flux.status.service import StatusService
+from flux.workers.handover import DRAINED, OWN, Lifeline, SharedPort
 
 Step = tuple[str, Callable[[], Awaitable[object]]]
 
 LONGEST_DRAIN = 3610.0
 """Seconds until a chat node that does not come to an end is left behind: above any ``chat.drain``, which may change."""
+
+EVERYWHERE = ("0.0.0.0", "::")
+"""Where a server listens on all addresses of its machine."""
 
 MAX_HASHING = 4
 """Threads that hash passwords, at most; fewer on a machine with fewer processors."""
@@ -139,39 +141,6 @@ def _verify(key: str, interface: InterfaceClass, candidate: object) -> None:
         raise CannotStart(f"{key}: {' '.join(str(problem).split())}") from None
 
 
-class Listener:
-    """A listening port from an endpoint string.
-
-    :ivar port: what listens, once it does.
-    """
-
-    def __init__(self, key: str, description: str, factory: IProtocolFactory, reactor: Any) -> None:
-        self._key = key
-        self._description = description
-        self._factory = factory
-        self._reactor = reactor
-        self.port: IListeningPort | None = None
-
-    async def start(self) -> None:
-        """:raises flux.lifecycle.CannotStart: the address is taken, or not ours."""
-        try:
-            self.port = await serverFromString(self._reactor, self._description).listen(self._factory)
-        except Exception as error:
-            raise CannotStart(f"{self._key} = {self._description}: {error}") from error
-
-    async def stop(self) -> None:
-        """Accept nothing any more."""
-        port, self.port = self.port, None
-        if port is not None:
-            await maybeDeferred(port.stopListening)
-
-    def address(self) -> tuple[str, int]:
-        """Host and port in numbers; a UNIX socket has port 0."""
-        assert self.port is not None
-        address: Any = self.port.getHost()
-        return getattr(address, "host", "localhost"), getattr(address, "port", 0)
-
-
 def checks(settings: Settings, reactor: Any) -> list[Step]:
     """What ``flux check`` tries of the backends: a name and a coroutine function each."""
     store = make_store(settings, reactor)
@@ -203,15 +172,21 @@ class Assembly:
     """The services of one process.
 
     :param roles: which of ``status`` and ``chat`` run here.
-    :ivar exit_status: for a process that ends by itself: 0 where an admin has drained its chat server, else 1.
+    :param worker: a supervisor has started this process, and handed its ports over.
+    :ivar exit_status: for a process that ends by itself: 0 where an admin has drained its chat server (for a
+        supervisor, ``DRAINED``), else 1.
     """
 
     log = Logger()
 
-    def __init__(self, settings: Settings, roles: frozenset[str], reactor: Any) -> None:
+    def __init__(self, settings: Settings, roles: frozenset[str], reactor: Any, worker: bool = False) -> None:
         self._settings = settings
         self._roles = roles
         self._reactor = reactor
+        self._worker = worker
+        self._shared: SharedPort | None = None
+        self._lifeline = Lifeline(reactor, self._cut)
+        self._stopping = False
         self.store = make_store(settings, reactor)
         self.state, self.bus = make_state(settings, reactor)
         self.node: ChatNode | None = None
@@ -269,10 +244,14 @@ class Assembly:
             passwords,
             placement=self._placing.placement,
             fatal=self._fatal,
+            draining=self._draining,
             drained=self._drained,
         )
         factory = ChatFactory(node, is_proxied(settings.chat.listen))
-        self.chat_listener = listener = Listener("chat.listen", settings.chat.listen, factory, self._reactor)
+        own = OWN if self._worker else None
+        self.chat_listener = listener = Listener("chat.listen", settings.chat.listen, factory, self._reactor, own)
+        if self._worker:
+            self._shared = SharedPort(settings.chat.listen, factory, self._reactor)
 
         async def start_hashing() -> None:
             passwords.start()
@@ -281,19 +260,24 @@ class Assembly:
             passwords.stop()
 
         async def listen() -> None:
-            await listener.start()
-            make_eager(listener.port, settings.chat.buffer)
+            ports = [listener] if self._shared is None else [listener, self._shared]
             try:
+                for each in ports:
+                    await each.start()
+                    make_eager(each.port, settings.chat.buffer)
                 await node.take_lease(*self.advertised())
                 if self.status is not None:
                     # Or it would learn of this server only with its next look.
                     await self.status.placement.refresh()
             except BaseException:
-                await listener.stop()
+                for each in ports:
+                    await each.stop()
                 raise
 
         async def drain() -> None:
             await listener.stop()
+            if self._shared is not None:
+                await self._shared.stop()
             await node.stop(self._settings.chat.drain)
 
         placing = [] if self.status is not None else [Stage("placement", _nothing, self._placing.stop)]
@@ -306,32 +290,57 @@ class Assembly:
 
     def advertised(self) -> tuple[str, int]:
         """Where clients of this chat server are told to connect."""
-        chat = self._settings.chat
-        if chat.advertise is not None:
-            return chat.advertise.host, chat.advertise.port
-        return self.chat_listener.address()
+        advertise = self._settings.chat.advertise
+        host, port = self.chat_listener.address()
+        if advertise is None:
+            if host in EVERYWHERE:
+                self.log.warn("clients are told to connect to {host}: set chat.advertise to an address", host=host)
+            return host, port
+        # As far from the advertised port as a worker's own is from the shared one.
+        shared = self._shared.address()[1] if self._shared is not None else port
+        return advertise.host, advertise.port + port - shared
 
     def _fatal(self, reason: str) -> None:
         self.log.critical("this process ends: {reason}", reason=reason)
         if self._reactor.running:
             self._reactor.stop()
 
+    def _draining(self, draining: bool) -> None:
+        if self._shared is not None:
+            self._shared.give_way(draining)
+
     def _drained(self) -> None:
         if self.status is not None:
             self.log.info("drained; this process goes on, because the status service is in it too")
             return
         self.log.info("drained: this process ends")
-        self.exit_status = 0
+        self.exit_status = DRAINED if self._worker else 0
+        if self._reactor.running:
+            self._reactor.stop()
+
+    def _cut(self) -> None:
+        if self._stopping:
+            # Whoever told it to stop has no more patience.
+            os._exit(1)
+        self.log.critical("the supervisor is gone: this worker ends")
         if self._reactor.running:
             self._reactor.stop()
 
     async def start(self) -> None:
         """Up to listening; see :class:`flux.process.Assembly`."""
-        await self._stages.start()
+        if self._worker:
+            self._lifeline.hold()
+        try:
+            await self._stages.start()
+        except BaseException:
+            self._lifeline.release()
+            raise
 
     async def stop(self) -> None:
         """Drain and stop, last started first."""
+        self._stopping = True
         await self._stages.stop()
+        self._lifeline.release()
 
     def reload(self, settings: Settings) -> None:
         """Go on with new values of the live keys."""
@@ -346,6 +355,8 @@ class Assembly:
 
     def banner(self) -> str:
         """Where to connect, and what to type."""
+        if self._worker:
+            return ""
         lines = []
         if "chat" in self._roles:
             host, port = self.chat_listener.address()
@@ -383,9 +394,9 @@ async def _nothing() -> None:
     """A stage without anything to undo."""
 
 
-def assemble(settings: Settings, roles: frozenset[str], reactor: Any) -> Assembly:
-    """Put the services of one process together.
+def assemble(settings: Settings, roles: frozenset[str], reactor: Any, worker: bool = False) -> Assembly:
+    """Put the services of one process together; see :class:`Assembly`.
 
     :raises flux.lifecycle.CannotStart: a setting names something that is not there.
     """
-    return Assembly(settings, roles, reactor)
+    return Assembly(settings, roles, reactor, worker)

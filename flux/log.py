@@ -10,7 +10,9 @@ Text is for people: one line an event, a traceback indented below it::
 
 JSON is for programs: one object a line with ``time``, ``level``, ``namespace``,
 ``message``, ``failure`` where there is one, and all fields of the event that JSON
-can hold.  Events of a connection carry its number as ``conn``.
+can hold.  Events of a connection carry its number as ``conn``, those of a worker process
+(``chat.workers``) the name of its chat server as ``worker``.  Lines that a worker has
+formatted (``log_line``) go out as they are.
 
 What Twisted itself tells at info (factories starting, ports closing) counts as debug.
 """
@@ -73,15 +75,20 @@ def _traceback(event: LogEvent) -> str:
 
 def as_text(event: LogEvent) -> str:
     """The event for people. Control characters are escaped, so nobody can forge a line."""
+    if "log_line" in event:
+        return str(event["log_line"]).translate(_ESCAPES) + "\n"
     namespace = event.get("log_namespace", "-").removeprefix("flux.")
     conn = f" [conn {event['conn']}]" if "conn" in event else ""
-    line = f"{_time(event)} {_level(event).name:<5} {namespace}{conn} {_message(event)}".translate(_ESCAPES)
+    worker = f"{event['worker']} " if "worker" in event else ""
+    line = f"{_time(event)} {_level(event).name:<5} {worker}{namespace}{conn} {_message(event)}".translate(_ESCAPES)
     below = [part.translate(_ESCAPES) for part in _traceback(event).split("\n") if part.strip()]
     return "\n\t".join([line, *below]) + "\n"
 
 
 def as_json(event: LogEvent) -> str:
     """The event for programs: one object and a newline."""
+    if "log_line" in event:
+        return f"{event['log_line']}\n"
     record: dict[str, Any] = {
         "time": _time(event),
         "level": _level(event).name,
@@ -123,11 +130,12 @@ class Threshold:
         self._name = name
 
     def __call__(self, event: LogEvent) -> NamedConstant:
-        return PredicateResult.maybe if _RANKS[_level(event)] >= self._rank else PredicateResult.no
+        passes = "log_line" in event or _RANKS[_level(event)] >= self._rank
+        return PredicateResult.maybe if passes else PredicateResult.no
 
 
 def observer_for_twistd(
-    options: Mapping[str, Any], style: str, threshold: Threshold, reactor: IReactorFromThreads
+    options: Mapping[str, Any], style: str, threshold: Threshold, reactor: IReactorFromThreads, worker: str = ""
 ) -> ILogObserver | None:
     """The observer that twistd is to use, writing to where its options say.
 
@@ -137,6 +145,7 @@ def observer_for_twistd(
 
     :param options: twistd's own options.
     :param style: ``text`` or ``json``.
+    :param worker: a name put into every event, for a log that has those of several processes.
     :return: None with ``--logger``: the user brings an observer.
     """
     if options.get("logger"):
@@ -146,8 +155,22 @@ def observer_for_twistd(
         destination = _Syslog(options.get("prefix") or "flux", FORMATS[style])
     else:
         destination = FileLogObserver(_file(options, reactor), FORMATS[style])
+    if worker:
+        destination = _Named(destination, worker)
     observer: ILogObserver = FilteringLogObserver(destination, [threshold])
     return observer
+
+
+@implementer(ILogObserver)
+class _Named:
+    """Puts a worker's name into every event."""
+
+    def __init__(self, destination: ILogObserver, worker: str) -> None:
+        self._destination = destination
+        self._worker = worker
+
+    def __call__(self, event: LogEvent) -> None:
+        self._destination({**event, "worker": self._worker})
 
 
 def _file(options: Mapping[str, Any], reactor: IReactorFromThreads) -> Any:

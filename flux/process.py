@@ -91,6 +91,8 @@ class FluxProcess(Service):
     :param reread: the settings as the file has them now, or ``ConfigError``; called in a thread.
     :param observer: where the log goes; None leaves it to twistd.
     :param twistd: twistd's options; a daemon's pipe to its waiting parent is taken out of them.
+    :param supervised: a supervisor has started this process, and kills it if it has to. A Ctrl-C in the
+        terminal is for the supervisor, and a signal may come twice, from it and from who signals all processes.
     """
 
     log = Logger()
@@ -106,6 +108,7 @@ class FluxProcess(Service):
         twistd: MutableMapping[str, Any],
         exit_status: ExitStatus,
         reactor: Any,
+        supervised: bool = False,
     ) -> None:
         self.name = name
         self._settings = settings
@@ -116,6 +119,7 @@ class FluxProcess(Service):
         self._twistd = twistd
         self._exit_status = exit_status
         self._reactor = reactor
+        self._supervised = supervised
         self._tasks = Tasks(self.log)
         self._reloading = DeferredLock()
         self._starting: Deferred[None] | None = None
@@ -151,6 +155,8 @@ class FluxProcess(Service):
     def _run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop_signal)
+        if self._supervised:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, self._on_reload_signal)
         self._starting = Deferred.fromCoroutine(self._start())
 
@@ -173,8 +179,10 @@ class FluxProcess(Service):
             ms=round((self._reactor.seconds() - began) * 1000),
             pid=os.getpid(),
         )
+        banner = assembly.banner()
         with contextlib.suppress(OSError):  # nobody reads our output
-            print(assembly.banner(), file=sys.__stdout__, flush=True)
+            if banner:
+                print(banner, file=sys.__stdout__, flush=True)
         self._tell_parent(b"0")
 
     def _fail(self, error: Exception) -> None:
@@ -210,10 +218,13 @@ class FluxProcess(Service):
         self.log.info("{title} stopped", title=self.name)
 
     def _tell_parent(self, message: bytes) -> None:
-        """Tell the parent of a daemon how the start went: it reads at most 100 bytes, a "0" for success."""
+        """Tell the parent of a daemon or a worker how the start went: a "0" for success, or why not.
+
+        twistd reads only 100 bytes of it.
+        """
         if self._parent_pipe is not None:
             with contextlib.suppress(OSError):  # the parent is gone
-                os.write(self._parent_pipe, message[:100])
+                os.write(self._parent_pipe, message[:1000])
             os.close(self._parent_pipe)
             self._parent_pipe = None
 
@@ -231,6 +242,8 @@ class FluxProcess(Service):
 
     def _on_stop_signal(self, number: int, frame: FrameType | None) -> None:
         if self._told_to_stop:
+            if self._supervised:
+                return
             os._exit(1)
         self._told_to_stop = True
         self._reactor.callFromThread(self._stop_on_signal, signal.Signals(number).name)

@@ -8,6 +8,8 @@ objects at the end of this module; nothing else of flux is imported for
 
 from __future__ import annotations
 
+import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ import flux
 from flux.config import ConfigError, Mistake, Settings, load
 from flux.log import Threshold, observer_for_twistd
 from flux.process import Assembly, ExitStatus, FluxProcess
+from flux.workers.handover import STARTED
+from flux.workers.supervisor import Supervisor, worker_settings
 
 
 class FluxOptions(Options):
@@ -35,10 +39,15 @@ class FluxOptions(Options):
         self._command = command
         self._overrides: list[str] = []
         self._path: Path | None = None
+        self.worker = 0
 
     def opt_set(self, override: str) -> None:
         """SECTION.KEY=VALUE, instead of what the file says. May be given many times."""
         self._overrides.append(override)
+
+    def opt_worker(self, number: str) -> None:
+        """For the processes that chat.workers makes this one start, and for nobody else."""
+        self.worker = int(number)
 
     def opt_version(self) -> None:
         """Display the version of flux and exit."""
@@ -64,7 +73,17 @@ class FluxOptions(Options):
         """
         settings = load(self._path, self._overrides)
         self._command.refuse(settings)
-        return settings
+        return worker_settings(settings, self.worker) if self.worker else settings
+
+    def of_worker(self, number: int) -> list[str]:
+        """The command line of twistd for a worker that has these options."""
+        twistd = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "--nodaemon", "--pidfile="]
+        if self.parent is not None and self.parent.get("reactor"):
+            twistd += ["--reactor", self.parent["reactor"]]
+        options = ["--config", str(self._path)] if self._path else []
+        for override in self._overrides:
+            options += ["--set", override]
+        return [*twistd, "flux-chat", *options, "--worker", str(number)]
 
 
 class Command:
@@ -89,10 +108,16 @@ class Command:
         twistd: Any = options.parent if options.parent is not None else {}
         threshold = Threshold(settings.log.level)
 
+        if options.worker:
+            twistd["statusPipe"] = STARTED
+
         def assemble() -> Assembly:
             from flux.assembly import assemble
 
-            return assemble(settings, self.roles, reactor)
+            if options.worker or settings.chat.workers == 1 or "chat" not in self.roles:
+                return assemble(settings, self.roles, reactor, worker=bool(options.worker))
+            inner = assemble(settings, self.roles - {"chat"}, reactor) if self.roles - {"chat"} else None
+            return Supervisor(settings, options.of_worker, inner, reactor, random.Random())
 
         service: IService = FluxProcess(
             self.name,
@@ -100,10 +125,13 @@ class Command:
             assemble,
             options.load,
             threshold,
-            observer_for_twistd(twistd, settings.log.format, threshold, reactor),
+            observer_for_twistd(
+                twistd, settings.log.format, threshold, reactor, settings.chat.name if options.worker else ""
+            ),
             twistd,
             ExitStatus(),
             reactor,
+            supervised=bool(options.worker),
         )
         return service
 

@@ -54,7 +54,7 @@ class FakeAssembly:
         return "ready: type\n  telnet 127.0.0.1 8090"
 
 
-def assemble(settings: Settings, roles: frozenset[str], reactor: Any) -> FakeAssembly:
+def assemble(settings: Settings, roles: frozenset[str], reactor: Any, worker: bool = False) -> FakeAssembly:
     return FakeAssembly(settings, roles, reactor)
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux.config import SECTIONS, ChatServer, ConfigError, HostPort, Settings, is_local, keys, load
+from flux.config import SECTIONS, ChatServer, ConfigError, HostPort, Settings, is_local, keys, load, with_port
 
 ETC = Path(__file__).parent.parent / "etc" / "flux.ini"
 
@@ -298,6 +298,22 @@ def test_the_status_port_leaves_this_machine_only_with_a_key() -> None:
 )
 def test_what_only_this_machine_reaches(endpoint: str, local: bool) -> None:
     assert is_local(endpoint) is local
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "other"),
+    [
+        ("tcp:8090", "tcp:7"),
+        ("tcp:8090:interface=127.0.0.1:backlog=4096", "tcp:7:interface=127.0.0.1:backlog=4096"),
+        ("tcp:interface=127.0.0.1:port=8090", "tcp:interface=127.0.0.1:port=7"),
+        ("tcp:interface=127.0.0.1:8090", "tcp:interface=127.0.0.1:7"),
+        (r"tcp6:8090:interface=fd00\:\:1", r"tcp6:7:interface=fd00\:\:1"),
+        ("haproxy:tcp:8090:interface=10.0.0.1", "haproxy:tcp:7:interface=10.0.0.1"),
+        ("ssl:8090:privateKey=/etc/key.pem", "ssl:7:privateKey=/etc/key.pem"),
+    ],
+)
+def test_the_same_endpoint_on_another_port(endpoint: str, other: str) -> None:
+    assert with_port(endpoint, 7) == other
 
 
 # --- the static list ---------------------------------------------------------

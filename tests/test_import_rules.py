@@ -35,10 +35,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "status": {"wire", "net", "balance", "config", "lifecycle"},
     "chat": {"wire", "net", "config", "lifecycle"},
     "client": {"wire", "lifecycle"},
+    "workers": {"config", "net", "lifecycle"},
     "process": {"config", "lifecycle", "log"},
     # Those who put together and start.
-    "assembly": {"backends", "balance", "chat", "config", "lifecycle", "net", "status", "wire"},
-    "tap": {"assembly", "config", "log", "process"},
+    "assembly": {"backends", "balance", "chat", "config", "lifecycle", "net", "status", "wire", "workers"},
+    "tap": {"assembly", "config", "log", "process", "workers"},
     "cli": {"assembly", "bench", "client", "config", "lifecycle"},
     # It fills a store before it starts a server on it, appends to one through a journal, and runs placement on a
     # simulated clock.

@@ -56,6 +56,25 @@ def test_a_traceback_is_indented_below_its_line() -> None:
     assert end == ""
 
 
+def test_a_worker_is_named_in_front() -> None:
+    assert as_text(event(conn="c1", worker="chat1-2")).split(" ", 1)[1] == (
+        "info  chat1-2 chat.session [conn c1] user 7 logged in\n"
+    )
+
+
+@pytest.mark.parametrize("level", [LogLevel.debug, LogLevel.info])
+def test_the_line_of_a_worker_goes_out_as_it_is(level: Any) -> None:
+    line = '{"time":"2026-11-20T19:14:02.123Z","message":"é\\n"}'
+    raw = {"log_level": level, "log_format": "{log_line}", "log_line": line, "log_namespace": "flux.workers"}
+    assert as_json(raw) == f"{line}\n"
+    assert as_text(raw) == f"{line}\n"
+    shown: list[LogEvent] = []
+    FilteringLogObserver(shown.append, [Threshold("critical")])(raw)
+    assert shown == [raw]
+    # What something else in its process prints may hold anything.
+    assert as_text({**raw, "log_line": "a\x1b[2J\tb"}) == "a\\x1b[2J\tb\n"
+
+
 # --- JSON --------------------------------------------------------------------
 
 

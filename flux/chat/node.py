@@ -72,6 +72,7 @@ class ChatNode:
     :param reactor: clock only; connections come through the protocol's factory.
     :param placement: gives moved clients another server; None where there is none to ask.
     :param fatal: called with a reason when this process must go (its name was taken over).
+    :param draining: called when an admin drains this node (True), and when that is taken back.
     :param drained: called when an admin has drained this node and nobody is left.
     :ivar now: the clock as of the last second, cheap to read.
     :ivar draining: True while no logins are taken.
@@ -92,6 +93,7 @@ class ChatNode:
         placement: IPlacement | None = None,
         rng: random.Random | None = None,
         fatal: Callable[[str], None] | None = None,
+        draining: Callable[[bool], None] | None = None,
         drained: Callable[[], None] | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -126,7 +128,8 @@ class ChatNode:
         self._departure = Departure(
             self.name, self.sessions, lambda: len(self.logging_in), placement, clock, self._rng
         )  # fmt: skip
-        self._draining: Spawned = succeed(None)
+        self._departing: Spawned = succeed(None)
+        self._tell_draining = draining or (lambda draining: None)
         self._drained = drained or (lambda: None)
         self._fatal = fatal or (lambda reason: None)
         self._host, self._port = "", 0
@@ -169,7 +172,7 @@ class ChatNode:
         :param deadline: seconds after which connections are cut whatever they still hold.
         """
         marked, self.draining, self._stopping = self.draining, True, True
-        self._draining.cancel()
+        self._departing.cancel()
         try:
             await self.state.retire(self.name, self.boot)
             if marked and not self._superseded:
@@ -385,9 +388,10 @@ class ChatNode:
             self.draining = renewal.draining
             self.log.info("{what}", what="draining: no new logins" if self.draining else "taking logins again")
             if self.draining:
-                self._draining = self.tasks.spawn(self._drain(), "moving clients to other servers")
+                self._departing = self.tasks.spawn(self._drain(), "moving clients to other servers")
             else:
-                self._draining.cancel()
+                self._departing.cancel()
+            self._tell_draining(self.draining)
 
     async def _release_late(self) -> None:
         """Release the routes that could not be when their sessions ended: all at once, there may be many."""

@@ -137,6 +137,9 @@ async def _act(args: argparse.Namespace, client: StatusClient, reactor: Any, sta
         return
     change = client.drain if args.action == "drain" else client.resume
     states = {name: (await change(name)).state for name in _matching(args.names, servers)}
+    if args.action == "drain" and not any(node.state == "up" for node in await client.servers()):
+        alone = "flux admin: no other server is up, so clients stay where they are until there is one"
+        status.print(alone, soft_wrap=True, highlight=False)
     if args.action == "drain" and args.wait:
         states = await _wait(client, {node.name: node for node in servers if node.name in states}, reactor, status)
     if args.json:

@@ -5,7 +5,7 @@
 ``loading``   reading, and reporting every mistake at once
 """
 
-from flux.config.kinds import HostPort, is_local, is_proxied, reachable_at
+from flux.config.kinds import HostPort, is_local, is_proxied, reachable_at, with_port
 from flux.config.loading import ConfigError, Mistake, load
 from flux.config.settings import (
     SECTIONS,
@@ -42,4 +42,5 @@ __all__ = [
     "keys",
     "load",
     "reachable_at",
+    "with_port",
 ]

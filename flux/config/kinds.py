@@ -122,7 +122,10 @@ def _parse_yes_no(text: str) -> bool:
 
 YES_NO = Kind("yes or no", _parse_yes_no)
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MOST_NAME = 64
+"""Characters of a name."""
+
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MOST_NAME - 1}}}")
 
 
 def _parse_name(text: str) -> str:
@@ -221,6 +224,17 @@ def _taken_apart(endpoint: str) -> tuple[str, list[str], dict[str, str]]:
     kind, *parts = [part.replace("\\:", ":") for part in re.split(r"(?<!\\):", endpoint)]
     named = dict(part.split("=", 1) for part in parts if "=" in part)
     return kind, [part for part in parts if "=" not in part], named
+
+
+def with_port(endpoint: str, port: int) -> str:
+    """The same endpoint on another TCP port."""
+    proxy, rest = ("haproxy:", endpoint.removeprefix("haproxy:")) if is_proxied(endpoint) else ("", endpoint)
+    kind, *parts = re.split(r"(?<!\\):", rest)
+    for index, part in enumerate(parts):
+        if part.startswith("port=") or "=" not in part:
+            parts[index] = f"port={port}" if "=" in part else str(port)
+            break
+    return proxy + ":".join([kind, *parts])
 
 
 def is_proxied(endpoint: str) -> bool:

@@ -13,13 +13,13 @@ and does not tell on which line a value stands.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flux.config.kinds import is_local
+from flux.config.kinds import MOST_NAME, is_local, is_proxied
 from flux.config.settings import SECTIONS, ChatServer, Key, Settings, keys
 
 
@@ -194,6 +194,24 @@ def _unknown(servers: Sequence[str], given: _Given) -> None:
         given.mistakes.append(Mistake(f"{section}.{key}", f"is no key, {hint}", source))
 
 
+def _workers(settings: Settings, report: Callable[[str, str], None]) -> None:
+    """Report what several processes cannot share."""
+    chat, store, state = settings.chat, settings.store.kind, settings.state.kind
+    if store == "sqlite" or state == "memory":
+        report(
+            "chat.workers",
+            f"{chat.workers} processes need a store and a state that they can share; expected store.kind = postgres "
+            f"(it is {store}) and state.kind = redis (it is {state}), or 1 worker",
+        )
+    kind = (chat.listen.partition(":")[2] if is_proxied(chat.listen) else chat.listen).partition(":")[0]
+    if kind not in ("tcp", "tcp6", "ssl"):
+        report(
+            "chat.listen", f"workers share a TCP port; expected tcp:, tcp6:, ssl: or haproxy: before one, not {kind}:"
+        )
+    if len(f"{chat.name}-{chat.workers}") > MOST_NAME:
+        report("chat.name", f"too long for the names of workers; expected at most {MOST_NAME - 3} characters")
+
+
 def _relations(settings: Settings, servers: Sequence[str], given: _Given) -> None:
     """Report values that are good alone and wrong together."""
 
@@ -216,6 +234,8 @@ def _relations(settings: Settings, servers: Sequence[str], given: _Given) -> Non
         report(
             "status.heartbeat", f"{status.heartbeat:g} s; expected at most half of status.lease ({status.lease:g} s)"
         )
+    if settings.chat.workers > 1:
+        _workers(settings, report)
     for server in servers:
         if server in SECTIONS:
             report("chatservers.name", f'"{server}" is the name of a section of its own; expected another name')

@@ -56,6 +56,9 @@ def keys(section: type) -> dict[str, Key]:
     return {f.name: Key(f.name, **f.metadata) for f in fields(section) if f.metadata}
 
 
+#: Processes of one server.
+MOST_WORKERS = 64
+
 #: Limits for which 0 means: none.
 COUNT = whole(0)
 
@@ -71,6 +74,11 @@ class Chat:
     )
     capacity: int = _key(COUNT, "0", "Sessions this server takes; 0: no limit.")
     weight: int = _key(whole(1, 100), "1", "Its share of the users, relative to other servers.")
+    workers: int = _key(
+        whole(1, MOST_WORKERS),
+        "1",
+        "Processes that share listen; each also has a port of its own and is a server of its own, name-1, name-2, ...",
+    )
     heartbeat_timeout: float = _key(
         duration("1s", "1d"), "60", "A client that has sent ping and then nothing for this long is closed.", live=True
     )

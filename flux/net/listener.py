@@ -1,0 +1,82 @@
+"""A listening port from an endpoint string: opened here, or handed over by who started this process."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+
+from flux.lifecycle import CannotStart
+
+
+class Listener:
+    """A port.
+
+    :param key: the setting, for errors: "chat.listen".
+    :param description: a Twisted server endpoint.
+    :param inherited: the descriptor of a listening socket, which is used instead of a new one; what else
+        ``description`` says (TLS, PROXY headers) holds.
+    :ivar port: what listens, once it does.
+    """
+
+    def __init__(
+        self, key: str, description: str, factory: IProtocolFactory, reactor: Any, inherited: int | None = None
+    ) -> None:
+        self._key = key
+        self._description = description
+        self._factory = factory
+        self._reactor = reactor if inherited is None else _Adopting(reactor, inherited)
+        self.port: IListeningPort | None = None
+
+    async def start(self) -> None:
+        """:raises flux.lifecycle.CannotStart: the address is taken, or not ours."""
+        try:
+            self.port = await serverFromString(self._reactor, self._description).listen(self._factory)
+        except Exception as error:
+            raise CannotStart(f"{self._key} = {self._description}: {error}") from error
+
+    async def stop(self) -> None:
+        """Accept nothing any more."""
+        port, self.port = self.port, None
+        if port is not None:
+            await maybeDeferred(port.stopListening)
+
+    def address(self) -> tuple[str, int]:
+        """Host and port in numbers; a UNIX socket has port 0."""
+        assert self.port is not None
+        address: Any = self.port.getHost()
+        return getattr(address, "host", "localhost"), getattr(address, "port", 0)
+
+
+class _Adopting:
+    """A reactor for an endpoint to listen with, whose TCP port is one that listens already."""
+
+    def __init__(self, reactor: Any, descriptor: int) -> None:
+        self._reactor = reactor
+        self._descriptor = descriptor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def listenTCP(  # noqa: N802 - Twisted's name
+        self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = ""
+    ) -> Any:
+        with socket.socket(fileno=self._descriptor) as handed_over:
+            # It makes a descriptor of its own.
+            handed_over.setblocking(False)
+            return self._reactor.adoptStreamPort(handed_over.fileno(), handed_over.family, factory)
+
+    def listenSSL(  # noqa: N802 - Twisted's name
+        self,
+        port: int,
+        factory: IProtocolFactory,
+        contextFactory: Any,  # noqa: N803 - Twisted's name
+        backlog: int = 50,
+        interface: str = "",
+    ) -> Any:
+        from twisted.protocols.tls import TLSMemoryBIOFactory
+
+        return self.listenTCP(port, TLSMemoryBIOFactory(contextFactory, False, factory), backlog, interface)
