@@ -25,7 +25,7 @@ COMMANDS = {
     "copy": ("flux.cli.copy", "move an installation from SQLite to PostgreSQL, or back"),
     "balance": ("flux.cli.balance", "see how evenly the balancers spread users"),
     "admin": ("flux.cli.admin", "see the chat servers, take one out of service, put it back"),
-    "verify": ("flux.cli.verify", "kill a server under load and look for lost messages"),
+    "verify": ("flux.cli.verify", "let servers fail under load and look for lost messages"),
 }
 
 
