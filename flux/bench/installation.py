@@ -106,6 +106,15 @@ class FluxServer:
         if self._process is not None:
             self._process.signal(signal.SIGCONT)
 
+    async def ended(self) -> int:
+        """Wait until it has ended by itself, as one that was drained does; its exit status.
+
+        :raises flux.bench.servers.ServerFailed: it does not end.
+        """
+        process, self._process = self._process, None
+        assert process is not None
+        return await in_thread(self._reactor, process.wait)
+
     async def kill(self) -> None:
         """SIGKILL; returns when it is gone."""
         process, self._process = self._process, None

@@ -23,6 +23,8 @@ from typing import IO, Self
 START_WITHIN = 30.0
 #: A server that still runs so long after SIGTERM is killed, in seconds.
 STOP_WITHIN = 20.0
+#: A server that is expected to end by itself and still runs so long after that is killed, in seconds.
+END_WITHIN = 60.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 _TWISTD = "from twisted.scripts.twistd import run; run()"
 
@@ -162,6 +164,19 @@ class ServerProcess:
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal, SIGSTOP and SIGCONT for instance. Does nothing if it has ended."""
         self._process.send_signal(number)
+
+    def wait(self) -> int:
+        """Wait until it has ended by itself, and return the exit status.
+
+        :raises ServerFailed: it has not ended after ``END_WITHIN``; then it is killed.
+        """
+        try:
+            status = self._process.wait(END_WITHIN)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise ServerFailed(f"the server does not end:\n{self.printed()}") from None
+        _survivors.discard(self.pid)
+        return status
 
     def kill(self) -> None:
         """SIGKILL, and return when it is gone. Does nothing if it has ended."""
