@@ -22,8 +22,8 @@ PASSWORD = "correct horse"
 class Person:
     """A client that asks and waits, one line after the other."""
 
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port))
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), source_address=(address, 0))
         self._lines = self._socket.makefile("rb")
         self.server = ""
 
@@ -67,11 +67,7 @@ class Place:
         return process
 
     def start_admin(self, *arguments: str) -> subprocess.Popen[str]:
-        command = "import sys; from flux.cli.main import main; sys.exit(main())"
-        return subprocess.Popen(
-            [sys.executable, "-c", command, "admin", *arguments, "--status", f":{self.status}"],
-            env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        return start_admin(*arguments, "--status", f":{self.status}")
 
     def admin(self, *arguments: str) -> tuple[int, str, str]:
         return ended(self.start_admin(*arguments))
@@ -87,6 +83,15 @@ class Place:
         assert answer["type"] == "login.ok", answer
         person.server = answer["server"]
         return person
+
+
+def start_admin(*arguments: str) -> subprocess.Popen[str]:
+    """``flux admin`` in a process of its own."""
+    command = "import sys; from flux.cli.main import main; sys.exit(main())"
+    return subprocess.Popen(
+        [sys.executable, "-c", command, "admin", *arguments],
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
 
 
 ALONE = "flux admin: no other server is up, so clients stay where they are until there is one\n"

@@ -1,0 +1,196 @@
+"""``etc/nginx.conf`` as it stands, on other ports and paths, with two chat servers behind it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from processes import PASSWORD, Person, Place
+from server_process import ServerProcess
+
+from flux.bench.servers import free_port, listens
+
+pytestmark = pytest.mark.system
+
+CONFIGURATION = Path(__file__).parent.parent / "etc" / "nginx.conf"
+
+
+class Nginx:
+    """An nginx with the configuration of this project."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ports = {number: free_port() for number in ("8090", "8091", "8092", "9091", "9092")}
+        self._folder = folder
+        self._file = folder / "nginx.conf"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def configure(self, *changes: tuple[str, str]) -> None:
+        """The file with these changes: a regular expression, which has to match, and what takes its place."""
+        text = CONFIGURATION.read_text()
+        for path in ("/run/nginx.pid", "/var/log/nginx/error.log", "/var/log/nginx/flux.log"):
+            assert path in text
+            text = text.replace(path, str(self._folder / Path(path).name))
+        for number, port in self.ports.items():
+            text = re.sub(rf"(?<=[ :]){number}(?=[ ;])", str(port), text)
+        for old, new in (*changes, *self._of_this_machine()):
+            text, count = re.subn(old, new, text)
+            assert count, old
+        self._file.write_text(text)
+        subprocess.run([program(), "-t", "-q", "-c", self._file, "-e", "stderr"], check=True)
+
+    @staticmethod
+    def _of_this_machine() -> list[tuple[str, str]]:
+        changes = [(r"worker_processes auto", "worker_processes 2")]
+        if not Path("/etc/nginx/modules-enabled").is_dir():
+            changes.append((r"include /etc/nginx/modules-enabled/.*\n", ""))
+        return changes
+
+    def start(self) -> None:
+        arguments = [program(), "-c", self._file, "-e", self._folder / "error.log", "-g", "daemon off;"]
+        self._process = subprocess.Popen(arguments)
+        until(lambda: self._alive() and listens(self.ports["8090"]))
+
+    def reload(self) -> None:
+        """Returns when the old processes accept nothing any more."""
+        before = self._workers()
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
+        until(lambda: self._alive() and bool(self._workers() - before))
+        until(lambda: all(self._shuts_down(pid) for pid in before))
+
+    @staticmethod
+    def _shuts_down(pid: str) -> bool:
+        try:
+            return b"shutting down" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return True
+
+    def _alive(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, (self._folder / "error.log").read_text()
+        return True
+
+    def _workers(self) -> set[str]:
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        return set(children.read_text().split())
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+
+    def log(self) -> str:
+        return (self._folder / "flux.log").read_text()
+
+
+def until(happened: Callable[[], bool]) -> None:
+    while not happened():
+        time.sleep(0.01)
+
+
+def program() -> str:
+    # Debian has it where only root looks.
+    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    assert found, "no nginx: apt-get install nginx-light libnginx-mod-stream"
+    return found
+
+
+class Site:
+    """nginx, chat1 and chat2, and the people who come."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.nginx = Nginx(folder)
+        self._folder = folder
+        self._stack = stack
+        self._places = {number: self._place(number) for number in (1, 2)}
+        self.servers = {number: place.start("flux") for number, place in self._places.items()}
+        self._names = iter(f"user{number}" for number in range(1, 10_000))
+        stack.callback(self.nginx.stop)
+
+    def _place(self, number: int) -> Place:
+        folder = self._folder / f"chat{number}"
+        folder.mkdir()
+        place = Place(folder, self._stack, chat__name=f"chat{number}")
+        port = self.nginx.ports[f"909{number}"]
+        place.settings["chat.listen"] = f"haproxy:tcp:{port}:interface=127.0.0.1:backlog=4096"
+        return place
+
+    def start(self, number: int) -> ServerProcess:
+        self.servers[number] = self._places[number].start("flux")
+        return self.servers[number]
+
+    def come(self, address: str = "127.0.0.1", port: str = "8090") -> Person:
+        """Somebody new from an address, logged in."""
+        person = Person(self.nginx.ports[port], address)
+        self._stack.callback(person.close)
+        name = next(self._names)
+        assert person.ask("register", name=name, password=PASSWORD)["type"] == "register.ok"
+        person.server = person.ask("login", name=name, password=PASSWORD)["server"]
+        return person
+
+    def counts(self, number: int) -> Counter[str]:
+        return Counter(self.come().server for _ in range(number))
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with ExitStack() as stack:
+        yield Site(tmp_path, stack)
+
+
+def test_each_in_turn_and_by_weight_and_a_reload_leaves_connections_alone(site: Site) -> None:
+    site.nginx.configure()
+    site.nginx.start()
+    assert site.counts(10) == {"chat1": 5, "chat2": 5}
+    # Each is reached by a port of its own too.
+    assert [site.come(port="8091").server, site.come(port="8092").server] == ["chat1", "chat2"]
+    staying = [site.come() for _ in range(4)]
+    first = f":{site.nginx.ports['9091']} weight="
+    site.nginx.configure((f"{first}1", f"{first}3"))
+    site.nginx.reload()
+    assert site.counts(12) == {"chat1": 9, "chat2": 3}
+    for person in staying:
+        assert person.ask("ping")["type"] == "ping.ok"
+
+
+def test_addresses_are_the_clients_own(site: Site) -> None:
+    site.nginx.configure((r"#hash", "hash"))
+    site.nginx.start()
+    servers = {}
+    for last in range(1, 21):
+        address = f"127.0.1.{last}"
+        person = site.come(address)
+        servers[address] = person.server
+        site.servers[int(person.server[-1])].wait_for(f"logged in from {address}")
+        assert f" {address} to 127.0.0.1:" not in site.nginx.log()
+        person.close()
+    # By hash of the address: the same one, and not all the same.
+    assert set(servers.values()) == {"chat1", "chat2"}
+    assert {address: site.come(address).server for address in servers} == servers
+
+
+def test_a_server_that_dies_gets_nobody_until_it_is_back(site: Site) -> None:
+    site.nginx.configure((r"fail_timeout=10s", "fail_timeout=1s"), (r"#least_conn", "least_conn"))
+    site.nginx.start()
+    here = [site.come() for _ in range(4)]
+    assert Counter(person.server for person in here) == {"chat1": 2, "chat2": 2}
+    # Whoever has the fewest connections.
+    for person in here:
+        if person.server == "chat2":
+            person.close()
+    until(lambda: site.nginx.log().count(": status 200, ") == 2)
+    assert [site.come().server for _ in range(2)] == ["chat2"] * 2
+    site.servers[1].signal(signal.SIGKILL)
+    site.servers[1].end()
+    assert site.counts(6) == {"chat2": 6}
+    site.start(1)
+    until(lambda: site.come().server == "chat1")
