@@ -92,12 +92,14 @@ class Departure:
         began = self._clock.seconds()
         pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE, self._rng)
         plan = _Plan(self._sessions.values(), began, spread, self._rng)
+        looked = began
         while self._sessions or self._arriving():
             now = self._clock.seconds()
             plan.close(now)
-            if plan.all_asked:
+            if plan.all_asked and now >= looked + LOOK_AGAIN:
                 # Logins that were under way when this began.
                 plan.add(self._sessions.values(), now)
+                looked = now
             try:
                 while portion := plan.due(now):
                     await self._move(portion, plan)
