@@ -72,7 +72,7 @@ class OneOfEachKind(Cluster):
         return [
             replace(fault, lasts=(0.1, 1.0)) if "killed" in fault.name else fault
             for fault in super().faults
-            if fault.name not in ("chat2 killed", "chat3 killed")
+            if not fault.name.startswith(("chat2 killed", "chat3 killed", "chat2 drained", "chat3 drained"))
         ]
 
 

@@ -3,42 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from flux.bench.cluster import Cluster, Node
-from flux.bench.installation import Fault
+from flux.bench.cluster import Cluster
 from flux.bench.verification import Plan, Verification
 from flux.client import ClientEvent, Offline
 from flux.client.inbox import Inbox
-
-DRAIN = 1.5
-"""Of the servers, in seconds."""
-
-
-class Rolling(Cluster):
-    """Nothing goes wrong but that servers are restarted."""
-
-    def __init__(self, reactor: object, directory: Path) -> None:
-        super().__init__(reactor, directory, nodes=2, lease=3.0)
-        self.statuses: list[int] = []
-        for node in self.nodes:
-            file = directory / node.name / "flux.ini"
-            file.write_text(file.read_text().replace("[chat]\n", f"[chat]\ndrain = {DRAIN}\n", 1))
-
-    @property
-    def faults(self) -> list[Fault]:
-        """Each of them once."""
-        return [
-            Fault(f"{node.name} drained", partial(self._drain, node), node.server.start, (0, 0)) for node in self.nodes
-        ]
-
-    async def _drain(self, node: Node) -> None:
-        assert self.status is not None
-        assert (await self.status.drain(node.name)).state == "draining"
-        self.statuses.append(await node.server.ended())
 
 
 @pytest.mark.slow
@@ -54,14 +26,14 @@ async def test_a_rolling_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         put(inbox, event, taken)
 
     monkeypatch.setattr(Inbox, "put", noticing)
-    cluster = Rolling(reactor, tmp_path)
+    cluster = Cluster(reactor, tmp_path, nodes=2, lease=3.0, only="drained")
     plan = Plan(clients=20, groups=3, rate=20.0, calm=(0.2, 0.5), patient=True, seed=1)
     try:
         await cluster.start()
         verdict = await Verification(reactor, plan, cluster, lambda share, what: None).run()
     finally:
         await cluster.close()
-    assert cluster.statuses == [0, 0]
+    assert [period.fault for period in verdict.periods] == ["", "chat1 drained", "chat2 drained"]
     assert (verdict.anomalies, verdict.late, verdict.settled) == ([], [], True)
     # They went on talking while they moved, and none of them was ever without a server.
     assert all(period.acknowledged > plan.clients for period in verdict.periods)

@@ -22,7 +22,7 @@ from typing import Any
 from flux.bench.engines import Engine, PostgresServer, RedisServer, find_postgres, find_redis
 from flux.bench.installation import Fault, FluxServer, Installation, in_thread
 from flux.bench.links import Link
-from flux.bench.servers import free_port, twistd
+from flux.bench.servers import ServerFailed, free_port, twistd
 from flux.client import StatusClient
 from flux.lifecycle import together
 
@@ -30,6 +30,8 @@ from flux.lifecycle import together
 DEAD_FOR = (0.5, 3.0)
 #: How long a node is paused or cut off, in leases: until some time after it was declared dead.
 BEYOND_LEASE = 1.5
+#: ``chat.drain`` of the nodes, in seconds.
+DRAIN = 2.0
 
 
 class Node:
@@ -144,6 +146,7 @@ class Cluster(Installation):
         redis, postgres = Link(self._reactor, self.redis.port), Link(self._reactor, self.postgres.port)
         settings = {
             "chat.name": name,
+            "chat.drain": f"{DRAIN:g}",
             "store.kind": "postgres",
             "store.dsn": self.postgres.dsn_through(postgres.port),
             "state.url": self.redis.url_through(redis.port),
@@ -176,6 +179,7 @@ class Cluster(Installation):
         long = (BEYOND_LEASE * self._lease, BEYOND_LEASE * self._lease)
         return [
             *(_killed(node.name, node.server) for node in nodes),
+            *(Fault(f"{node.name} drained", partial(self._drain, node), node.server.start, (0, 0)) for node in nodes),
             _killed("status", self.status_server),
             self._engine_killed(self.redis),
             self._engine_killed(self.postgres),
@@ -186,6 +190,14 @@ class Cluster(Installation):
             Fault(f"Redis swallows {three.name}", three.redis.swallow, three.redis.open, long),
             Fault(f"PostgreSQL swallows {two.name}", two.postgres.swallow, two.postgres.open, long),
         ]
+
+    async def _drain(self, node: Node) -> None:
+        """What is no fault: an admin takes a node out of service. Clients are to notice even less of it."""
+        assert self.status is not None
+        await self.status.drain(node.name)
+        status = await node.server.ended()
+        if status:
+            raise ServerFailed(f"{node.name} was drained, and has ended with status {status}")
 
     def _engine_killed(self, engine: Engine) -> Fault:
         async def start() -> None:
