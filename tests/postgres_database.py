@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from typing import Any
 
 import psycopg2
@@ -9,6 +11,7 @@ from store_invariants import check_database
 from twisted.internet.task import deferLater
 
 from flux.backends.postgres import schema
+from flux.bench.engines import PostgresServer
 
 #: Depends on others before what it depends on.
 TABLES = (
@@ -27,6 +30,26 @@ TABLES = (
 def settled(call: Any) -> bool:
     """Whether a call has its outcome."""
     return bool(call.called)
+
+
+def remember(server: PostgresServer) -> Callable[[], None]:
+    """Kill a server, keep what it has stored, and start it; returns what makes it go back to that."""
+    server.kill()
+    kept = server._data.with_name("kept")
+    shutil.copytree(server._data, kept, symlinks=True)
+    server.start()
+
+    def go_back() -> None:
+        server.kill()
+        shutil.rmtree(server._data)
+        kept.rename(server._data)
+        if server._user is not None:
+            for path in (server._data, *server._data.rglob("*")):
+                shutil.chown(path, server._user, server._user)
+        server._data.chmod(0o700)
+        server.start()
+
+    return go_back
 
 
 class Database:

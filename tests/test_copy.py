@@ -22,8 +22,10 @@ from twisted.internet.defer import Deferred
 from flux.backends.postgres import PostgresStore
 from flux.backends.sqlite import SqliteStore
 from flux.backends.sqlite.backup import back_up
+from flux.backends.sqlite.schema import migrate
 from flux.backends.transfer import PostgresSide, SqliteSide, copying
 from flux.bench.engines import PostgresServer
+from flux.cli.main import main
 from flux.errors import Unavailable
 from flux.interfaces import IStore
 from flux.model import CursorMove, Draft, Receipt
@@ -230,8 +232,6 @@ async def test_a_copy_that_differs_is_not_kept(tmp_path: Path, database: Databas
 
 def test_progress_goes_from_nothing_to_all(tmp_path: Path, database: Database) -> None:
     with closing(sqlite3.connect(tmp_path / "flux.db")) as db:
-        from flux.backends.sqlite.schema import migrate
-
         migrate(db, tmp_path / "flux.db")
         db.executemany(
             "INSERT INTO accounts (name, key, password_hash, email, nick) VALUES (?, ?, '', '', '')",
@@ -349,27 +349,34 @@ async def test_the_command_copies_what_a_server_has(configured: Path) -> None:
     await copied.start()
     assert await everything(copied, ids) == said
     await copied.stop()
-    again = flux(configured, "backup", "copy.db", "-c", "lite.ini")
-    assert (again.returncode, again.stderr) == (1, "flux backup: copy.db exists already: a backup overwrites nothing\n")
+
+
+def test_what_cannot_be_backed_up(
+    configured: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(configured)
+    (configured / "copy.db").touch()
+    with closing(sqlite3.connect(configured / "flux.db")) as db:
+        migrate(db, configured / "flux.db")
+    with closing(sqlite3.connect(configured / "foreign.db")) as db:
+        db.execute("CREATE TABLE theirs (a)")
     (configured / "broken.db.part").touch()
-    for arguments, complaint in (
+    for status, arguments, complaint in (
+        (1, ["copy.db", "-c", "lite.ini"], "copy.db exists already: a backup overwrites nothing"),
         (
+            1,
             ["broken.db", "-c", "lite.ini"],
             "broken.db.part exists: another backup makes it, or was broken off; remove it",
         ),
-        (["x.db", "--set", "store.path=nothing.db"], "nothing.db does not exist (store.path)"),
-        (["no/folder/x.db", "-c", "lite.ini"], "cannot be written: No such file or directory"),
+        (1, ["x.db", "--set", "store.path=nothing.db"], "nothing.db does not exist (store.path)"),
+        (1, ["no/folder/x.db", "-c", "lite.ini"], "cannot be written: No such file or directory"),
+        (1, ["x.db", "--set", "store.path=foreign.db"], "belongs to another program"),
+        (2, ["x.db", "-c", "post.ini"], "PostgreSQL has pg_dump"),
+        (2, ["x.db", "-c", "nowhere.ini"], "nowhere.ini: cannot be read"),
     ):
-        refused = flux(configured, "backup", *arguments)
-        assert refused.returncode == 1
-        assert complaint in refused.stderr
-    other = flux(configured, "backup", "x.db", "-c", "post.ini")
-    assert other.returncode == 2
-    assert "PostgreSQL has pg_dump" in other.stderr
-    with closing(sqlite3.connect(configured / "foreign.db")) as db:
-        db.execute("CREATE TABLE theirs (a)")
-    foreign = flux(configured, "backup", "x.db", "--set", "store.path=foreign.db")
-    assert foreign.returncode == 1
-    assert "belongs to another program" in foreign.stderr
+        assert main(["backup", *arguments]) == status
+        assert complaint in capsys.readouterr().err
     assert not (configured / "x.db").exists()
     assert not (configured / "x.db.part").exists()
+    assert main(["backup", "x.db", "-c", "lite.ini"]) == 0
+    assert (configured / "x.db").exists()

@@ -186,7 +186,7 @@ async def test_a_role_without_rights(database: Database, quick_postgres: Postgre
         " REVOKE CREATE ON SCHEMA public FROM PUBLIC"
     )
     dsn = f"postgresql://guest:guest-word@127.0.0.1:{quick_postgres.port}/start"
-    assert "its role may not do this (permission denied for schema public)" in await refusal(dsn)
+    assert "store.dsn: permission denied for schema public" in await refusal(dsn)
     database.migrate()
     assert "permission denied for table flux_migrations" in await refusal(dsn)
     database.query("GRANT SELECT ON ALL TABLES IN SCHEMA public TO guest")

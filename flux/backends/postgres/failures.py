@@ -9,13 +9,13 @@ from txpostgres.txpostgres import RollbackFailed
 
 from flux.errors import Unavailable
 
-#: By SQLSTATE, or its class.
+#: By SQLSTATE, or its class. Clients read these: nothing of addresses, names or settings, which are in the log.
 SENTENCES = {
     "53100": "its disk is full",
     "53200": "it is out of memory",
-    "53300": "it has no connection to spare (its max_connections, or the role's limit; see store.pool)",
+    "53300": "it has no connection to spare",
     "53": "it is short of resources",
-    "25006": "it is a read-only standby (store.dsn has to name the primary)",
+    "25006": "it is a read-only standby",
     "42501": "its role may not do this",
     "55P03": "a lock was not to be had",
     "57014": "it cancelled the statement",
@@ -47,12 +47,11 @@ def unavailable(error: BaseException) -> Unavailable | None:
         code = "57014"
     for prefix in (code, code[:3], code[:2]):
         if prefix in SENTENCES:
-            said = f" ({first_line(error)})" if code == "42501" else ""
-            return Unavailable(f"the database could not do it: {SENTENCES[prefix]}{said}")
+            return Unavailable(f"the database could not do it: {SENTENCES[prefix]}")
     if is_dead(error):
         return Unavailable("the connection to the database was lost")
     if isinstance(error, (psycopg2.OperationalError, psycopg2.InternalError)):
-        return Unavailable(f"the database could not do it: {first_line(error)}")
+        return Unavailable("the database could not do it")
     return None
 
 

@@ -37,6 +37,9 @@ T = TypeVar("T")
 LOOK_AHEAD = 32
 """Ordered calls that are looked at for one that has nothing to do with those before it."""
 
+COMPLAIN_EVERY = 5.0
+"""Seconds between log lines about statements that the server could not do."""
+
 Keys = Callable[[], Set[object]]
 """What an ordered call is about; asked only where two of them meet."""
 
@@ -114,10 +117,10 @@ class Pool:
         self._ordering: list[_Call[Any]] = []
         self._dispatching = False
         self._unfinished = 0
+        self._complained = -COMPLAIN_EVERY
         self._open = False
         self._tasks = Tasks(self._log)
         self._away_since: float | None = None
-        self._reason = ""
         self._ended: Deferred[None] | None = None
 
     async def start(self) -> None:
@@ -233,8 +236,9 @@ class Pool:
         outcome: Any
         try:
             outcome = await self._attempt(call, link)
-        except Exception:
+        except Exception as error:
             outcome = Failure()
+            self._complain(error)
         if call.keys is not None:
             self._ordering.remove(call)
         if link in self._links:
@@ -254,6 +258,17 @@ class Pool:
             await sleep(pause, self._reactor)
         raise AssertionError("pauses do not end")
 
+    def _complain(self, error: Exception) -> None:
+        """Log what the server has said, now and then: with a full disk there are hundreds a second."""
+        cause = error.__cause__
+        now = self._reactor.seconds()
+        if isinstance(error, Unavailable) and cause is not None and now - self._complained >= COMPLAIN_EVERY:
+            self._complained = now
+            self._log.warn(
+                "{error}: {reason} ({code})",
+                error=error.detail, reason=first_line(cause), code=getattr(cause, "pgcode", None),
+            )  # fmt: skip
+
     def _finish(self, call: _Call[Any], outcome: Any) -> None:
         self._unfinished -= 1
         call.fire(outcome)
@@ -271,7 +286,8 @@ class Pool:
     # --- losing connections and getting them back ---
 
     def _away(self) -> Unavailable:
-        return Unavailable(f"the database is away: {self._reason}")
+        # Clients read this. Where the database is, and why it is away, is in the log.
+        return Unavailable("the database is away")
 
     def _lost(self, link: Link, reason: str) -> None:
         if link not in self._links:
@@ -281,7 +297,6 @@ class Pool:
             self._idle.remove(link)
         self._log.warn("a connection to the database was lost: {reason}", reason=reason)
         if not self._links:
-            self._reason = reason
             self._away_since = self._reactor.seconds()
             for waiting in (self._ordered, self._any):
                 while call := _first(waiting):
@@ -294,7 +309,6 @@ class Pool:
             try:
                 link = await self._connect()
             except Unavailable as error:
-                self._reason = error.detail
                 if attempt == 0:
                     self._log.warn("no connection to the database yet: {error}", error=error.detail)
             else:

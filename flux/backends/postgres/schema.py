@@ -152,7 +152,7 @@ async def migrate(link: Link) -> list[str]:
             await link.execute(migration.script)
             await link.run("INSERT INTO flux_migrations VALUES (%s, %s) RETURNING number", (number, migration.name))
     except psycopg2.Error as error:
-        raise Unavailable(f"the schema cannot be made: {first_line(error)}") from error
+        raise Unavailable(f"the schema cannot be made: {first_line(error)}") from None
     await link.execute("COMMIT")
     await link.run("SELECT pg_advisory_unlock(%s)", (LOCK,))
     return [migration.name for migration in known[version:]]

@@ -13,6 +13,7 @@ from zope.interface import implementer
 from flux.backends.postgres import accounts, append, changes, cursors, friends, groups, history, schema
 from flux.backends.postgres.connection import Link, Run, connect
 from flux.backends.postgres.dsn import Dsn
+from flux.backends.postgres.failures import first_line
 from flux.backends.postgres.gathering import Gathering
 from flux.backends.postgres.pool import Pool
 from flux.errors import FluxError, Unavailable
@@ -118,7 +119,8 @@ class PostgresStore:
             applied = await schema.migrate(link)
             await schema.verify(link.run)
         except Unavailable as error:
-            raise Unavailable(f"store.dsn: {error.detail}") from error
+            cause = error.__cause__
+            raise Unavailable(f"store.dsn: {first_line(cause) if cause else error.detail}") from error
         if applied:
             self._log.info("the schema was brought up to date: {applied}", applied=", ".join(applied))
         return applied

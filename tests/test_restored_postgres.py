@@ -1,0 +1,55 @@
+"""A chat server on a PostgreSQL that is restored to an earlier state while clients are connected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import chat_server
+import pytest
+from chat_server import ChatServer, Client
+from postgres_database import remember
+
+from flux.backends.postgres import PostgresStore
+from flux.bench.engines import PostgresServer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("acks", [True, False])
+async def test_new_messages_under_reused_seqs_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, acks: bool
+) -> None:
+    monkeypatch.setattr(chat_server, "check_invariants", lambda store: None)
+    with PostgresServer(tmp_path / "postgres", {"fsync": "off"}) as postgres:
+        server = ChatServer(tmp_path)
+        server.store = PostgresStore(postgres.dsn, server.reactor, pool=2, require_fsync=False)  # type: ignore[assignment]
+        await server.start()
+        try:
+            ann, bob = await server.people("ann", "bob", acks=acks)
+            await say(server, ann, bob, "1", "2")
+            await server.advance(2)
+            go_back = remember(postgres)
+            await say(server, ann, bob, "3", "4", "5")
+            go_back()
+            # The server finds out by itself; who sends meanwhile repeats what was not acknowledged.
+            await say(server, ann, bob, "new 3", told=False)
+            await server.advance(6)
+            first = await bob.told("message")
+            assert (first["seq"], first["text"]) == (3, "new 3")
+            await say(server, ann, bob, "new 4", "new 5", "new 6")
+            assert not ann.closed
+            assert not bob.closed
+        finally:
+            await server.stop()
+
+
+async def say(server: ChatServer, sender: Client, to: Client, *texts: str, told: bool = True) -> None:
+    for text in texts:
+
+        async def sent(text: str = text) -> bool:
+            return (await sender.ask("send", to=to.id, text=text, cid=text))["type"] == "send.ok"
+
+        await server.eventually(sent)
+        if told:
+            message = await to.told("message")
+            assert message["text"] == text
+            to.tell("received", chat=message["chat"], seq=message["seq"])
