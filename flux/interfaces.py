@@ -250,6 +250,14 @@ class IStore(Interface):
     def changes(mark: int) -> Awaitable[Changes]:
         """What moved since ``mark``, exactly; a mark of 0 returns only the current mark."""
 
+    def prune(before: int, limit: int) -> Awaitable[int]:
+        """Remove about ``limit`` messages older than ``before`` (ms) that have arrived everywhere; return how many.
+
+        Of each chat the lowest go, below what every member's ``received`` has passed; its newest stays, so its
+        head does. 0 means that a look at all chats has found none (or that another node is at it). Repetitions of
+        a message that is gone are new messages.
+        """
+
 
 class IState(Interface):
     """What all processes share and may lose. Every method is atomic."""
@@ -347,6 +355,7 @@ class IBusSink(Interface):
 class IBus(Interface):
     """Events between nodes: may be lost, doubled, reordered."""
 
+    waiting = Attribute("How many events wait to be sent or handed over; those above a bound are lost")
     connected = Attribute("False while events of or for this process are known to get lost")
 
     def start() -> Awaitable[None]:

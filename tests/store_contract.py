@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from store_contract_cursors import CursorsContract
 from store_contract_groups import GroupsContract
-from store_contract_messages import AppendContract, ReadingContract
+from store_contract_messages import AppendContract, PruneContract, ReadingContract
 from store_contract_people import AccountsContract, FriendsContract
 from zope.interface.verify import verifyObject
 
@@ -17,7 +17,7 @@ from flux.interfaces import IStore
 
 
 class StoreContract(
-    AccountsContract, FriendsContract, GroupsContract, AppendContract, ReadingContract, CursorsContract
+    AccountsContract, FriendsContract, GroupsContract, AppendContract, ReadingContract, PruneContract, CursorsContract
 ):
     def test_it_provides_the_interface(self, store) -> None:
         assert verifyObject(IStore, store)

@@ -10,7 +10,7 @@ from store_contract_people import people, together
 
 from flux.errors import BadRequest, FluxError, Forbidden, NotFound, UserInvalid
 from flux.interfaces import IStore
-from flux.model import Draft, Membership, Message, Page, Participant, Receipt
+from flux.model import CursorMove, Draft, Membership, Message, Page, Participant, Receipt
 
 
 async def send(store: IStore, *drafts: Draft) -> list[Receipt]:
@@ -373,3 +373,80 @@ class ReadingContract:
         assert (by_chat[to_cat.chat].name, by_chat[to_cat.chat].unread) == ("cat", 0)
         assert by_chat[to_cat.chat].last.to == cat
         assert await store.conversations(ann, 2) == rows[:2]
+
+
+class PruneContract:
+    async def arrived(self, store: IStore, chat: int, upto: int, *uids: int) -> None:
+        numbers = {uid: await store.open_session(uid) for uid in uids}
+        await store.advance([CursorMove(uid, numbers[uid], chat, upto, 0) for uid in uids])
+
+    async def everything(self, store: IStore, before: int, limit: int = 1000) -> int:
+        """What one pass removes."""
+        total = 0
+        while removed := await store.prune(before, limit):
+            total += removed
+        return total
+
+    async def test_only_what_has_arrived_everywhere_goes_and_the_newest_stays(self, store) -> None:
+        ann, bob, cat = await people(store, "ann", "bob", "cat")
+        later = int(time.time() * 1000) + 60_000
+        chats = {bob: 0, cat: 0}
+        for _ in range(6):
+            for other in chats:
+                [receipt] = await send(store, Draft(ann, other, 0, "x"))
+                chats[other] = receipt.chat
+        assert await self.everything(store, later) == 0
+        await self.arrived(store, chats[bob], 4, ann)
+        assert await self.everything(store, later) == 0, "bob has nothing of it yet"
+        await self.arrived(store, chats[bob], 3, bob)
+        await self.arrived(store, chats[cat], 6, ann, cat)
+        assert await self.everything(store, later) == 3 + 5
+        page = await store.history(ann, chats[bob], 0, 0, 0, -1, 10)
+        assert (seqs(page.messages), page.more) == ([4, 5, 6], False)
+        assert seqs((await store.history(ann, chats[bob], 0, 0, 0, 0, 2)).messages) == [4, 5]
+        assert seqs(await store.fill(bob, chats[bob], 3, 10)) == [4, 5, 6]
+        assert seqs((await store.history(cat, chats[cat], 0, 0, 0, -1, 10)).messages) == [6]
+        assert [row.last.seq for row in await store.conversations(ann, 10)] == [6, 6]
+        assert [cursor.head for cursor in (await store.overview(cat)).cursors] == [6]
+        [receipt] = await send(store, Draft(ann, cat, 0, "next"))
+        assert receipt.seq == 7
+        assert seqs(await store.fill(cat, chats[cat], 6, 10)) == [7]
+
+    async def test_only_what_is_old_goes(self, store) -> None:
+        ann, bob = await people(store, "ann", "bob")
+        old = [(await send(store, Draft(ann, bob, 0, "old")))[0] for _ in range(3)]
+        while int(time.time() * 1000) <= old[-1].at:
+            await store.profile(ann)
+        young = [(await send(store, Draft(ann, bob, 0, "young")))[0] for _ in range(2)]
+        await self.arrived(store, old[0].chat, 5, ann, bob)
+        assert await self.everything(store, old[0].at) == 0
+        assert await self.everything(store, young[0].at) == 3
+        assert seqs((await store.history(bob, 0, ann, 0, 0, -1, 10)).messages) == [4, 5]
+
+    async def test_a_portion_is_about_as_large_as_asked_for(self, store) -> None:
+        ann, bob, cat = await people(store, "ann", "bob", "cat")
+        for other in (bob, cat):
+            for _ in range(10):
+                [receipt] = await send(store, Draft(ann, other, 0, "x"))
+            await self.arrived(store, receipt.chat, 10, ann, other)
+        later = int(time.time() * 1000) + 60_000
+        portions = []
+        while removed := await store.prune(later, 4):
+            portions.append(removed)
+        assert sum(portions) == 18
+        assert max(portions) <= 4
+        assert await store.prune(later, 4) == 0
+
+    async def test_a_group_waits_for_its_slowest_member_and_for_nobody_who_left(self, store) -> None:
+        ann, bob, cat = await people(store, "ann", "bob", "cat")
+        group = await group_of(store, ann, bob, cat)
+        later = int(time.time() * 1000) + 60_000
+        for _ in range(5):
+            await send(store, Draft(ann, 0, group, "x"))
+        await self.arrived(store, group, 5, ann, bob)
+        assert await self.everything(store, later) == 0
+        await store.group_leave(cat, group)
+        assert await self.everything(store, later) == 4
+        await store.group_add(ann, group, cat)
+        assert seqs(await store.fill(cat, group, 0, 10)) == []
+        assert [cursor.unread for cursor in (await store.overview(bob)).cursors] == [1]

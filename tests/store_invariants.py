@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 INVARIANTS = {
-    "per chat the seqs are 1..head": (
-        "SELECT chat, count(*), min(seq), max(seq) FROM messages GROUP BY chat"
-        " HAVING min(seq) <> 1 OR max(seq) <> count(*) OR count(DISTINCT seq) <> count(*)"
+    "per chat the seqs are without gaps up to the head, and what is missing below has arrived everywhere": (
+        "SELECT chat, count(*), min(seq), max(seq) FROM messages m GROUP BY chat"
+        " HAVING min(seq) < 1 OR max(seq) - min(seq) + 1 <> count(*) OR count(DISTINCT seq) <> count(*)"
+        " OR min(seq) - 1 > (SELECT coalesce(min(received), max(m.seq)) FROM members WHERE members.chat = m.chat)"
     ),
     "time never goes back within a chat": (
         "SELECT chat, seq FROM (SELECT chat, seq, at, lag(at) OVER (PARTITION BY chat ORDER BY seq) AS earlier"

@@ -372,6 +372,11 @@ class MemoryBus:
         self._limit = limit
         self._listeners: dict[tuple[str, int], _Listener] = {}
 
+    @property
+    def waiting(self) -> int:
+        """See :attr:`IBus.waiting`."""
+        return sum(len(listener.queue) for listener in self._listeners.values())
+
     async def start(self) -> None:
         """Nothing to connect to."""
 

@@ -10,7 +10,7 @@ from typing import Any
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from flux.backends.postgres import accounts, append, changes, cursors, friends, groups, history, schema
+from flux.backends.postgres import accounts, append, changes, cursors, friends, groups, history, prune, schema
 from flux.backends.postgres.connection import Link, Run, connect
 from flux.backends.postgres.dsn import Dsn
 from flux.backends.postgres.failures import first_line
@@ -78,6 +78,8 @@ class PostgresStore:
         self._dsn = Dsn(dsn)
         self._reactor = reactor
         self._require_fsync = require_fsync
+        # The chat after which pruning goes on.
+        self._prune_after = 0
         self._now = now
         self._pairs_bound = pairs_bound
         self._pairs = append.Pairs(pairs_bound)
@@ -302,6 +304,16 @@ class PostgresStore:
 
     def changes(self, mark: int) -> Awaitable[Changes]:
         return self._pool.call(changes.changes, self._marks, mark)
+
+    async def prune(self, before: int, limit: int) -> int:
+        while True:
+            following, removed = await self._pool.call(prune.prune, before, self._prune_after, limit)
+            if removed:
+                # The same chats may have more.
+                return removed
+            self._prune_after = following
+            if not following:
+                return 0
 
 
 async def _touch(run: Run) -> None:

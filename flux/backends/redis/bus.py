@@ -91,6 +91,11 @@ class RedisBus:
         """See :attr:`IBus.connected`."""
         return self._link.connected and (not self._subscribing or self._subscriptions.connected)
 
+    @property
+    def waiting(self) -> int:
+        """See :attr:`IBus.waiting`."""
+        return self._count
+
     async def start(self) -> None:
         """Connect for publishing.
 

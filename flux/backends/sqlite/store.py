@@ -12,7 +12,7 @@ from typing import TypeVar
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from flux.backends.sqlite import accounts, cursors, friends, groups, history
+from flux.backends.sqlite import accounts, cursors, friends, groups, history, prune
 from flux.backends.sqlite.append import append
 from flux.backends.sqlite.lanes import IReactor, Lane
 from flux.backends.sqlite.reader import Reader
@@ -84,6 +84,8 @@ class SqliteStore:
         self._chats_bound = chats_bound
         self._changes_bound = changes_bound
         self._connect = connect
+        # The chat at which pruning goes on.
+        self._prune_from = 0
         self._writer: Lane[Writer] = Lane(
             reactor, "writer", self._open_writer, bound=bound, deadline=deadline, most=bound
         )
@@ -280,6 +282,18 @@ class SqliteStore:
 
     def changes(self, mark: int) -> Awaitable[Changes]:
         return self._writer.call(AfterCommit(lambda writer: writer.changes.since(mark)))
+
+    async def prune(self, before: int, limit: int) -> int:
+        start = self._prune_from
+        while True:
+            runs, following = await self._read(prune.find, before, start, limit)
+            if runs:
+                self._prune_from = runs[-1].chat
+                return await self._write(prune.remove, runs)
+            if not following:
+                self._prune_from = 0
+                return 0
+            start = following
 
 
 def _size(db: sqlite3.Connection) -> tuple[int, int, int]:
