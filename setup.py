@@ -33,6 +33,7 @@ setup(
     package_dir={"": "."},
     package_data={
         "flux": ["py.typed"],
+        "flux.admin": ["static/*"],
         "flux.backends": ["migrations/*.sql", "migrations/**/*.sql"],
         "flux.backends.redis.scripts": ["*.lua"],
     },
@@ -42,6 +43,7 @@ setup(
         "argon2-cffi>=25.1,<27",
         "hdrhistogram>=0.10,<0.11",
         "msgspec>=0.22,<1",
+        "prometheus-client>=0.26,<1",
         "prompt_toolkit>=3.0,<4",
         # txpostgres does not declare the driver it is made for.
         "psycopg2-binary>=2.9.13,<3",

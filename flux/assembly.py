@@ -2,10 +2,11 @@
 
 ::
 
-    store ── state ── bus ── status port ── chat: boot and bus, port, lease      (started left to right)
+    admin port ── store ── state ── bus ── status port ── chat: boot and bus, port, lease      (started left to right)
 
 Listening is readiness: the chat port opens when everything behind it works, and the
-lease is taken as soon as the port is known.
+lease is taken as soon as the port is known.  Only the admin port is there from the beginning
+to the end, to say what is missing.
 """
 
 from __future__ import annotations
@@ -14,29 +15,35 @@ import os
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from prometheus_client import CollectorRegistry
 from twisted.logger import Logger
 from twisted.python.reflect import namedAny
 from zope.interface.exceptions import Invalid
 from zope.interface.interface import InterfaceClass
 from zope.interface.verify import verifyObject
 
+from flux.admin.service import AdminService
+from flux.admin.sources import Sources
 from flux.backends.memory import MemoryBus, MemoryState
 from flux.backends.postgres import PostgresStore
 from flux.backends.redis import check_redis, make_redis
 from flux.backends.sqlite import SqliteStore
 from flux.backends.sqlite.backup import back_up
 from flux.backends.transfer import Copied, PostgresSide, Side, SqliteSide, copy
-from flux.chat import requests_account, requests_message, requests_people  # noqa: F401 - they fill the table
+from flux.chat import insight, requests_account, requests_message, requests_people  # noqa: F401 - they fill the table
 from flux.chat.node import ChatNode
-from flux.chat.passwords import Passwords
+from flux.chat.passwords import Passwords, check_rules
 from flux.chat.protocol import ChatFactory
-from flux.config import Settings, is_proxied
+from flux.config import Difference, Settings, is_proxied
 from flux.errors import Unavailable
 from flux.interfaces import IBus, IState, IStore
 from flux.lifecycle import CannotStart, Stage, Stages
+from flux.metrics import BackendMetrics, ChatMetrics, Observed, StatusMetrics
+from flux.model import Node
 from flux.net.eager import make_eager
 from flux.net.listener import Listener
 from flux.status.protocol import StatusFactory
@@ -187,8 +194,15 @@ class Assembly:
         self._shared: SharedPort | None = None
         self._lifeline = Lifeline(reactor, self._cut)
         self._stopping = False
-        self.store = make_store(settings, reactor)
-        self.state, self.bus = make_state(settings, reactor)
+        self.registry = registry = CollectorRegistry()
+        backends = BackendMetrics(registry)
+        self.store = cast(IStore, Observed(make_store(settings, reactor), IStore, "store", backends))
+        state, self.bus = make_state(settings, reactor)
+        self.state = cast(IState, Observed(state, IState, "state", backends))
+        backends.bus_waiting(lambda: self.bus.waiting)
+        self.admin: AdminService | None = None
+        self.reread: Callable[[str], Awaitable[Difference]] = _cannot_reread
+        self._listening = False
         self.node: ChatNode | None = None
         self.status: StatusService | None = None
         self.exit_status = 1
@@ -202,17 +216,56 @@ class Assembly:
             # Only the chat service needs the store; it is the last to stop.
             stages.insert(0, Stage("the store", self.store.start, self.store.stop))
             stages += self._chat()
+        stages = self._admin(backends) + stages
         self._stages = Stages(stages, reactor, self.log)
 
-    def _service(self, settings: Settings) -> StatusService:
+    def _admin(self, backends: BackendMetrics) -> list[Stage]:
+        settings, node = self._settings, self.node
+        endpoint = settings.admin.endpoint({"status", "chat"} <= self._roles)
+        if not endpoint:
+            return []
+
+        async def hash_password(password: str) -> str:
+            check_rules(password, self._settings.limits.password_min, False)
+            assert node is not None
+            return await node.passwords.hash(password)
+
+        here = node is not None
+        sources = Sources(
+            roles=sorted(self._roles),
+            name=settings.chat.name if here else "",
+            state=self.state,
+            bus=self.bus,
+            directory=_Servers(self.status or self._placing),
+            listening=lambda: self._listening,
+            reread=lambda by: self.reread(by),
+            store=self.store if here else None,
+            draining=lambda: node is not None and node.draining,
+            sessions=None if node is None else partial(insight.sessions, node),
+            hash_password=hash_password if here else None,
+        )
+        self.admin = admin = AdminService(settings, sources, self.registry, backends, self._reactor)
+        self.admin_listener = listener = Listener("admin.listen", endpoint, admin.site, self._reactor)
+
+        async def start() -> None:
+            await listener.start()
+            await admin.start()
+
+        async def stop() -> None:
+            await listener.stop()
+            await admin.stop()
+
+        return [Stage("the admin port", start, stop)]
+
+    def _service(self, settings: Settings, metrics: StatusMetrics | None = None) -> StatusService:
         try:
-            return StatusService(settings, self.state, self._reactor, random.Random())
+            return StatusService(settings, self.state, self._reactor, random.Random(), metrics)
         except ValueError as error:
             raise CannotStart(f"status.balancer: {error}") from None
 
     def _status(self) -> list[Stage]:
         settings = self._settings
-        self.status = status = self._service(settings)
+        self.status = status = self._service(settings, StatusMetrics(self.registry))
         self.status_factory = factory = StatusFactory(status, settings, self._reactor)
         self.status_listener = listener = Listener("status.listen", settings.status.listen, factory, self._reactor)
 
@@ -246,6 +299,7 @@ class Assembly:
             fatal=self._fatal,
             draining=self._draining,
             drained=self._drained,
+            metrics=ChatMetrics(self.registry),
         )
         factory = ChatFactory(node, is_proxied(settings.chat.listen))
         own = OWN if self._worker else None
@@ -335,16 +389,20 @@ class Assembly:
         except BaseException:
             self._lifeline.release()
             raise
+        self._listening = True
 
     async def stop(self) -> None:
         """Drain and stop, last started first."""
         self._stopping = True
+        self._listening = False
         await self._stages.stop()
         self._lifeline.release()
 
     def reload(self, settings: Settings) -> None:
         """Go on with new values of the live keys."""
         self._settings = settings
+        if self.admin is not None:
+            self.admin.reload(settings)
         if self.status is not None:
             self.status.reload(settings)
             self.status_factory.reload(settings)
@@ -368,6 +426,9 @@ class Assembly:
         if "status" in self._roles:
             host, port = self.status_listener.address()
             lines += ["", f"status service listens on {host}:{port}"]
+        if self.admin is not None:
+            host, port = self.admin_listener.address()
+            lines.append(f"dashboard and metrics: http://{host}:{port}/")
         return "\n".join(lines)
 
     @staticmethod
@@ -383,6 +444,23 @@ class Assembly:
             '  {"type":"send","to":2,"text":"hello"}',
             '  {"type":"help"}',
         ]
+
+
+class _Servers:
+    """The chat servers as the admin port asks for them."""
+
+    def __init__(self, service: StatusService) -> None:
+        self._service = service
+        self.servers = service.servers
+        self.drain = service.drain
+
+    async def look(self) -> tuple[Node, ...]:
+        await self._service.placement.refresh()
+        return self.servers()
+
+
+async def _cannot_reread(by: str) -> Difference:
+    raise Unavailable("there is no process around these services that could read its configuration again")
 
 
 def _leased(settings: Settings) -> Settings:

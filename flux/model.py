@@ -492,3 +492,25 @@ class Assignment(Value, frozen=True):
     server: str
     token: str
     expires: int
+
+
+# --- operations --------------------------------------------------------------
+
+
+class SessionSeen(Value, frozen=True):
+    """A session as an admin sees it.
+
+    :ivar number: its session number.
+    :ivar live: False while it is being brought up to date from the store.
+    :ivar since: when its connection was made or last logged out, in seconds before now.
+    """
+
+    id: int
+    name: str
+    number: int
+    address: str
+    conn: str
+    dialect: str
+    chats: int
+    live: bool
+    since: float

@@ -21,7 +21,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from types import FrameType
 from typing import Any, Protocol
 
@@ -31,7 +31,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver, Logger
 
-from flux.config import ConfigError, Settings
+from flux.config import ConfigError, Difference, Mistake, Settings
 from flux.errors import FluxError
 from flux.lifecycle import CannotStart, Tasks
 from flux.log import Threshold
@@ -44,9 +44,11 @@ class Assembly(Protocol):
     """The services of one process, put together.
 
     :ivar exit_status: of a process that an assembly ends by stopping the reactor.
+    :ivar reread: reads the configuration again, as SIGHUP does; set before the start.
     """
 
     exit_status: int
+    reread: Callable[[str], Awaitable[Difference]]
 
     async def start(self) -> None:
         """Up to listening. A failure or cancellation leaves nothing running.
@@ -165,6 +167,7 @@ class FluxProcess(Service):
         self._raise_file_limit()
         try:
             assembly = self._assemble()
+            assembly.reread = self.reload
             await assembly.start()
         except CancelledError:
             self._tell_parent(b"1 stopped while starting")
@@ -253,30 +256,42 @@ class FluxProcess(Service):
         self._stop_reactor()
 
     def _on_reload_signal(self, number: int, frame: FrameType | None) -> None:
-        self._reactor.callFromThread(lambda: self._tasks.spawn(self._reload(), "reading the configuration again"))
+        self._reactor.callFromThread(lambda: self._tasks.spawn(self._hang_up(), "reading the configuration again"))
 
-    async def _reload(self) -> None:
+    async def _hang_up(self) -> None:
+        with contextlib.suppress(ConfigError):  # the log has its mistakes
+            await self.reload("SIGHUP")
+
+    async def reload(self, by: str) -> Difference:
+        """Read the configuration again and go on with the new values of the live keys.
+
+        :param by: who wants it, for the log.
+        :return: what has changed, and what would with a restart.
+        :raise ConfigError: it is wrong, and nothing has changed; or nothing is read again while starting.
+        """
         if self._assembly is None:
-            self.log.warn("SIGHUP: nothing is read again while starting")
-            return
+            self.log.warn("{by}: nothing is read again while starting", by=by)
+            raise ConfigError([Mistake("the process", "is still starting; try again")])
         await self._reloading.acquire()
         try:
             new = await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._reread)
         except ConfigError as error:
             for mistake in error.mistakes:
-                self.log.error("SIGHUP: {mistake}", mistake=str(mistake))
-            self.log.error("SIGHUP: the settings stay as they are until the configuration is right")
+                self.log.error("{by}: {mistake}", by=by, mistake=str(mistake))
+            self.log.error("{by}: the settings stay as they are until the configuration is right", by=by)
+            raise
         else:
-            self._apply(self._assembly, new)
+            return self._apply(self._assembly, new, by)
         finally:
             self._reloading.release()
 
-    def _apply(self, assembly: Assembly, new: Settings) -> None:
+    def _apply(self, assembly: Assembly, new: Settings, by: str) -> Difference:
         changed = self._settings.difference(new)
         settings = self._settings.with_live(new)
         self._threshold.level = settings.log.level
         assembly.reload(settings)
         self._settings = settings
-        self.log.info("SIGHUP: changed {keys}", keys=", ".join(changed.live) or "nothing")
+        self.log.info("{by}: changed {keys}", by=by, keys=", ".join(changed.live) or "nothing")
         if changed.restart:
-            self.log.warn("SIGHUP: a restart is needed for {keys}", keys=", ".join(changed.restart))
+            self.log.warn("{by}: a restart is needed for {keys}", by=by, keys=", ".join(changed.restart))
+        return changed

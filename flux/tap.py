@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,14 @@ class Command:
 
             if options.worker or settings.chat.workers == 1 or "chat" not in self.roles:
                 return assemble(settings, self.roles, reactor, worker=bool(options.worker))
-            inner = assemble(settings, self.roles - {"chat"}, reactor) if self.roles - {"chat"} else None
-            return Supervisor(settings, options.of_worker, inner, reactor, random.Random())
+            inner = None
+            if self.roles - {"chat"}:
+                admin = replace(settings.admin, listen=settings.admin.endpoint(True))
+                inner = assemble(replace(settings, admin=admin), self.roles - {"chat"}, reactor)
+            supervisor = Supervisor(settings, options.of_worker, inner, reactor, random.Random())
+            if inner is not None:
+                inner.reread = lambda by: supervisor.reread(by)
+            return supervisor
 
         service: IService = FluxProcess(
             self.name,

@@ -85,6 +85,7 @@ async def test_ports_and_the_servers_of_the_static_list(
         [
             "chat.listen=tcp:0:interface=127.0.0.1",
             f"status.listen=tcp:{in_use}:interface=127.0.0.1",
+            "admin.listen=",
             "chatservers.name=there,gone",
             "there.host=127.0.0.1",
             f"there.port={in_use}",
@@ -134,6 +135,7 @@ def flux(*arguments: str, cwd: Path, prelude: str = "pass") -> subprocess.Comple
     )
 
 
+FREE = "tcp:0:interface=127.0.0.1"
 FAKE = (
     f"sys.path.insert(0, {str(Path(__file__).parent)!r}); import fake_assembly; "
     "sys.modules['flux.assembly'] = fake_assembly"
@@ -141,12 +143,10 @@ FAKE = (
 
 
 def test_flux_check_is_quiet_about_nothing_and_exits_with_0(tmp_path: Path) -> None:
-    (tmp_path / "flux.ini").write_text("[chat]\nlisten = tcp:0:interface=127.0.0.1\n", "utf-8")
-    done = flux(
-        "check", "--config", "flux.ini", "--set", "status.listen=tcp:0:interface=127.0.0.1", cwd=tmp_path, prelude=FAKE
-    )
+    (tmp_path / "flux.ini").write_text("\n".join(f"[{each}]\nlisten = {FREE}" for each in ("chat", "admin")), "utf-8")
+    done = flux("check", "--config", "flux.ini", "--set", f"status.listen={FREE}", cwd=tmp_path, prelude=FAKE)
     assert (done.returncode, done.stderr) == (0, "")
-    assert [outcome for outcome, _ in outcomes(done.stdout)] == ["ok"] * 4
+    assert [outcome for outcome, _ in outcomes(done.stdout)] == ["ok"] * 5
     assert "at flux-data/flux.db" in done.stdout
 
 

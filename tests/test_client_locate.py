@@ -318,7 +318,7 @@ async def test_a_session_through_a_real_status_service(tmp_path: Path) -> None:
     """Everything in one process: assigned, logged in by token, cut off, back with another token."""
     from twisted.internet import reactor
 
-    overrides = ["chat.listen=tcp:0:interface=127.0.0.1", "status.listen=tcp:0:interface=127.0.0.1"]
+    overrides = ["chat.listen=tcp:0:interface=127.0.0.1", "status.listen=tcp:0:interface=127.0.0.1", "admin.listen="]
     assembly = assemble(
         load(None, [*overrides, f"store.path={tmp_path / 'flux.db'}"]), frozenset(("status", "chat")), reactor
     )

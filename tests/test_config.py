@@ -222,7 +222,7 @@ def test_the_error_reads_as_a_list() -> None:
 
 def test_a_key_like_no_other_lists_those_there_are() -> None:
     assert mistakes(None, "store.zzz=1") == [
-        "store.zzz: is no key, there are kind, path, dsn, pool, require_fsync (--set store.zzz)"
+        "store.zzz: is no key, there are kind, path, dsn, pool, require_fsync, keep_days (--set store.zzz)"
     ]
 
 

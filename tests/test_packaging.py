@@ -93,7 +93,14 @@ def test_the_wheel_runs_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> N
     commands = run(programs / "twistd", "--help", cwd=elsewhere)
     assert all(re.search(rf"^ +{name} ", commands, re.MULTILINE) for name in ("flux", "flux-chat", "flux-status"))
 
-    ports = ["--set", "chat.listen=tcp:0:interface=127.0.0.1", "--set", "status.listen=tcp:0:interface=127.0.0.1"]
+    ports = [
+        "--set",
+        "chat.listen=tcp:0:interface=127.0.0.1",
+        "--set",
+        "status.listen=tcp:0:interface=127.0.0.1",
+        "--set",
+        "admin.listen=",
+    ]
     run(programs / "flux", "check", *ports, cwd=elsewhere)
     with server([str(programs / "twistd"), "-n", "flux", *ports], elsewhere, clean_environment()) as process:
         ping(int(process.wait_for(" listens on 127.0.0.1:").rpartition(":")[2]))

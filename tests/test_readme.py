@@ -21,7 +21,14 @@ from flux.config import load
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-FREE_PORTS = ["--set", "chat.listen=tcp:0:interface=127.0.0.1", "--set", "status.listen=tcp:0:interface=127.0.0.1"]
+FREE_PORTS = [
+    "--set",
+    "chat.listen=tcp:0:interface=127.0.0.1",
+    "--set",
+    "status.listen=tcp:0:interface=127.0.0.1",
+    "--set",
+    "admin.listen=",
+]
 LISTENING = re.compile(r"listens on 127\.0\.0\.1:(\d+)")
 
 

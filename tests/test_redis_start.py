@@ -254,6 +254,7 @@ def test_a_start_that_fails_is_one_line(redis_server, tmp_path: Path) -> None:
         "from twisted.scripts.twistd import run; run()",
         *("-n", "--pidfile=", "flux-status", "--set=state.kind=redis", f"--set=state.url={url}"),
         "--set=status.listen=tcp:0:interface=127.0.0.1",
+        "--set=admin.listen=",
         cwd=tmp_path,
     )
     assert done.returncode == 1

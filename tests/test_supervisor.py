@@ -16,7 +16,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 
-from flux.config import Settings
+from flux.config import Settings, load
 from flux.lifecycle import CannotStart
 from flux.workers import supervisor as module
 from flux.workers.child import LONGEST_LINE, Child
@@ -192,6 +192,14 @@ async def test_it_has_started_when_all_workers_listen() -> None:
     assert [line.split() for line in banner[2:4]] == [["chat-1", "127.0.0.1:8091"], ["chat-2", "127.0.0.1:8092"]]
     assert banner[-1] == "the inner ones"
     assert worker_settings(setup.settings, 2).chat.name == "chat-2"
+
+
+def test_each_worker_has_an_admin_port_after_the_one_that_is_set() -> None:
+    def of_second(listen: str) -> str:
+        return worker_settings(load(None, [f"admin.listen={listen}"]), 2).admin.listen
+
+    assert of_second("tcp:9090:interface=127.0.0.1") == "tcp:9092:interface=127.0.0.1"
+    assert [of_second(listen) for listen in ("auto", "", "unix:/run/flux")] == ["auto", "", ""]
 
 
 async def test_ports_that_are_taken_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:

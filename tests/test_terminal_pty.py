@@ -35,7 +35,11 @@ class World:
 
     def start_server(self) -> None:
         """Start it, on the port it had before."""
-        settings = [f"chat.listen=tcp:{self.port}:interface=127.0.0.1", "status.listen=tcp:0:interface=127.0.0.1"]
+        settings = [
+            f"chat.listen=tcp:{self.port}:interface=127.0.0.1",
+            "status.listen=tcp:0:interface=127.0.0.1",
+            "admin.listen=",
+        ]
         command = [*TWISTD, "flux", *(part for setting in settings for part in ("--set", setting))]
         self.process = self._server.enter_context(server(command, self.folder, environment()))
         match = LISTENING.search(self.process.wait_for("flux chat server"))

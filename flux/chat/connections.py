@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from twisted.logger import Logger
 
 from flux.config import Settings
+from flux.metrics import ChatMetrics
 
 if TYPE_CHECKING:
     from flux.chat.protocol import ChatConnection
@@ -25,7 +26,8 @@ class Connections:
 
     log = Logger()
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: ChatMetrics) -> None:
+        self._metrics = metrics
         self._all: set[ChatConnection] = set()
         self._per_address: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
@@ -52,6 +54,7 @@ class Connections:
         if not self._most or self._per_address[connection.address] <= self._most:
             return True
         self._refused[connection.address] += 1
+        self._metrics.too_many_connections.inc()
         return False
 
     def remove(self, connection: ChatConnection) -> None:
@@ -67,6 +70,7 @@ class Connections:
     def without_header(self, peer: str) -> None:
         """A connection from ``peer`` has ended because it did not begin as one through a proxy does."""
         self._without_header[peer] += 1
+        self._metrics.no_proxy_header.inc()
 
     def hold(self, reason: int) -> None:
         """Read no more requests, until :meth:`release` is called with the same reason."""
@@ -113,6 +117,7 @@ class Connections:
             if session is None or not session.uid:
                 if now - connection.born > self._login:
                     self.log.info("no login within the time, closed", conn=connection.conn)
+                    self._metrics.too_late.inc()
                     connection.close()
             elif session.pinged and now - connection.seen > self._heartbeat:
                 self.log.info("user {uid} fell silent, closed", uid=session.uid, conn=connection.conn)

@@ -12,6 +12,7 @@ from twisted.logger import Logger
 
 from flux.errors import FluxError
 from flux.interfaces import IStore
+from flux.metrics import ChatMetrics
 from flux.model import CursorMove
 
 if TYPE_CHECKING:
@@ -29,10 +30,16 @@ class Cursors:
 
     log = Logger()
 
-    def __init__(self, store: IStore) -> None:
+    def __init__(self, store: IStore, metrics: ChatMetrics) -> None:
         self._store = store
+        self._metrics = metrics
         self._touched: set[Session] = set()
         self._moves: list[CursorMove] = []
+
+    @property
+    def waiting(self) -> int:
+        """Sessions that have something to write."""
+        return len(self._touched)
 
     def touch(self, session: Session) -> None:
         """``session`` has something to write, now or once its connection has drained."""
@@ -63,7 +70,9 @@ class Cursors:
             batch, self._moves = self._moves[:MAX_MOVES], self._moves[MAX_MOVES:]
             try:
                 await self._store.advance(batch)
+                self._metrics.cursors.inc(len(batch))
             except FluxError as error:
+                self._metrics.cursors_failed.inc()
                 self.log.warn("{count} cursors could not be written yet: {error}", count=len(batch), error=error)
                 # Bounded: an older move is contained in a later one of the same session.
                 self._moves = (batch + self._moves)[-4 * MAX_MOVES :]

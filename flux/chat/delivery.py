@@ -78,6 +78,7 @@ class Delivery:
     :param sessions: the node's table of live sessions by account.
     :param catchups: how many sessions are filled from the store at the same time.
     :param spread: takes what is in ``outgoing`` away; called after messages that had to wait.
+    :ivar delivered: messages written to sessions so far.
     :ivar outgoing: (message, member version, accounts that are not here) of messages
         committed here, for the node to look up where they are.
     """
@@ -96,6 +97,7 @@ class Delivery:
     ) -> None:
         self.chats: dict[int, Chat] = {}
         self.outgoing: list[tuple[Message, int, list[int]]] = []
+        self.delivered = 0
         self._store = store
         self._sessions = sessions
         self._clock = clock
@@ -105,6 +107,11 @@ class Delivery:
         self._slots = DeferredSemaphore(catchups or 1_000_000)
         self._forgotten: set[Session] = set()
         self.spread = spread
+
+    @property
+    def catchups_waiting(self) -> int:
+        """Sessions that wait for their turn to be filled."""
+        return len(self._slots.waiting)
 
     # --- which chats a session is in ---
 
@@ -271,6 +278,7 @@ class Delivery:
         number = chat.id
         line = b""
         encoded: object = None
+        written = 0
         for session in tuple(chat.sessions):
             apart = session.apart
             position = apart.get(number, old) if apart else old
@@ -282,10 +290,12 @@ class Delivery:
                         encoded = session.dialect
                         line = session.dialect.event(message)
                     session.push(number, seq, line)
+                    written += 1
                 if apart:
                     apart.pop(number, None)
             else:
                 self._place(session, chat, position)
+        self.delivered += written
 
     def raise_head(self, chat: Chat, head: int) -> None:
         """The chat is known to reach up to ``head``, though nobody brought the messages."""
@@ -490,6 +500,7 @@ class Delivery:
             line = session.dialect.event(message)
             session.pushed(chat.id, position)
             gathered.append(line)
+            self.delivered += 1
             size += len(line)
             if size >= WRITE_AT:
                 session.write(b"".join(gathered))

@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from flux.errors import FluxError, Internal, Unavailable
 from flux.interfaces import IStore
 from flux.lifecycle import Tasks, turn
+from flux.metrics import ChatMetrics
 from flux.model import Draft, Receipt
 
 if TYPE_CHECKING:
@@ -55,14 +56,21 @@ class Journal:
         settle: Callable[[list[Entry], list[Receipt | FluxError]], None],
         tasks: Tasks,
         clock: IReactorTime,
+        metrics: ChatMetrics | None = None,
     ) -> None:
         self._store = store
         self._settle = settle
         self._tasks = tasks
         self._clock = clock
+        self._metrics = metrics or ChatMetrics()
         self._waiting: list[Entry] = []
         self._running = False
         self._idle: list[Deferred[None]] = []
+
+    @property
+    def waiting(self) -> int:
+        """Drafts that wait for a commit."""
+        return len(self._waiting)
 
     def append(self, entry: Entry) -> None:
         """Have the entry's draft committed.
@@ -110,8 +118,12 @@ class Journal:
         return batch, Deferred.fromCoroutine(self._commit(batch)) if batch else succeed([])
 
     async def _commit(self, batch: list[Entry]) -> list[Receipt | FluxError]:
+        began = self._clock.seconds()
+        self._metrics.commit_messages.observe(len(batch))
         try:
-            return await self._store.append([draft for _, _, draft in batch])
+            outcomes = await self._store.append([draft for _, _, draft in batch])
+            self._metrics.commit_seconds.observe(self._clock.seconds() - began)
+            return outcomes
         except FluxError as error:
             failure: FluxError = error
         except Exception:

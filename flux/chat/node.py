@@ -27,10 +27,12 @@ from flux.chat.connections import Connections
 from flux.chat.cursors import EVERY, Cursors
 from flux.chat.delivery import Delivery
 from flux.chat.departure import Departure
+from flux.chat.insight import watch
 from flux.chat.journal import Entry, Journal
 from flux.chat.passwords import Passwords
 from flux.chat.presence import Presence
 from flux.chat.protocol import ChatConnection
+from flux.chat.pruning import Pruning
 from flux.chat.session import Session
 from flux.chat.spread import Spread
 from flux.chat.sweep import Sweep
@@ -39,6 +41,7 @@ from flux.config import Settings
 from flux.errors import FluxError, Unavailable
 from flux.interfaces import IBus, IBusSink, IPlacement, IState, IStore
 from flux.lifecycle import DeadlineExceeded, Spawned, Tasks, every, together, within
+from flux.metrics import ChatMetrics
 from flux.model import (
     BusEvent,
     FriendsChanged,
@@ -74,6 +77,7 @@ class ChatNode:
     :param fatal: called with a reason when this process must go (its name was taken over).
     :param draining: called when an admin drains this node (True), and when that is taken back.
     :param drained: called when an admin has drained this node and nobody is left.
+    :ivar metrics: what it counts.
     :ivar now: the clock as of the last second, cheap to read.
     :ivar draining: True while no logins are taken.
     :ivar tasks: what runs as long as the node does.
@@ -96,7 +100,9 @@ class ChatNode:
         draining: Callable[[bool], None] | None = None,
         drained: Callable[[], None] | None = None,
         wall_clock: Callable[[], float] = time.time,
+        metrics: ChatMetrics | None = None,
     ) -> None:
+        self.metrics = metrics = metrics or ChatMetrics()
         self.settings = settings
         self.limits = settings.limits
         self.name = settings.chat.name
@@ -114,17 +120,19 @@ class ChatNode:
         self.tasks = Tasks(self.log)
         self.requests = Tasks(self.log)
         self.gather = Gather()
-        self.connections = Connections(settings)
-        self.throttle = LoginThrottle(state, self.limits.logins_per_minute, self.limits.logins_per_minute_address)
-        self.cursors = Cursors(store)
+        self.connections = Connections(settings, metrics)
+        self.throttle = LoginThrottle(
+            state, self.limits.logins_per_minute, self.limits.logins_per_minute_address, metrics
+        )
+        self.cursors = Cursors(store, metrics)
         self.presence = Presence(self.sessions, state, bus)
-        self.spread = Spread(state, bus, self.tasks, self._is_self)
+        self.spread = Spread(state, bus, self.tasks, self._is_self, metrics)
         self._rng = rng or random.Random()
         self.delivery = Delivery(
             store, self.sessions, clock, self.tasks, self._rng, self.limits.catchups, self._spread
         )  # fmt: skip
-        self.sweep = Sweep(store, self.sessions, self.delivery, self.cursors, self.spread)
-        self.journal = Journal(store, self._settle, self.tasks, clock)
+        self.sweep = Sweep(store, self.sessions, self.delivery, self.cursors, self.spread, metrics)
+        self.journal = Journal(store, self._settle, self.tasks, clock, metrics)
         self._departure = Departure(
             self.name, self.sessions, lambda: len(self.logging_in), placement, clock, self._rng
         )  # fmt: skip
@@ -138,6 +146,7 @@ class ChatNode:
         self._beat: float | None = None
         self._unreleased: set[tuple[int, Route]] = set()
         self._emptied: Deferred[None] | None = None
+        watch(self)
 
     # --- start and stop ---
 
@@ -164,6 +173,10 @@ class ChatNode:
         self._beat = self.clock.seconds()
         heartbeat = self.settings.status.heartbeat
         self.tasks.spawn(every(heartbeat, self._heartbeat, self.clock, "the heartbeat", self.log), "the heartbeat")
+        pruning = Pruning(
+            self.store, lambda: self.settings.store.keep_days, self.wall_clock, self.clock, self.metrics
+        )  # fmt: skip
+        self.tasks.spawn(pruning.run(), "removing old messages")
         self.tasks.spawn(every(EVERY, self._second, self.clock, "the second's work", self.log), "the second's work")
 
     async def stop(self, deadline: float) -> None:
@@ -246,18 +259,22 @@ class ChatNode:
     def _settle(self, entries: list[Entry], outcomes: list[Receipt | FluxError]) -> None:
         """A batch was committed: tell the senders, then everybody."""
         self.gather.begin()
+        duplicates = failed = 0
         try:
             announce = self.delivery.announce
             for (session, request, draft), outcome in zip(entries, outcomes, strict=True):
                 try:
                     session.settled(request, outcome)
                     if isinstance(outcome, Receipt):
+                        duplicates += outcome.duplicate
                         message = Message(
                             outcome.chat, outcome.seq, draft.sender, session.name, draft.text, outcome.at,
                             draft.to or UNSET, draft.group or UNSET,
                         )  # fmt: skip
                         announce(message, outcome.version, True)
-                    elif isinstance(outcome, Unavailable):
+                        continue
+                    failed += 1
+                    if isinstance(outcome, Unavailable):
                         # Perhaps committed, and then nobody was told: the next second's work looks.
                         self.spread.degraded = True
                 except Exception:
@@ -265,6 +282,9 @@ class ChatNode:
             self._spread()
         finally:
             self.gather.end()
+        self.metrics.committed.inc(len(entries) - duplicates - failed)
+        self.metrics.duplicates.inc(duplicates)
+        self.metrics.failed.inc(failed)
 
     def _spread(self) -> None:
         if self.delivery.outgoing:

@@ -93,6 +93,11 @@ class Passwords:
         """End the threads; a hash being computed is finished first."""
         self._pool.stop()
 
+    @property
+    def waiting(self) -> int:
+        """Passwords that wait for a thread."""
+        return len(self._turns.waiting)
+
     async def hash(self, password: str) -> str:
         """The hash to store for a new password."""
         return await self._turn(lambda: self._hasher.hash(password))

@@ -96,6 +96,7 @@ async def _check_token(session: Session, request: requests.Login) -> int:
     if request.password is not UNSET:
         raise BadRequest("password, token: give one of them")
     if not matches(str(request.token), await session.node.state.token_digest(request.id)):
+        session.node.metrics.wrong_token.inc()
         session.log.info("token refused for user {uid}", uid=request.id, conn=session.conn)
         raise TokenInvalid("the token is unknown, expired or revoked; log in with the password")
     return request.id
@@ -122,6 +123,7 @@ async def _check_password(session: Session, request: requests.Login) -> int:
     stored = credentials.password_hash if credentials else None
     right, renewed = await node.passwords.verify(request.password, stored, allowed)
     if not right or credentials is None:
+        node.metrics.wrong_password.inc()
         session.log.info("wrong password for {account}", account=account, conn=session.conn)
         try:
             await node.throttle.failed(account, address)
@@ -168,6 +170,7 @@ async def _begin(session: Session, uid: int, request: requests.Login) -> None:
         session.friends = tuple(friend.id for friend in overview.friends if friend.mutual)
         online = await node.presence.online(session.friends) if session.friends else set()
         _still_here(session)
+        (node.metrics.logins_by_token if isinstance(request.token, str) else node.metrics.logins_by_password).inc()
         session.log.info(
             "user {uid} logged in from {address}", uid=uid, address=session.connection.address, conn=session.conn
         )

@@ -158,6 +158,7 @@ class Session:
         due = max(self._due, now)
         wait = due - now - (limits.messages_burst - 1) * interval
         if wait > 0:
+            self.node.metrics.limited.inc()
             if not self.dialect.any_password:
                 raise RateLimited("too many requests; slow down", max(1, round(wait * 1000)))
             self.connection.hold(SLOWED)
@@ -278,6 +279,7 @@ class Session:
         """Tell the client why, and close."""
         if not self.connection.closed:
             self.log.info("kicked user {uid}: {reason}", uid=self.uid, reason=reason, conn=self.conn)
+            self.node.metrics.kicked(reason)
             line = self.dialect.event(Kicked(reason))
             if line:
                 self.write(line)

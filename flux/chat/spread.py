@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from flux.errors import FluxError
 from flux.interfaces import IBus, IState
 from flux.lifecycle import Tasks
+from flux.metrics import ChatMetrics
 from flux.model import Hint, Message
 
 MAX_WAITING = 20_000
@@ -31,20 +32,29 @@ class Spread:
 
     log = Logger()
 
-    def __init__(self, state: IState, bus: IBus, tasks: Tasks, is_self: Callable[[str, int], bool]) -> None:
+    def __init__(
+        self, state: IState, bus: IBus, tasks: Tasks, is_self: Callable[[str, int], bool], metrics: ChatMetrics
+    ) -> None:
         self.degraded = False
         self._state = state
         self._bus = bus
         self._tasks = tasks
         self._is_self = is_self
+        self._metrics = metrics
         self._waiting: Outgoing = []
         self._running = False
         self._failing = False
+
+    @property
+    def waiting(self) -> int:
+        """Messages that wait for a look-up."""
+        return len(self._waiting)
 
     def hint(self, outgoing: Outgoing) -> None:
         """Tell the nodes of the receivers: (message, member version, receivers not here)."""
         if len(self._waiting) >= MAX_WAITING:
             self.degraded = True
+            self._metrics.hints_lost.inc(len(outgoing))
             return
         self._waiting.extend(outgoing)
         if not self._running:
@@ -59,6 +69,7 @@ class Spread:
                     await self._publish(batch)
                 except FluxError as error:
                     self.degraded = True
+                    self._metrics.hints_lost.inc(len(batch))
                     # Once: with the shared state away this happens with every batch.
                     log = self.log.debug if self._failing else self.log.warn
                     self._failing = True
@@ -74,6 +85,7 @@ class Spread:
         routes = await self._state.routes(list({uid for _, _, uids in batch for uid in uids}))
         if not routes:
             return
+        hints = 0
         for message, version, uids in batch:
             nodes: dict[tuple[str, int], list[int]] = {}
             for uid in uids:
@@ -82,3 +94,5 @@ class Spread:
                     nodes.setdefault((route.node, route.boot), []).append(uid)
             for (node, boot), here in nodes.items():
                 await self._bus.publish(node, boot, Hint(message, version, tuple(here)))
+            hints += len(nodes)
+        self._metrics.hints.inc(hints)

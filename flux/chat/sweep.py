@@ -23,6 +23,7 @@ from flux.chat.spread import Spread
 from flux.errors import FluxError, UserInvalid
 from flux.interfaces import IStore
 from flux.lifecycle import together
+from flux.metrics import ChatMetrics
 from flux.model import Overview
 
 READ_AT_ONCE = 50
@@ -38,13 +39,20 @@ class Sweep:
     log = Logger()
 
     def __init__(
-        self, store: IStore, sessions: dict[int, Session], delivery: Delivery, cursors: Cursors, spread: Spread
+        self,
+        store: IStore,
+        sessions: dict[int, Session],
+        delivery: Delivery,
+        cursors: Cursors,
+        spread: Spread,
+        metrics: ChatMetrics,
     ) -> None:
         self._store = store
         self._sessions = sessions
         self._delivery = delivery
         self._cursors = cursors
         self._spread = spread
+        self._metrics = metrics
         self._mark = 0
         self._running = False
 
@@ -59,8 +67,10 @@ class Sweep:
         self._running = True
         try:
             await self._look()
+            self._metrics.sweeps_done.inc()
         except FluxError as error:
             self._spread.degraded = True
+            self._metrics.sweeps_failed.inc()
             self.log.warn("the sweep has to wait: {error}", error=error)
         finally:
             self._running = False

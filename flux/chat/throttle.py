@@ -13,6 +13,7 @@ from twisted.logger import Logger
 
 from flux.errors import RateLimited
 from flux.interfaces import IState
+from flux.metrics import ChatMetrics
 
 WINDOW = 60.0
 """Seconds a counter lives, from its first failure."""
@@ -27,8 +28,9 @@ class LoginThrottle:
 
     log = Logger()
 
-    def __init__(self, state: IState, per_account: int, per_address: int) -> None:
+    def __init__(self, state: IState, per_account: int, per_address: int, metrics: ChatMetrics) -> None:
         self._state = state
+        self._metrics = metrics
         self._refused: Counter[str] = Counter()
         self.per_account = per_account
         self.per_address = per_address
@@ -41,6 +43,7 @@ class LoginThrottle:
         for (count, left), limit in zip(counts, (self.per_account, self.per_address), strict=True):
             if limit and count >= limit:
                 self._refused[address] += 1
+                self._metrics.throttled.inc()
                 raise RateLimited("too many failed logins; wait before trying again", max(1, round(left * 1000)))
 
     async def failed(self, account: str, address: str) -> None:

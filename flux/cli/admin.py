@@ -1,4 +1,4 @@
-"""``flux admin``: the chat servers of a cluster, seen and directed through a status port.
+"""``flux admin``: the chat servers of a cluster through a status port, and a process through its admin port.
 
 ::
 
@@ -8,7 +8,7 @@
     flux admin resume chat1                  users again
 
 Address and key come from the configuration of the status service (``--config``), or
-the address alone from ``--status``.
+the address alone from ``--status``.  What asks an admin port instead is in :mod:`flux.cli.admin_port`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from twisted.internet.task import react
 
+from flux.cli import admin_port
 from flux.cli.progress import ProgressBar
 from flux.client import Address, ClientError, parse_address
 from flux.client.status import StatusClient
@@ -66,6 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     resume = command("resume", "undo drain")
     for each in (drain, resume):
         each.add_argument("names", nargs="+", metavar="NAME", help="a server; with * or ? all that match, quoted")
+    admin_port.configure(commands)
     drain.add_argument("--wait", action="store_true", help="return when the server is empty, or has ended")
 
 
@@ -96,9 +98,15 @@ def run(args: argparse.Namespace) -> int:
             await client.close()
 
     try:
+        if "does" in args:
+            admin_port.run(args)
+            return 0
         address, key = _where(args)
         react(ask)
-    except (ConfigError, ValueError) as error:
+    except admin_port.Refused as error:
+        complain(error)
+        return 1
+    except (ConfigError, ValueError, admin_port.NotAnswered) as error:
         complain(error)
     except SystemExit:  # which is how react always ends, with 0 also when it was interrupted
         pass

@@ -87,6 +87,8 @@ def steps(settings: Settings, reactor: Any) -> list[Step]:
     from flux.assembly import checks
 
     listening = [("chat.listen", settings.chat.listen), ("status.listen", settings.status.listen)]
+    if endpoint := settings.admin.endpoint(True):
+        listening.append(("admin.listen", endpoint))
     return [
         *checks(settings, reactor),
         *((f"{key} {endpoint}", partial(can_listen, key, endpoint, reactor)) for key, endpoint in listening),

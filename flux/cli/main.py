@@ -24,7 +24,7 @@ COMMANDS = {
     "backup": ("flux.cli.backup", "copy the SQLite database of a running server"),
     "copy": ("flux.cli.copy", "move an installation from SQLite to PostgreSQL, or back"),
     "balance": ("flux.cli.balance", "see how evenly the balancers spread users"),
-    "admin": ("flux.cli.admin", "see the chat servers, take one out of service, put it back"),
+    "admin": ("flux.cli.admin", "see and direct what runs: servers, sessions, users, configuration"),
     "verify": ("flux.cli.verify", "let servers fail under load and look for lost messages"),
 }
 

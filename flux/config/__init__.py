@@ -9,6 +9,7 @@ from flux.config.kinds import HostPort, is_local, is_proxied, reachable_at, with
 from flux.config.loading import ConfigError, Mistake, load
 from flux.config.settings import (
     SECTIONS,
+    Admin,
     Chat,
     ChatServer,
     Difference,
@@ -24,6 +25,7 @@ from flux.config.settings import (
 
 __all__ = [
     "SECTIONS",
+    "Admin",
     "Chat",
     "ChatServer",
     "ConfigError",

@@ -208,6 +208,13 @@ def _parse_endpoint(text: str) -> str:
 ENDPOINT = Kind("a Twisted server endpoint such as tcp:8090:interface=127.0.0.1", _parse_endpoint)
 
 
+def _parse_auto_endpoint(text: str) -> str:
+    return text if text in ("", "auto") else _parse_endpoint(text)
+
+
+AUTO_ENDPOINT = Kind(f"{ENDPOINT.expected}, or auto, or nothing", _parse_auto_endpoint)
+
+
 def reachable_at(endpoint: str) -> HostPort | None:
     """Where one connects to ``endpoint`` on this machine; None where TCP is not enough, or its text does not tell."""
     kind, arguments, named = _taken_apart(endpoint)

@@ -227,6 +227,14 @@ def _relations(settings: Settings, servers: Sequence[str], given: _Given) -> Non
             "it hands out login tokens and would be reachable from other machines; "
             "expected interface=127.0.0.1, or a status.cluster_key",
         )
+    admin = settings.admin
+    open_to_all = admin.listen not in ("", "auto") and not is_local(admin.listen) and not admin.token
+    if open_to_all and not any(mistake.subject == "admin.token" for mistake in given.mistakes):
+        report(
+            "admin.listen",
+            "it ends sessions and sets passwords, and would be reachable from other machines; "
+            "expected interface=127.0.0.1, or an admin.token",
+        )
     missing = settings.store.kind == "postgres" and not settings.store.dsn
     if missing and not any(mistake.subject == "store.dsn" for mistake in given.mistakes):
         report("store.dsn", "is missing; expected postgresql://user:password@host/database for store.kind = postgres")

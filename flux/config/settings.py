@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from flux.config.kinds import (
     ADDRESS,
+    AUTO_ENDPOINT,
     ENDPOINT,
     HOST,
     NAME,
@@ -123,8 +124,28 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class Admin:
+    """``[admin]``: metrics, health, the dashboard, and what ``flux admin`` asks."""
+
+    listen: str = _key(
+        AUTO_ENDPOINT,
+        "auto",
+        "Where it listens; auto: tcp:9090:interface=127.0.0.1 for `twistd flux`, else nowhere; empty: nowhere.",
+    )
+    token: str = _key(
+        secret(16), "", "What whoever asks must show; empty: nothing, and it stays on loopback.", live=True
+    )
+
+    def endpoint(self, all_in_one: bool) -> str:
+        """Where it listens in a process that has everything, or in one of the parts; empty: nowhere."""
+        if self.listen == "auto":
+            return "tcp:9090:interface=127.0.0.1" if all_in_one else ""
+        return self.listen
+
+
+@dataclass(frozen=True, slots=True)
 class Store:
-    """``[store]``: what is kept for ever."""
+    """``[store]``: what is kept, and for how long."""
 
     kind: str = _key(choice("sqlite", "postgres", own=True), "sqlite", "What keeps accounts and messages.")
     path: Path = _key(PATH, "flux-data/flux.db", "The SQLite file; its folder is made when missing.")
@@ -135,6 +156,9 @@ class Store:
     )
     pool: int = _key(whole(1, 64), "4", "Connections to PostgreSQL that this process keeps.")
     require_fsync: bool = _key(YES_NO, "yes", "Refuse a PostgreSQL that does not wait for its disk.")
+    keep_days: int = _key(
+        COUNT, "0", "Days after which messages that have arrived everywhere are removed; 0: never.", live=True
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +227,7 @@ class Log:
 SECTIONS: dict[str, type] = {
     "chat": Chat,
     "status": Status,
+    "admin": Admin,
     "store": Store,
     "state": State,
     "limits": Limits,
@@ -224,6 +249,7 @@ class Settings:
 
     chat: Chat = Chat()
     status: Status = Status()
+    admin: Admin = Admin()
     store: Store = Store()
     state: State = State()
     limits: Limits = Limits()

@@ -29,6 +29,7 @@ from flux import tokens
 from flux.errors import FluxError, Internal, NoServer, Unavailable
 from flux.interfaces import IBalancer, IPlacement, IState
 from flux.lifecycle import DeadlineExceeded, Tasks, within
+from flux.metrics import StatusMetrics
 from flux.model import Assignment, Choice, Node
 from flux.status.servers import Servers
 
@@ -144,6 +145,7 @@ class Placement:
         token_ttl: float,
         hold: float,
         wall: Callable[[], float] = time.time,
+        metrics: StatusMetrics | None = None,
     ) -> None:
         self.balancer = balancer
         self.token_ttl = token_ttl
@@ -159,6 +161,8 @@ class Placement:
         self._turn: IDelayedCall | None = None
         self._refreshed = float("-inf")
         self._stopped = False
+        self._metrics = metrics = metrics or StatusMetrics()
+        metrics.waiting(lambda: self._accounts)
 
     def assign(self, uids: Sequence[int], leaving: str = "") -> Deferred[list[Assignment]]:
         """See :meth:`IPlacement.assign`. All of ``uids`` get a server, or none does.
@@ -365,6 +369,7 @@ class Placement:
             self._unanswered -= batch.per_server
 
     def _answer(self, batch: _Batch, by: str) -> None:
+        self._metrics.assigned(batch.per_server)
         for assignment, loads in batch.chosen.values():
             self.log.info(
                 "user {uid} is assigned to {server} by {balancer}, loads {loads}; token issued until {expires}",
@@ -376,6 +381,7 @@ class Placement:
 
     def _fail(self, requests: Sequence[_Request], error: FluxError) -> None:
         for request in requests:
+            self._metrics.failed(error.name, len(request.uids))
             self._accounts -= len(request.uids)
             # One each: an error that is raised in many places collects all their tracebacks.
             request.answer.errback(copy(error))

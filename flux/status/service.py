@@ -20,6 +20,7 @@ from flux.config import Settings
 from flux.errors import FluxError, TokenInvalid
 from flux.interfaces import IState
 from flux.lifecycle import Tasks, every
+from flux.metrics import StatusMetrics
 from flux.model import Node
 from flux.status.health import HealthChecks
 from flux.status.placement import Placement
@@ -42,7 +43,14 @@ class StatusService:
 
     log = Logger()
 
-    def __init__(self, settings: Settings, state: IState, reactor: Any, rng: random.Random) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        state: IState,
+        reactor: Any,
+        rng: random.Random,
+        metrics: StatusMetrics | None = None,
+    ) -> None:
         status = settings.status
         self._state = state
         self._rng = rng
@@ -64,7 +72,10 @@ class StatusService:
             status.token_ttl,
             # A login is covered by the heartbeat after it: until then its reservation must not lapse.
             max(HOLD, 2 * status.heartbeat),
+            metrics=metrics,
         )
+        if metrics is not None:
+            metrics.servers(self.servers)
 
     async def start(self) -> None:
         """Know the servers and their health. A start that fails or is cancelled leaves nothing running.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import random
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from flux.config import Settings, with_port
+from flux.config import Difference, Settings, reachable_at, with_port
 from flux.lifecycle import CannotStart, DeadlineExceeded, Tasks, backoff, sleep, within
 from flux.net.listener import Listener
 from flux.workers.child import Child, how_it_ended
@@ -60,8 +60,16 @@ class Inner(Protocol):
 
 
 def worker_settings(settings: Settings, number: int) -> Settings:
-    """What holds for a worker: its name is its own."""
-    return replace(settings, chat=replace(settings.chat, name=f"{settings.chat.name}-{number}"))
+    """What holds for a worker: its name and its admin port, one of those after ``admin.listen``, are its own."""
+    listen = settings.admin.listen
+    if listen not in ("", "auto"):
+        where = reachable_at(listen)
+        listen = with_port(listen, where.port + number) if where is not None else ""
+    return replace(
+        settings,
+        chat=replace(settings.chat, name=f"{settings.chat.name}-{number}"),
+        admin=replace(settings.admin, listen=listen),
+    )
 
 
 class _Place:
@@ -84,6 +92,7 @@ class Supervisor:
     """
 
     log = Logger()
+    reread: Callable[[str], Awaitable[Difference]]
 
     def __init__(
         self, settings: Settings, command: Command, inner: Inner | None, reactor: Any, rng: random.Random

@@ -1,0 +1,162 @@
+"""What an admin can do: see who is here, end sessions, set passwords, take servers out of service, reload."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from flux.admin.sources import Sources
+from flux.errors import BadRequest, FluxError, NotFound, Unavailable, UserInvalid, in_words
+from flux.interfaces import IStore
+from flux.lifecycle import sleep
+from flux.model import Kick, KickReason, Node, SessionSeen
+from flux.names import fold
+
+GONE_WITHIN = 3.0
+"""Seconds a session that was told to end has for it, before it is superseded."""
+
+LOOK_EVERY = 0.05
+
+Ended = Literal["ended", "ending", "offline"]
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """What became of an account's session.
+
+    :ivar session: ``ended``; ``ending``: with its node's next sweep, within some seconds; ``offline``: none was known.
+    :ivar token: whether the login token is revoked; where not, ``problem`` says why.
+    """
+
+    id: int
+    name: str
+    session: Ended
+    token: bool
+    problem: str = ""
+
+
+class User(msgspec.Struct, frozen=True):
+    """An account, and on which server it is; empty where it is offline, None where nobody knows."""
+
+    id: int
+    name: str
+    nick: str
+    server: str | None
+
+
+class Reloaded(msgspec.Struct, frozen=True):
+    """What reading the configuration again has changed, and what would need a restart."""
+
+    changed: tuple[str, ...]
+    restart: tuple[str, ...]
+
+
+class Actions:
+    """Each says in the log who has asked for it."""
+
+    log = Logger()
+
+    def __init__(self, sources: Sources, clock: IReactorTime) -> None:
+        self._sources = sources
+        self._clock = clock
+
+    def _store(self) -> IStore:
+        if self._sources.store is None:
+            raise NotFound(
+                "no accounts are kept in this process; ask the admin address of a `twistd flux` or `twistd flux-chat`"
+            )
+        return self._sources.store
+
+    def sessions(self, query: str, limit: int) -> list[SessionSeen]:
+        """The sessions on this process' chat server.
+
+        :raises flux.errors.NotFound: it has none.
+        """
+        if self._sources.sessions is None:
+            raise NotFound("there is no chat server in this process; ask the admin address of one")
+        return self._sources.sessions(query, limit)
+
+    async def users(self, query: str, limit: int) -> list[User]:
+        """Accounts whose name begins with ``query`` or whose id it is."""
+        found = await self._store().search(query, limit)
+        try:
+            routes = await self._sources.state.routes([profile.id for profile in found])
+        except Unavailable:
+            return [User(profile.id, profile.name, profile.nick, None) for profile in found]
+        servers = {uid: route.node for uid, route in routes.items()}
+        return [User(each.id, each.name, each.nick, servers.get(each.id, "")) for each in found]
+
+    async def find(self, user: int | str) -> tuple[int, str]:
+        """Id and name of the account with this id or name.
+
+        :raises flux.errors.UserInvalid: there is none.
+        """
+        if isinstance(user, int):
+            profile = await self._store().profile(user)
+            return profile.id, profile.name
+        # Accounts are found by id as well, and whoever has this name exactly is the first by name.
+        for profile in await self._store().search(user, 2):
+            if fold(profile.name) == fold(user):
+                return profile.id, profile.name
+        raise UserInvalid(f"there is no user called {user!r}")
+
+    async def kick(self, user: int | str, by: str) -> Ending:
+        """End an account's session, wherever it is, and revoke its token."""
+        uid, name = await self.find(user)
+        self.log.info("{by}: user {uid} is kicked", by=by, uid=uid)
+        return await self._end(uid, name, "admin")
+
+    async def set_password(self, user: int | str, password: str, by: str) -> Ending:
+        """Set an account's password, end its session and revoke its token.
+
+        :raises flux.errors.PasswordInvalid: it breaks the rules for new passwords.
+        """
+        uid, name = await self.find(user)
+        if self._sources.hash_password is None:
+            raise NotFound("passwords cannot be set in this process; ask the admin address of one with a chat server")
+        await self._store().set_password(uid, await self._sources.hash_password(password))
+        self.log.info("{by}: the password of user {uid} was set", by=by, uid=uid)
+        return await self._end(uid, name, "password")
+
+    async def _end(self, uid: int, name: str, reason: KickReason) -> Ending:
+        state, problem = self._sources.state, ""
+        revoked = told = False
+        try:
+            await state.revoke(uid)
+            revoked = True
+            for route in (await state.routes([uid])).values():
+                told = True
+                await self._sources.bus.publish(route.node, route.boot, Kick(uid, route.number + 1, reason))
+            if told and await self._is_gone(uid):
+                return Ending(uid, name, "ended", revoked)
+        except FluxError as error:
+            problem = in_words(error)
+        # Nobody was told, or did not hear: a higher number in the store ends whatever session there is with the next
+        # sweep of its node. Not before, since cursors that an ended session leaves are written under its own number.
+        await self._store().open_session(uid)
+        return Ending(uid, name, "ending" if told or problem else "offline", revoked, problem)
+
+    async def _is_gone(self, uid: int) -> bool:
+        """Whether the account's route goes away in time."""
+        late = self._clock.seconds() + GONE_WITHIN
+        while await self._sources.state.routes([uid]):
+            if self._clock.seconds() > late:
+                return False
+            await sleep(LOOK_EVERY, self._clock)
+        return True
+
+    async def drain(self, server: str, draining: bool, by: str) -> Node:
+        """Take a chat server out of service, or put it back."""
+        if not server:
+            raise BadRequest("server: missing")
+        self.log.info("{by}: {what} of {server}", by=by, what="drain" if draining else "resume", server=server)
+        return await self._sources.directory.drain(server, draining)
+
+    async def reload(self, by: str) -> Reloaded:
+        """Read the configuration again.
+
+        :raises flux.config.ConfigError: it has mistakes, and nothing has changed.
+        """
+        return Reloaded(*await self._sources.reread(by))

@@ -1,0 +1,301 @@
+"""The part of ``flux admin`` that asks an admin port: HTTP, one request a command.
+
+::
+
+    flux admin stats                   the process at a glance
+    flux admin sessions ann            who is here
+    flux admin users an                accounts, and where they are
+    flux admin kick ann                ends a session and revokes the token
+    flux admin passwd ann              asks for the new password twice
+    flux admin reload                  reads the configuration again
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import sys
+from getpass import getpass
+from typing import Any
+from urllib.parse import quote
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flux.client import Address, parse_address
+from flux.config import load, reachable_at
+
+WITHIN = 15.0
+"""Seconds an admin port may take to answer."""
+
+ENDED = {
+    "ended": "the session has ended",
+    "ending": "the session ends within some seconds",
+    "offline": "there was no session",
+}
+
+
+class NotAnswered(Exception):
+    """Nobody could be asked; the text says why, and what to do."""
+
+
+class Refused(Exception):
+    """What was asked for was refused."""
+
+
+class AdminPort:
+    """An admin port.
+
+    :param token: what it wants to be shown; empty: nothing.
+    """
+
+    def __init__(self, address: Address, token: str) -> None:
+        self._address = address
+        self._token = token
+
+    def get(self, path: str, **query: object) -> Any:
+        """What is there."""
+        parts = "&".join(f"{name}={quote(str(value), safe='')}" for name, value in query.items())
+        return self._ask("GET", f"{path}?{parts}" if parts else path, None)
+
+    def post(self, path: str, **body: object) -> Any:
+        """The outcome of an action."""
+        return self._ask("POST", path, json.dumps(body).encode())
+
+    def _ask(self, method: str, path: str, body: bytes | None) -> Any:
+        """:raises NotAnswered: there was no answer, or none of an admin port.
+
+        :raises Refused: it was an error.
+        """
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        connection = http.client.HTTPConnection(self._address.host, self._address.port, timeout=WITHIN)
+        try:
+            connection.request(method, path, body, headers)
+            answer = connection.getresponse()
+            status, text = answer.status, answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            why = str(error) or type(error).__name__
+            raise NotAnswered(f"{self._address}: {why}. Is the server running, and is this its admin.listen?") from None
+        finally:
+            connection.close()
+        try:
+            value = json.loads(text)
+        except ValueError:
+            raise NotAnswered(f"{self._address} is no admin port of flux; see admin.listen") from None
+        if status == 401:
+            given = "refuses this admin.token" if self._token else "wants a token"
+            raise NotAnswered(
+                f"{self._address} {given}: give the configuration that it has (--config FILE), "
+                "or --set admin.token=file:/path or env:NAME"
+            )
+        if status != 200:
+            raise Refused(_problem(value))
+        return value
+
+
+def _problem(value: Any) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    return str(value.get("detail") or value.get("error") or value)
+
+
+def configure(commands: Any) -> None:
+    """Declare the arguments."""
+    common = argparse.ArgumentParser(add_help=False)
+    where = "the admin port (default: the configuration's, which is 127.0.0.1:9090 unless it says otherwise)"
+    common.add_argument("--admin", metavar="HOST:PORT", default="", help=where)
+    common.add_argument("-c", "--config", metavar="FILE", help="take admin.listen and admin.token from it")
+    common.add_argument(
+        "--set", metavar="SECTION.KEY=VALUE", action="append", default=[], dest="overrides",
+        help="instead of what the file says, admin.token=file:/path for instance; may be given many times",
+    )  # fmt: skip
+    common.add_argument("--json", action="store_true", help="print for programs")
+
+    def command(name: str, text: str, does: Any) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, parents=[common])
+        parser.set_defaults(does=does)
+        return parser
+
+    command("stats", "show a process at a glance: health, load, rates", _stats)
+    listing = command("sessions", "list the sessions on the chat server of a process", _sessions)
+    finding = command("users", "find accounts, and the servers they are on", _users)
+    for each, what in (
+        (listing, "beginning of a name, an id, or a connection"),
+        (finding, "beginning of a name, or an id"),
+    ):
+        each.add_argument("query", nargs="?", default="", metavar="QUERY", help=f"{what} (default: all)")
+        each.add_argument("--limit", type=int, default=100, metavar="N", help="list at most so many (default: 100)")
+    kick = command("kick", "end a user's session, wherever it is, and revoke the login token", _kick)
+    passwd = command("passwd", "set a user's password, end the session and revoke the login token", _passwd)
+    for each in (kick, passwd):
+        each.add_argument("user", metavar="USER", help="the name, or the id")
+        each.add_argument("--name", action="store_true", help="USER is a name though it looks like an id")
+    passwd.add_argument("--stdin", action="store_true", help="read the password from standard input, one line")
+    command("reload", "read the configuration again, as SIGHUP does, and say what has changed", _reload)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do it.
+
+    :raises NotAnswered: nobody could be asked.
+    :raises Refused: it was refused.
+    :raises ValueError: an argument is wrong, or the configuration does not tell where to ask.
+    :raises flux.config.ConfigError: the configuration is wrong.
+    """
+    settings = load(args.config, args.overrides).admin
+    here = reachable_at(settings.endpoint(True)) if settings.endpoint(True) else None
+    if args.admin:
+        address = parse_address(args.admin, Address(*(here or ("127.0.0.1", 9090))))
+    elif here is not None:
+        address = Address(*here)
+    else:
+        raise ValueError(f"admin.listen = {settings.listen} does not tell where to connect; give --admin HOST:PORT")
+    args.does(args, AdminPort(address, settings.token))
+
+
+def _user(args: argparse.Namespace) -> int | str:
+    return int(args.user) if args.user.isdecimal() and args.user.isascii() and not args.name else str(args.user)
+
+
+def _out(args: argparse.Namespace, value: Any) -> bool:
+    """Print for programs, if that is wanted."""
+    if args.json:
+        print(json.dumps(value))
+    return bool(args.json)
+
+
+def _stats(args: argparse.Namespace, port: AdminPort) -> None:
+    seen = port.get("/api/overview")
+    if _out(args, seen):
+        return
+    console = Console(highlight=False)
+    process, numbers = seen["process"], seen["numbers"]
+    name = process["name"] or " + ".join(process["roles"])
+    console.print(
+        f"{escape(name)}, flux {process['version']}, process {process['pid']}, up for {span(process['uptime'])}"
+    )
+    for problem in seen["problems"]:
+        console.print(f"[red]not ready[/]: {escape(problem)}")
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for key, title, in_words in NUMBERS:
+        if key in numbers:
+            table.add_row(title, in_words(numbers[key]))
+    console.print(table)
+    table = Table("backend", "state")
+    table.add_column("answers in", justify="right")
+    for backend in seen["backends"]:
+        state = "[green]up" if backend["up"] else f"[red]away[/]: {escape(backend['problem'])}"
+        table.add_row(backend["name"], state, seconds(backend["seconds"]))
+    console.print(table)
+
+
+def seconds(value: float) -> str:
+    """A short time."""
+    return f"{value * 1000:.2f} ms" if value < 1 else f"{value:.1f} s"
+
+
+def span(value: float) -> str:
+    """A long time."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if value >= 2 * size:
+            return f"{value / size:.0f} {unit}"
+    return f"{value:.0f} s"
+
+
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.1f}/s"
+
+
+#: What is shown of a process: the number's name, what it is called, how it is written.
+NUMBERS = [
+    ("sessions", "sessions", _whole),
+    ("sessions_behind", "of them behind", _whole),
+    ("connections", "connections", _whole),
+    ("messages", "messages stored", _rate),
+    ("delivered", "messages delivered", _rate),
+    ("commits_waiting", "waiting to be stored", _whole),
+    ("commit_median", "commit, median", seconds),
+    ("commit_slow", "commit, slowest 1 %", seconds),
+    ("lag", "reactor is late by", seconds),
+    ("cpu", "processor", lambda value: f"{value:.1%}"),
+    ("process_resident_memory_bytes", "memory", lambda value: f"{value / 1e6:,.0f} MB"),
+]
+
+
+def _sessions(args: argparse.Namespace, port: AdminPort) -> None:
+    found = port.get("/api/sessions", query=args.query, limit=args.limit)
+    if _out(args, found):
+        return
+    table = Table()
+    for heading in ("id", "name", "address", "connection", "dialect", "chats", "state", "since"):
+        table.add_column(heading, justify="right" if heading in ("id", "chats", "since") else "left", overflow="fold")
+    for each in found:
+        table.add_row(
+            str(each["id"]), escape(each["name"]), each["address"], each["conn"], each["dialect"],
+            f"{each['chats']:,}", "[green]live" if each["live"] else "[yellow]behind", span(each["since"]),
+        )  # fmt: skip
+    _print(table, found, args.limit)
+
+
+def _users(args: argparse.Namespace, port: AdminPort) -> None:
+    found = port.get("/api/users", query=args.query, limit=args.limit)
+    if _out(args, found):
+        return
+    table = Table()
+    table.add_column("id", justify="right")
+    for heading in ("name", "nick", "server"):
+        table.add_column(heading, overflow="fold")
+    for each in found:
+        server = "[yellow]unknown" if each["server"] is None else escape(each["server"]) or "offline"
+        table.add_row(str(each["id"]), escape(each["name"]), escape(each["nick"]), server)
+    _print(table, found, args.limit)
+
+
+def _print(table: Table, found: list[Any], limit: int) -> None:
+    Console().print(table)
+    if len(found) == limit:
+        print(f"the first {limit}; there may be more: --limit N", file=sys.stderr)
+
+
+def _kick(args: argparse.Namespace, port: AdminPort) -> None:
+    _ended(args, port.post("/api/kick", user=_user(args)), "")
+
+
+def _passwd(args: argparse.Namespace, port: AdminPort) -> None:
+    if args.stdin or not sys.stdin.isatty():
+        password = sys.stdin.readline().removesuffix("\n")
+    else:
+        password = getpass("New password: ")
+        if getpass("Again: ") != password:
+            raise Refused("the two are not the same; nothing was changed")
+    if not password:
+        raise Refused("the password is empty; nothing was changed")
+    _ended(args, port.post("/api/password", user=_user(args), password=password), "the password was set; ")
+
+
+def _ended(args: argparse.Namespace, ending: Any, before: str) -> None:
+    if _out(args, ending):
+        return
+    token = "the token is revoked" if ending["token"] else "THE TOKEN IS NOT REVOKED"
+    print(f"{ending['name']} ({ending['id']}): {before}{ENDED[ending['session']]}, {token}")
+    if ending["problem"]:
+        print(f"because: {ending['problem']}", file=sys.stderr)
+
+
+def _reload(args: argparse.Namespace, port: AdminPort) -> None:
+    outcome = port.post("/api/reload")
+    if _out(args, outcome):
+        return
+    print(f"changed: {', '.join(outcome['changed']) or 'nothing'}")
+    if outcome["restart"]:
+        print(f"a restart is needed for: {', '.join(outcome['restart'])}")

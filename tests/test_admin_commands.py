@@ -1,0 +1,122 @@
+"""``flux admin`` against a real admin port: tables for people, objects for programs, what it says when it cannot."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from admin_parts import TOKEN, login, running
+from test_admin_port import ends
+from twisted.internet.threads import deferToThread
+
+from flux.bench.servers import free_port
+from flux.cli.main import main
+from flux.config import ConfigError, Difference, Mistake
+
+
+async def flux_admin(assembly: Any, *arguments: str, words: str = "", **env: str) -> tuple[int, str, str]:
+    """Exit status, output and complaints of the command, which runs in a thread: this one answers it."""
+    where = [] if assembly is None else ["--admin", "{}:{}".format(*assembly.admin_listener.address())]
+    output, errors = io.StringIO(), io.StringIO()
+
+    def run() -> int:
+        with (
+            patch.dict(os.environ, {"COLUMNS": "120", **env}),
+            patch.object(sys, "stdin", io.StringIO(words)),
+            redirect_stdout(output),
+            redirect_stderr(errors),
+        ):
+            return main(["admin", *arguments, *where])
+
+    return await deferToThread(run), output.getvalue(), errors.getvalue()
+
+
+def cells(output: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if "│" in line]
+
+
+async def test_what_runs_is_shown_to_people_and_programs(tmp_path: Path) -> None:
+    async with running(tmp_path) as assembly:
+        ann = await login(assembly, "ann")
+        status, output, errors = await flux_admin(assembly, "stats")
+        assert (status, errors) == (0, "")
+        assert output.startswith("chat1, flux ")
+        assert ["store", "up"] in [row[:2] for row in cells(output)]
+        status, output, _ = await flux_admin(assembly, "stats", "--json")
+        assert (status, json.loads(output)["process"]["name"]) == (0, "chat1")
+        status, output, errors = await flux_admin(assembly, "sessions", "an")
+        assert (status, errors) == (0, "")
+        [row] = cells(output)
+        assert row[:3] + row[4:7] == ["1", "ann", "127.0.0.1", "named", "0", "live"]
+        assert cells((await flux_admin(assembly, "users"))[1]) == [["1", "ann", "", "chat1"]]
+        status, output, errors = await flux_admin(assembly, "users", "--json", "--limit", "1")
+        assert json.loads(output) == [{"id": 1, "name": "ann", "nick": "", "server": "chat1"}]
+        await ann.close()
+
+
+async def test_sessions_are_ended_and_passwords_set(tmp_path: Path) -> None:
+    async with running(tmp_path) as assembly:
+        ann, bob = await login(assembly, "ann"), await login(assembly, "bob")
+        done = await flux_admin(assembly, "kick", "ann")
+        assert done == (0, "ann (1): the session has ended, the token is revoked\n", "")
+        assert await ends(ann) == "admin"
+        # Without a terminal nobody is asked.
+        done = await flux_admin(assembly, "passwd", "2", "--json", words="battery staple\n")
+        assert (done[0], json.loads(done[1])["session"]) == (0, "ended")
+        assert await ends(bob) == "password"
+        assert await flux_admin(assembly, "passwd", "2", words="short\n") == (
+            1, "", "flux admin: a password has at least 8 characters\n",
+        )  # fmt: skip
+        assert (await flux_admin(assembly, "passwd", "2"))[::2] == (
+            1, "flux admin: the password is empty; nothing was changed\n",
+        )  # fmt: skip
+        assert (await flux_admin(assembly, "kick", "3"))[0] == 1
+        assert (await flux_admin(assembly, "kick", "3", "--name"))[::2] == (
+            1, "flux admin: there is no user called '3'\n",
+        )  # fmt: skip
+        await ann.close()
+        await bob.close()
+
+
+async def test_reload_says_what_changed_and_what_is_wrong(tmp_path: Path) -> None:
+    async with running(tmp_path) as assembly:
+
+        async def reread(by: str) -> Difference:
+            return Difference(("chat.drain",), ("chat.name", "store.path"))
+
+        async def wrong(by: str) -> Difference:
+            raise ConfigError([Mistake("chat.name", '"-" is not a name', "flux.ini:3")])
+
+        assembly.reread = reread
+        assert await flux_admin(assembly, "reload") == (
+            0, "changed: chat.drain\na restart is needed for: chat.name, store.path\n", "",
+        )  # fmt: skip
+        assembly.reread = wrong
+        status, output, errors = await flux_admin(assembly, "reload")
+        assert (status, output) == (1, "")
+        assert 'chat.name: "-" is not a name (flux.ini:3)' in errors
+
+
+async def test_the_token_comes_from_the_configuration_and_who_cannot_be_asked_is_named(tmp_path: Path) -> None:
+    async with running(tmp_path, f"admin.token={TOKEN}") as assembly:
+        assert (await flux_admin(assembly, "stats"))[0] == 2
+        assert "wants a token" in (await flux_admin(assembly, "stats"))[2]
+        wrong = await flux_admin(assembly, "stats", "--set", "admin.token=another token altogether")
+        assert (wrong[0], "refuses this admin.token" in wrong[2]) == (2, True)
+        ini = tmp_path / "flux.ini"
+        port = assembly.admin_listener.address()[1]
+        ini.write_text(f"[admin]\nlisten = tcp:{port}\ntoken = env:FLUX_TOKEN\n", "utf-8")
+        assert (await flux_admin(None, "stats", "--config", str(ini), FLUX_TOKEN=TOKEN))[0] == 0
+        chat = "{}:{}".format(*assembly.chat_listener.address())
+        assert (await flux_admin(None, "stats", "--admin", chat))[0] == 2
+    status, output, errors = await flux_admin(None, "stats", "--admin", f":{free_port()}")
+    assert (status, output) == (2, "")
+    assert "is this its admin.listen?" in errors
+    status, _, errors = await flux_admin(None, "stats", "--set", "admin.listen=unix:/run/flux")
+    assert (status, "give --admin HOST:PORT" in errors) == (2, True)
