@@ -27,12 +27,15 @@ UPTO = f"""
                      ifnull((SELECT min(received) FROM members WHERE chat = c.id), {LARGEST_ID}))
     FROM chats c WHERE c.id >= ? ORDER BY c.id LIMIT {CHATS}"""
 
-OLDEST = f"""
-    SELECT r.seq, r.id, r.count, m.at FROM (
-        SELECT seq, id, count FROM runs WHERE chat = ?1 AND seq > ?2 AND seq <= ?3
-        UNION ALL SELECT seq, id, count FROM recent_runs WHERE chat = ?1 AND seq > ?2 AND seq <= ?3
-        ORDER BY seq LIMIT {RUNS}) r
-    JOIN messages m ON m.id = r.id ORDER BY r.seq"""
+
+def _part(name: str) -> str:
+    return (
+        f"SELECT seq, id, count, (SELECT at FROM messages m WHERE m.id = r.id) FROM {name} r"
+        " WHERE chat = ?1 AND seq > ?2 AND seq <= ?3"
+    )
+
+
+OLDEST = f"{_part('runs')} UNION ALL {_part('recent_runs')} ORDER BY seq LIMIT {RUNS}"
 
 
 class Old(NamedTuple):
