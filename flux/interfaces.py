@@ -5,6 +5,7 @@
     IBus       hints between nodes: fast, lossy
     IBalancer  which server a user gets: pure
     IPlacement the status service, as other services see it
+    IMailer    e-mail
 
 Methods that wait are annotated ``Awaitable``: a coroutine and a Deferred both
 satisfy it.  Every one of them may raise :class:`flux.errors.Unavailable`, and does
@@ -74,19 +75,32 @@ class IStore(Interface):
 
     # accounts
 
-    def create_account(name: str, key: str, password_hash: str, nick: str, email: str) -> Awaitable[int]:
+    def create_account(
+        name: str, key: str, password_hash: str, nick: str, email: str, icon: str = "", verified: str = ""
+    ) -> Awaitable[int]:
         """Create an account and return its id.
 
         :param key: the name after NFKC and case folding; unique.
-        :param email: unverified contact address, may be empty; never unique.
-        :raises flux.errors.UserExists: the key is taken.
+        :param email: the address as it was given, may be empty; never unique.
+        :param verified: the same folded, if its owner has proved it, else empty; unique.
+        :raises flux.errors.UserExists: the key or the verified address is taken.
         """
 
-    def credentials(uid: int, key: str) -> Awaitable[Credentials | None]:
-        """By ``uid`` or, if that is 0, by folded name; None if there is no such account."""
+    def credentials(uid: int, key: str, verified: str = "") -> Awaitable[Credentials | None]:
+        """By ``uid``; if that is 0 by folded name; if that is empty by folded verified address. None: no such account.
+
+        An address that was not verified leads to nobody.
+        """
 
     def set_password(uid: int, password_hash: str) -> Awaitable[None]:
         """Replace the hash. Unknown accounts are ignored."""
+
+    def set_email(uid: int, email: str, verified: str) -> Awaitable[None]:
+        """Replace the account's address by one that its owner has proved; ``verified`` is ``email`` folded.
+
+        :raises flux.errors.UserExists: another account has it verified.
+        :raises flux.errors.UserInvalid: no such account.
+        """
 
     def profile(uid: int) -> Awaitable[Profile]:
         """:raises flux.errors.UserInvalid: no such account."""
@@ -394,4 +408,27 @@ class IPlacement(Interface):
 
         :param leaving: the server they come from, which they are not given again.
         :raises flux.errors.NoServer: there is none to give.
+        """
+
+
+class IMailer(Interface):
+    """Sends e-mail: verification codes, and what else the owner of an address has to know."""
+
+    def start() -> Awaitable[None]:
+        """Prepare; does not connect."""
+
+    def stop() -> Awaitable[None]:
+        """Send nothing any more."""
+
+    def check() -> Awaitable[str]:
+        """Reach whoever takes the mail, without sending any; a sentence about it for the admin.
+
+        :raises flux.errors.Unavailable: it cannot be reached, or will not take mail; says why.
+        """
+
+    def send(to: str, subject: str, text: str) -> Awaitable[None]:
+        """Send; returns when somebody else has taken the responsibility.
+
+        :raises flux.errors.Unavailable: it was not sent, or perhaps not.
+        :raises flux.errors.BadRequest: the address takes no mail.
         """

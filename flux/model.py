@@ -49,11 +49,19 @@ class Profile(Value, frozen=True):
 
 
 class Credentials(Value, frozen=True):
-    """What a password login is checked against."""
+    """What a password login is checked against, and what its owner is shown then.
+
+    :ivar email: the verified e-mail address; empty where there is none.
+    """
 
     id: int
     name: str
     password_hash: str
+    email: str = ""
+    nick: str = ""
+    description: str = ""
+    sex: str = ""
+    icon: str = ""
 
 
 class Friend(Value, frozen=True):

@@ -67,6 +67,62 @@ class AccountsContract:
         assert await store.create_account("ann", "ann", "h", "", "post@example.org") == 1
         assert await store.create_account("bob", "bob", "h", "", "post@example.org") == 2
 
+    async def test_a_verified_address_leads_to_its_account_and_another_does_not(self, store) -> None:
+        await store.create_account("ann", "ann", "h1", "", "Ann@Example.org", "icon", "ann@example.org")
+        await store.create_account("bob", "bob", "h2", "", "bob@example.org")
+        ann = Credentials(1, "ann", "h1", "Ann@Example.org", icon="icon")
+        assert await store.credentials(0, "", "ann@example.org") == ann
+        assert await store.credentials(1, "") == ann
+        assert await store.credentials(0, "ann", "bob@example.org") == ann
+        assert (await store.profile(1)).icon == "icon"
+        await store.set_profile(1, "Annie", "climbs", "f", "other")
+        ann = Credentials(1, "ann", "h1", "Ann@Example.org", "Annie", "climbs", "f", "other")
+        assert await store.credentials(0, "ann") == ann
+        # Given, but not proved; written differently; none at all.
+        for address in ("bob@example.org", "Ann@Example.org", ""):
+            assert await store.credentials(0, "", address) is None
+        assert await store.credentials(2, "") == Credentials(2, "bob", "h2")
+
+    async def test_a_verified_address_belongs_to_one_account(self, store) -> None:
+        await store.create_account("ann", "ann", "h", "", "post@example.org")
+        await store.create_account("bob", "bob", "h", "", "post@example.org", "", "post@example.org")
+        with pytest.raises(UserExists, match="address"):
+            await store.create_account("cat", "cat", "h", "", "post@example.org", "", "post@example.org")
+        with pytest.raises(UserExists, match="name"):
+            await store.create_account("Bob", "bob", "h", "", "post@example.org", "", "post@example.org")
+        with pytest.raises(UserExists, match="address"):
+            await store.set_email(1, "post@example.org", "post@example.org")
+        # Who failed has left nothing behind.
+        assert await store.credentials(0, "cat") is None
+        assert (await store.credentials(1, "")).email == ""
+        assert await store.create_account("cat", "cat", "h", "", "post@example.org") == 3
+
+    async def test_of_simultaneous_claims_of_an_address_one_succeeds(self, store) -> None:
+        for name in ("ann", "bob"):
+            await store.create_account(name, name, "h", "", "")
+        attempts: list[Awaitable[Any]] = [store.set_email(uid, "p@x.org", "p@x.org") for uid in (1, 2)]
+        attempts += [store.create_account(f"n{n}", f"n{n}", "h", "", "p@x.org", "", "p@x.org") for n in range(10)]
+        refused = 0
+        for attempt in attempts:
+            try:
+                await attempt
+            except UserExists:
+                refused += 1
+        assert refused == 11
+        assert await store.credentials(0, "", "p@x.org") is not None
+
+    async def test_an_address_is_replaced(self, store) -> None:
+        await store.create_account("ann", "ann", "h", "", "old@x.org", "", "old@x.org")
+        await store.create_account("bob", "bob", "h", "", "bob@x.org")
+        await store.set_email(1, "New@x.org", "new@x.org")
+        await store.set_email(1, "NEW@x.org", "new@x.org")
+        assert await store.credentials(0, "", "new@x.org") == Credentials(1, "ann", "h", "NEW@x.org")
+        assert await store.credentials(0, "", "old@x.org") is None
+        await store.set_email(2, "old@x.org", "old@x.org")
+        assert (await store.credentials(0, "", "old@x.org")).id == 2
+        with pytest.raises(UserInvalid):
+            await store.set_email(3, "c@x.org", "c@x.org")
+
     async def test_credentials_by_id_or_by_folded_name(self, store) -> None:
         await store.create_account("Ann", "ann", "secret", "", "")
         assert await store.credentials(1, "") == Credentials(1, "Ann", "secret")

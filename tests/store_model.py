@@ -13,6 +13,7 @@ from msgspec import UNSET
 from flux.errors import BadRequest, FluxError, Forbidden, NotFound, UserExists, UserInvalid
 from flux.model import (
     Conversation,
+    Credentials,
     Cursor,
     CursorMove,
     Draft,
@@ -73,6 +74,7 @@ class ModelStore:
     def __init__(self) -> None:
         self.time = 0
         self.profiles: dict[int, Profile] = {}
+        self.verified: dict[int, str] = {}
         self.sessions: dict[int, int] = {}
         self.friendships: dict[tuple[int, int], tuple[str, bool]] = {}
         self.requests: dict[tuple[int, int], tuple[str, str, int]] = {}
@@ -85,13 +87,31 @@ class ModelStore:
 
     # accounts
 
-    def create_account(self, name: str, key: str, password_hash: str, nick: str, email: str) -> int:
-        if any(fold(profile.name) == key for profile in self.profiles.values()):
+    def create_account(
+        self, name: str, key: str, password_hash: str, nick: str, email: str, icon: str = "", verified: str = ""
+    ) -> int:
+        if any(fold(profile.name) == key for profile in self.profiles.values()) or verified in self.verified.values():
             raise UserExists
         uid = len(self.profiles) + 1
-        self.profiles[uid] = Profile(uid, name, nick)
+        self.profiles[uid] = Profile(uid, name, nick, icon=icon)
+        if verified:
+            self.verified[uid] = verified
         self.sessions[uid] = 0
         return uid
+
+    def set_email(self, uid: int, email: str, verified: str) -> None:
+        if any(address == verified for other, address in self.verified.items() if other != uid):
+            raise UserExists
+        if uid not in self.profiles:
+            raise UserInvalid
+        self.verified[uid] = verified
+
+    def credentials(self, uid: int, key: str, verified: str) -> Credentials | None:
+        for profile in self.profiles.values():
+            mine = self.verified.get(profile.id, "")
+            if profile.id == uid if uid else fold(profile.name) == key if key else mine and mine == verified:
+                return Credentials(profile.id, profile.name, "h", mine, profile.nick, icon=profile.icon)
+        return None
 
     def open_session(self, uid: int) -> int:
         if uid not in self.profiles:

@@ -87,6 +87,7 @@ async def inhabit(store: IStore) -> list[int]:
     luck = random.Random(7)
     ids = await people(store, *(f"Üser {n}" for n in range(12)))
     await store.set_profile(ids[0], None, "climbs\nhigh", "f", "🧗")
+    await store.set_email(ids[0], "Ann@Example.org", "ann@example.org")
     await befriend(store, ids[0], ids[1])
     await store.friend_add(ids[2], ids[0], "please\tdo", "the \\one", True)
     await store.block(ids[3], ids[4])
@@ -120,7 +121,7 @@ async def inhabit(store: IStore) -> list[int]:
 
 async def everything(store: IStore, ids: list[int]) -> list[Any]:
     """All that a store says of these people."""
-    said: list[Any] = []
+    said: list[Any] = [await store.credentials(0, "", "ann@example.org")]
     for uid in ids:
         overview = await store.overview(uid)
         said += [overview, await store.conversations(uid, 100), await store.credentials(uid, "")]

@@ -32,6 +32,8 @@ groups = st.sampled_from([1, 1, 1, 2, 2, 3, 4, 5, 6])
 chats = st.one_of(groups, st.integers(1, 6))
 remarks = st.sampled_from(["", "r", "s"])
 limits = st.integers(1, 4)
+EMAILS = ["a@example.org", "b@example.org"]
+emails = st.sampled_from(["", *EMAILS])
 
 drafts = st.builds(
     Draft,
@@ -54,7 +56,12 @@ writes = st.one_of(
     sends,
     st.tuples(st.just("advance"), st.lists(moves, min_size=1, max_size=4)),
     st.tuples(st.just("open_session"), actors),
-    st.sampled_from([*NAMES, "eve"]).map(lambda name: ("create_account", name, fold(name), "h", "", "")),
+    st.builds(
+        lambda name, email: ("create_account", name, fold(name), "h", "", email, "i", email),
+        st.sampled_from([*NAMES, "eve", "fox"]),
+        emails,
+    ),
+    st.builds(lambda uid, email: ("set_email", uid, email, email), others, st.sampled_from(EMAILS)),
     st.tuples(st.just("friend_add"), actors, others, remarks, remarks, st.booleans()),
     st.tuples(st.just("friend_answer"), actors, others, st.booleans(), remarks),
     st.tuples(st.just("friend_remove"), actors, others),
@@ -74,6 +81,7 @@ whichever = st.one_of(
 )
 reads = st.one_of(
     st.tuples(st.just("overview"), others),
+    st.tuples(st.just("credentials"), st.just(0), st.sampled_from(["", "", "bob", "fox"]), emails),
     st.tuples(st.just("conversations"), actors, limits),
     st.tuples(st.just("membership"), chats),
     st.tuples(st.just("members"), actors, chats),

@@ -19,7 +19,7 @@ from store_faults import Faults
 from store_invariants import check_file, check_invariants
 
 from flux.backends.sqlite import SqliteStore, runs, schema, writer
-from flux.errors import BadRequest, Forbidden, NotFound, Unavailable
+from flux.errors import BadRequest, Forbidden, NotFound, Unavailable, UserExists
 from flux.interfaces import IStore
 from flux.model import CursorMove, Draft, Message
 
@@ -415,7 +415,12 @@ async def test_no_statement_reads_a_whole_table(opened) -> None:
     ann, bob, cat = [await calls.create_account(name, name, "h", "", "") for name in ("ann", "bob", "cat")]
     await calls.credentials(ann, "")
     await calls.credentials(0, "ann")
+    await calls.credentials(0, "", "ann@example.org")
     await calls.set_password(ann, "h")
+    await calls.set_email(ann, "ann@example.org", "ann@example.org")
+    for taken in ("ann", "dan"):
+        with pytest.raises(UserExists):
+            await calls.create_account(taken, taken, "h", "", "", "", "ann@example.org")
     await calls.profile(ann)
     await calls.set_profile(ann, None, None, None, None)
     await calls.search("a", 5)

@@ -16,9 +16,14 @@ LAST = "\U0010ffff"
 
 PROFILE = "id, name, nick, description, sex, icon"
 
-CREDENTIALS = "SELECT id, name, password_hash FROM accounts WHERE {} = %s"
-BY_ID, BY_KEY = (Prepared(CREDENTIALS.format(column)) for column in ("id", "key"))
+CREDENTIALS = (
+    "SELECT id, name, password_hash, CASE WHEN verified IS NULL THEN '' ELSE email END, nick, description, sex, icon"
+    " FROM accounts WHERE {} = %s"
+)
+BY_ID, BY_KEY, BY_ADDRESS = (Prepared(CREDENTIALS.format(column)) for column in ("id", "key", "verified"))
 OPEN_SESSIONS = Prepared("SELECT uid, number FROM open_sessions(%s)")
+
+TAKEN = "this e-mail address belongs to another account"
 
 
 async def next_boot(run: Run, node: str) -> int:
@@ -30,16 +35,31 @@ async def next_boot(run: Run, node: str) -> int:
     return int(boot)
 
 
-async def create_account(run: Run, name: str, key: str, password_hash: str, nick: str, email: str) -> int:
-    [[uid]] = await run("SELECT create_account(%s, %s, %s, %s, %s)", (name, key, password_hash, nick, email))
-    if uid is None:
-        raise UserExists("this name is taken")
+async def create_account(
+    run: Run, name: str, key: str, password_hash: str, nick: str, email: str, icon: str, verified: str
+) -> int:
+    [[uid]] = await run(
+        "SELECT create_account(%s, %s, %s, %s, %s, %s, %s)", (name, key, password_hash, nick, email, icon, verified)
+    )
+    if uid <= 0:
+        raise UserExists(TAKEN if uid else "this name is taken")
     return int(uid)
 
 
-async def credentials(run: Run, uid: int, key: str) -> Credentials | None:
-    rows = await run(BY_ID, (uid,)) if uid else await run(BY_KEY, (key,))
+async def credentials(run: Run, uid: int, key: str, verified: str) -> Credentials | None:
+    if uid:
+        rows = await run(BY_ID, (uid,))
+    else:
+        rows = await run(BY_KEY, (key,)) if key else await run(BY_ADDRESS, (verified,))
     return Credentials(*rows[0]) if rows else None
+
+
+async def set_email(run: Run, uid: int, email: str, verified: str) -> None:
+    [[outcome]] = await run("SELECT set_email(%s, %s, %s)", (uid, email, verified))
+    if outcome == "taken":
+        raise UserExists(TAKEN)
+    if outcome == "nobody":
+        raise UserInvalid("there is no such user")
 
 
 async def set_password(run: Run, uid: int, password_hash: str) -> None:

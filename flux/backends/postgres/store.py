@@ -198,14 +198,19 @@ class PostgresStore:
     def next_boot(self, node: str) -> Awaitable[int]:
         return self._pool.call(accounts.next_boot, node)
 
-    def create_account(self, name: str, key: str, password_hash: str, nick: str, email: str) -> Awaitable[int]:
-        return self._pool.call(accounts.create_account, name, key, password_hash, nick, email)
+    def create_account(
+        self, name: str, key: str, password_hash: str, nick: str, email: str, icon: str = "", verified: str = ""
+    ) -> Awaitable[int]:
+        return self._pool.call(accounts.create_account, name, key, password_hash, nick, email, icon, verified)
 
-    def credentials(self, uid: int, key: str) -> Awaitable[Credentials | None]:
-        return self._pool.call(accounts.credentials, uid, key)
+    def credentials(self, uid: int, key: str, verified: str = "") -> Awaitable[Credentials | None]:
+        return self._pool.call(accounts.credentials, uid, key, verified)
 
     def set_password(self, uid: int, password_hash: str) -> Awaitable[None]:
         return self._pool.call(accounts.set_password, uid, password_hash)
+
+    def set_email(self, uid: int, email: str, verified: str) -> Awaitable[None]:
+        return self._pool.call(accounts.set_email, uid, email, verified)
 
     def profile(self, uid: int) -> Awaitable[Profile]:
         return self._pool.call(accounts.profile, uid)

@@ -16,6 +16,10 @@ LAST = "\U0010ffff"
 
 PROFILE = "id, name, nick, description, sex, icon"
 
+CREDENTIALS = "id, name, password_hash, CASE WHEN verified IS NULL THEN '' ELSE email END, nick, description, sex, icon"
+
+TAKEN = "this e-mail address belongs to another account"
+
 
 def next_boot(writer: Writer, node: str) -> int:
     """See ``IStore``; so for the other functions here."""
@@ -27,23 +31,40 @@ def next_boot(writer: Writer, node: str) -> int:
     return int(boot)
 
 
-def create_account(writer: Writer, name: str, key: str, password_hash: str, nick: str, email: str) -> int:
+def create_account(
+    writer: Writer, name: str, key: str, password_hash: str, nick: str, email: str, icon: str, verified: str
+) -> int:
     row = one_row(
         writer.db,
-        "INSERT INTO accounts (name, key, password_hash, nick, email) VALUES (?, ?, ?, ?, ?)"
-        " ON CONFLICT (key) DO NOTHING RETURNING id",
-        (name, key, password_hash, nick, email),
+        "INSERT INTO accounts (name, key, password_hash, nick, email, icon, verified)"
+        " VALUES (?, ?, ?, ?, ?, ?, nullif(?, '')) ON CONFLICT DO NOTHING RETURNING id",
+        (name, key, password_hash, nick, email, icon, verified),
     )
     if row is None:
-        raise UserExists("this name is taken")
+        if one_row(writer.db, "SELECT 1 FROM accounts WHERE key = ?", (key,)):
+            raise UserExists("this name is taken")
+        raise UserExists(TAKEN)
     writer.db.execute("INSERT INTO sessions VALUES (?, 0)", row)
     return int(row[0])
 
 
-def credentials(db: sqlite3.Connection, uid: int, key: str) -> Credentials | None:
-    column, value = ("id", uid) if uid else ("key", key)
-    row = one_row(db, f"SELECT id, name, password_hash FROM accounts WHERE {column} = ?", (value,))
+def credentials(db: sqlite3.Connection, uid: int, key: str, verified: str) -> Credentials | None:
+    column, value = ("id", uid) if uid else ("key", key) if key else ("verified", verified)
+    row = one_row(
+        db,
+        f"SELECT {CREDENTIALS} FROM accounts WHERE {column} = ?",
+        (value,),
+    )
     return Credentials(*row) if row else None
+
+
+def set_email(writer: Writer, uid: int, email: str, verified: str) -> None:
+    if one_row(writer.db, "SELECT 1 FROM accounts WHERE verified = ? AND id <> ?", (verified, uid)):
+        raise UserExists(TAKEN)
+    if not one_row(
+        writer.db, "UPDATE accounts SET email = ?, verified = ? WHERE id = ? RETURNING id", (email, verified, uid)
+    ):
+        raise UserInvalid("there is no such user")
 
 
 def set_password(writer: Writer, uid: int, password_hash: str) -> None:

@@ -11,7 +11,7 @@ import msgspec
 Row = tuple[Any, ...]
 
 TABLES: dict[str, tuple[str, ...]] = {
-    "accounts": ("id", "name", "key", "password_hash", "email", "nick", "description", "sex", "icon"),
+    "accounts": ("id", "name", "key", "password_hash", "email", "verified", "nick", "description", "sex", "icon"),
     "sessions": ("uid", "number"),
     "boots": ("node", "boot"),
     "friends": ("uid", "friend", "remark", "mutual"),

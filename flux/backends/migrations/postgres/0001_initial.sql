@@ -14,7 +14,8 @@ CREATE TABLE accounts (
     name          text NOT NULL,
     key           text COLLATE "C" NOT NULL UNIQUE,  -- the name folded
     password_hash text NOT NULL,
-    email         text NOT NULL,
+    email         text NOT NULL,             -- as it was given
+    verified      text COLLATE "C" UNIQUE,   -- the address folded, where its owner has proved it
     nick          text NOT NULL,
     description   text NOT NULL DEFAULT '',
     sex           text NOT NULL DEFAULT '',
@@ -124,23 +125,32 @@ INSERT INTO moves_kept VALUES (pg_current_xact_id());
 
 -- --- people ---
 
--- NULL where the key is taken. Looked up first, so that refusals use up no ids.
+-- The id; 0 where the name is taken, -1 where the address is. Looked up first, so that refusals use up no ids.
 CREATE FUNCTION create_account(
-    new_name text, new_key text, new_hash text, new_nick text, new_email text
+    new_name text, new_key text, new_hash text, new_nick text, new_email text, new_icon text, new_verified text
 ) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     made bigint;
 BEGIN
-    IF EXISTS (SELECT FROM accounts WHERE key = new_key) THEN
-        RETURN NULL;
+    IF NOT EXISTS (SELECT FROM accounts WHERE key = new_key OR verified = new_verified) THEN
+        INSERT INTO accounts (name, key, password_hash, nick, email, icon, verified)
+        VALUES (new_name, new_key, new_hash, new_nick, new_email, new_icon, nullif(new_verified, ''))
+        ON CONFLICT DO NOTHING RETURNING id INTO made;
     END IF;
-    INSERT INTO accounts (name, key, password_hash, nick, email)
-    VALUES (new_name, new_key, new_hash, new_nick, new_email)
-    ON CONFLICT (key) DO NOTHING RETURNING id INTO made;
-    IF made IS NOT NULL THEN
-        INSERT INTO sessions VALUES (made, 0);
+    IF made IS NULL THEN
+        RETURN CASE WHEN EXISTS (SELECT FROM accounts WHERE key = new_key) THEN 0 ELSE -1 END;
     END IF;
+    INSERT INTO sessions VALUES (made, 0);
     RETURN made;
+END
+$$;
+
+CREATE FUNCTION set_email(who bigint, new_email text, new_verified text) RETURNS text LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    UPDATE accounts SET email = new_email, verified = new_verified WHERE id = who;
+    RETURN CASE WHEN FOUND THEN 'done' ELSE 'nobody' END;
+EXCEPTION WHEN unique_violation THEN
+    RETURN 'taken';
 END
 $$;
 

@@ -5,7 +5,8 @@ CREATE TABLE accounts (
     name          TEXT NOT NULL,
     key           TEXT NOT NULL UNIQUE,  -- the name folded
     password_hash TEXT NOT NULL,
-    email         TEXT NOT NULL,
+    email         TEXT NOT NULL,         -- as it was given
+    verified      TEXT UNIQUE,           -- the address folded, where its owner has proved it
     nick          TEXT NOT NULL,
     description   TEXT NOT NULL DEFAULT '',
     sex           TEXT NOT NULL DEFAULT '',
