@@ -6,15 +6,17 @@ errors).  Programs compare ``name``; ``code`` keeps the numbers of the classic
 catalogue.  ``detail`` is for people and never holds a secret.
 
     FluxError
-    ├── BadJson 1001              ├── NotLoggedIn 1104
-    ├── Unavailable 1002          ├── Forbidden 1105
-    ├── UserExists 1005           ├── NotFound 1106
-    ├── PasswordInvalid 1009      ├── RateLimited 1107 (retry_after, ms)
-    ├── TokenInvalid 1010         ├── NoServer 1108
-    ├── UserInvalid 1011          ├── AlreadyLoggedIn 1109
-    ├── UnknownType 1101          ├── TooLarge 1110
-    ├── BadRequest 1102           └── Internal 1111
-    └── LineTooLong 1103 (fatal)
+    ├── BadJson 1001              ├── UnknownType 1101
+    ├── Unavailable 1002          ├── BadRequest 1102
+    ├── CodeExpired 1003          ├── LineTooLong 1103 (fatal)
+    ├── CodeWrong 1004            ├── NotLoggedIn 1104
+    ├── UserExists 1005           ├── Forbidden 1105
+    ├── PasswordMismatch 1006     ├── NotFound 1106
+    ├── EmailMismatch 1007        ├── RateLimited 1107 (retry_after, ms)
+    ├── PasswordInvalid 1009      ├── NoServer 1108
+    ├── TokenInvalid 1010         ├── AlreadyLoggedIn 1109
+    └── UserInvalid 1011          ├── TooLarge 1110
+                                  └── Internal 1111
 """
 
 from __future__ import annotations
@@ -60,11 +62,39 @@ class Unavailable(FluxError):
     name = "unavailable"
 
 
+class CodeExpired(FluxError):
+    """There is no verification code for this address, or none any more."""
+
+    code = 1003
+    name = "code_expired"
+
+
+class CodeWrong(FluxError):
+    """This is not the verification code that was sent."""
+
+    code = 1004
+    name = "code_wrong"
+
+
 class UserExists(FluxError):
     """The name or the verified e-mail address is taken."""
 
     code = 1005
     name = "user_exists"
+
+
+class PasswordMismatch(FluxError):
+    """A password and its repetition differ."""
+
+    code = 1006
+    name = "password_mismatch"
+
+
+class EmailMismatch(FluxError):
+    """Name and e-mail address do not belong together."""
+
+    code = 1007
+    name = "email_mismatch"
 
 
 class PasswordInvalid(FluxError):

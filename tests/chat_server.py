@@ -28,12 +28,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock, deferLater
 
+from flux.accounts.passwords import Passwords
 from flux.backends.memory import MemoryBus, MemoryState
 from flux.backends.sqlite import SqliteStore
 from flux.chat import requests_account, requests_message, requests_people  # noqa: F401 - they fill the table
 from flux.chat.cursors import EVERY
 from flux.chat.node import ChatNode
-from flux.chat.passwords import Passwords
 from flux.chat.protocol import ChatFactory
 from flux.config import Settings
 from flux.errors import NoServer

@@ -160,6 +160,15 @@ def test_a_class_of_the_users_own() -> None:
         ("status.balancer=least_conections", '"least_conections" is unknown (did you mean least_connections?)'),
         ("store.kind=.x", '".x" is unknown; expected sqlite, postgres, or the dotted path of a class of your own'),
         ("store.path=", "this is not a path"),
+        ("gate.listen=8080", '"8080" is not an endpoint'),
+        ("gate.status=a:1,,b:2", '"a:1,,b:2" has nothing between two commas; expected host:port, several of them'),
+        ("gate.status=a", '"a" is not host:port'),
+        ("gate.require_code=maybe", '"maybe" is unknown; expected auto, yes, no'),
+        ("gate.proxies=localhost", '"localhost" is not a list of addresses'),
+        ("mail.sender=me", '"me" is not an e-mail address'),
+        ("mail.host=a b", '"a b" is not a host'),
+        ("mail.url=ftp://a/", '"ftp://a/" is not the address of a web service; expected https://host/path, or nothing'),
+        ("mail.url=https://me@a/", '"https://me@a/" is not the address'),
         ("log.level=loud", '"loud" is unknown; expected debug, info, warn, error, critical'),
         ("chatservers.name=a,,b", '"" is not a name'),
         ("chatservers.name=a,a", '"a" stands there twice'),
@@ -317,6 +326,48 @@ def test_the_same_endpoint_on_another_port(endpoint: str, other: str) -> None:
 
 
 # --- the static list ---------------------------------------------------------
+
+
+def test_the_gate_and_its_mail(tmp_path: Path) -> None:
+    given = load(
+        None,
+        ["gate.status=a:1, [::1]:2", "gate.proxies=10.0.0.0/8, ::1", "gate.listen=", "mail.kind=smtp",
+         "mail.host=mail.example.net", "mail.sender=flux <chat@example.net>", "mail.user=a", "mail.password=b"],
+    )  # fmt: skip
+    assert [str(address) for address in given.gate.status] == ["a:1", "[::1]:2"]
+    assert [str(network) for network in given.gate.proxies] == ["10.0.0.0/8", "::1/128"]
+    assert given.gate.listen == ""
+    assert "password='b'" not in repr(given)
+
+
+def test_what_a_mailer_needs_and_what_it_must_not_do() -> None:
+    assert [mistake.partition(":")[0] for mistake in mistakes(None, "mail.kind=smtp")] == ["mail.host", "mail.sender"]
+    assert [mistake.partition(":")[0] for mistake in mistakes(None, "mail.kind=webhook")] == ["mail.url", "mail.secret"]
+    smtp = ["mail.kind=smtp", "mail.sender=a@b", "mail.security=none"]
+    assert load(None, [*smtp, "mail.host=mail.example.net"]).mail.host == "mail.example.net"
+    [mistake] = mistakes(None, *smtp, "mail.host=mail.example.net", "mail.user=a")
+    assert mistake.startswith("mail.security: the password would be sent unencrypted")
+    assert load(None, [*smtp, "mail.host=127.0.0.1", "mail.user=a"]).mail.user == "a"
+    webhook = ["mail.kind=webhook", f"mail.secret={KEY}"]
+    [mistake] = mistakes(None, *webhook, "mail.url=http://example.net/")
+    assert mistake.startswith("mail.url: the codes would be sent unencrypted")
+    for url in ("https://example.net/", "http://localhost:8/x?y"):
+        assert load(None, [*webhook, f"mail.url={url}"]).mail.url == url
+
+
+@pytest.mark.parametrize(
+    ("mail", "wanted", "required"),
+    [
+        ("log", "auto", False),
+        ("log", "yes", True),
+        ("smtp", "auto", True),
+        ("smtp", "no", False),
+        ("a.B", "auto", True),
+    ],
+)
+def test_whether_a_code_is_required(mail: str, wanted: str, required: bool) -> None:
+    needed = ["mail.host=a", "mail.sender=a@b"]
+    assert load(None, [f"mail.kind={mail}", f"gate.require_code={wanted}", *needed]).require_code is required
 
 
 def test_the_static_list_of_chat_servers(ini: Any) -> None:

@@ -29,7 +29,6 @@ def watch(node: ChatNode) -> None:
     gauge("flux_hints_waiting", "Messages other nodes are to be told of.", lambda: node.spread.waiting)
     gauge("flux_catchups_waiting", "Sessions waiting for their turn to be filled.", lambda: delivery.catchups_waiting)
     gauge("flux_cursors_waiting", "Sessions whose cursors are to be written.", lambda: node.cursors.waiting)
-    gauge("flux_passwords_waiting", "Passwords waiting to be hashed.", lambda: node.passwords.waiting)
     node.metrics.counter("flux_messages_delivered", "Messages written to sessions here.", lambda: delivery.delivered)
 
 

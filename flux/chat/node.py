@@ -23,20 +23,20 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from flux.accounts.accounts import Accounts
+from flux.accounts.passwords import Passwords
 from flux.chat.connections import Connections
 from flux.chat.cursors import EVERY, Cursors
 from flux.chat.delivery import Delivery
 from flux.chat.departure import Departure
 from flux.chat.insight import watch
 from flux.chat.journal import Entry, Journal
-from flux.chat.passwords import Passwords
 from flux.chat.presence import Presence
 from flux.chat.protocol import ChatConnection
 from flux.chat.pruning import Pruning
 from flux.chat.session import Session
 from flux.chat.spread import Spread
 from flux.chat.sweep import Sweep
-from flux.chat.throttle import LoginThrottle
 from flux.config import Settings
 from flux.errors import FluxError, Unavailable
 from flux.interfaces import IBus, IBusSink, IPlacement, IState, IStore
@@ -111,7 +111,6 @@ class ChatNode:
         self.state = state
         self.bus = bus
         self.clock = clock
-        self.passwords = passwords
         self.draining = False
         self.now = clock.seconds()
         self.wall_clock = wall_clock
@@ -121,9 +120,7 @@ class ChatNode:
         self.requests = Tasks(self.log)
         self.gather = Gather()
         self.connections = Connections(settings, metrics)
-        self.throttle = LoginThrottle(
-            state, self.limits.logins_per_minute, self.limits.logins_per_minute_address, metrics
-        )
+        self.accounts = Accounts(settings, store, state, bus, passwords, metrics.accounts)
         self.cursors = Cursors(store, metrics)
         self.presence = Presence(self.sessions, state, bus)
         self.spread = Spread(state, bus, self.tasks, self._is_self, metrics)
@@ -222,8 +219,7 @@ class ChatNode:
         self.settings = settings
         self.limits = settings.limits
         self.connections.reload(settings)
-        self.throttle.per_account = self.limits.logins_per_minute
-        self.throttle.per_address = self.limits.logins_per_minute_address
+        self.accounts.reload(settings)
 
     # --- connections and sessions ---
 
@@ -436,7 +432,7 @@ class ChatNode:
     async def _second(self) -> None:
         self.now = self.clock.seconds()
         self.connections.check(self.now)
-        self.throttle.report()
+        self.accounts.report()
         await self.cursors.write()
         degraded = self.spread.degraded or not self.bus.connected
         if self.now - self._swept >= (SWEEP_DEGRADED if degraded else SWEEP):

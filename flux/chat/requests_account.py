@@ -14,26 +14,20 @@ meanwhile; see ``Positions`` and ``Session numbers`` in ARCHITECTURE.md)::
 
 from __future__ import annotations
 
-import unicodedata
-
 from msgspec import UNSET
 
 from flux.chat.dispatch import answers
 from flux.chat.login_numbered import answer_login
-from flux.chat.passwords import check_rules
 from flux.chat.session import Session
 from flux.errors import (
     AlreadyLoggedIn,
     BadRequest,
     FluxError,
     NoServer,
-    PasswordInvalid,
     TokenInvalid,
     Unavailable,
-    UserInvalid,
 )
 from flux.model import Cursor, Kick, Overview, Presence
-from flux.names import fold
 from flux.tokens import matches
 from flux.wire import replies, requests
 from flux.wire.numbered import NumberedDialect
@@ -41,32 +35,19 @@ from flux.wire.numbered import NumberedDialect
 IN_USE = "the account is in use, and this server does not let a second login take over"
 
 
-def check_name(name: str) -> str:
-    """The folded name, by which names are unique.
-
-    :raises flux.errors.BadRequest: it has control characters, or is blank.
-    """
-    if any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") for character in name):
-        raise BadRequest("name: no control characters")
-    if name != name.strip():
-        raise BadRequest("name: no spaces at its ends")
-    folded = fold(name)
-    if not folded:
-        raise BadRequest("name: empty")
-    return folded
-
-
 @answers(requests.Register, login=False)
 async def register(session: Session, request: requests.Register) -> replies.RegisterOk:
     """Create an account."""
-    node = session.node
-    key = check_name(request.name)
-    any_password = session.dialect.any_password
-    minimum = node.limits.password_min_numbered if any_password else node.limits.password_min
-    check_rules(request.password, minimum, any_password)
-    hashed = await node.passwords.hash(request.password)
-    uid = await node.store.create_account(request.name, key, hashed, request.nick, request.email)
-    session.log.info("registered user {uid}", uid=uid, conn=session.conn)
+    uid = await session.node.accounts.register(
+        request.name,
+        request.password,
+        session.connection.address,
+        session.conn,
+        nick=request.nick,
+        email=request.email,
+        code=request.code,
+        any_password=session.dialect.any_password,
+    )
     return replies.RegisterOk(id=uid, name=request.name)
 
 
@@ -96,42 +77,20 @@ async def _check_token(session: Session, request: requests.Login) -> int:
     if request.password is not UNSET:
         raise BadRequest("password, token: give one of them")
     if not matches(str(request.token), await session.node.state.token_digest(request.id)):
-        session.node.metrics.wrong_token.inc()
+        session.node.metrics.accounts.wrong_token.inc()
         session.log.info("token refused for user {uid}", uid=request.id, conn=session.conn)
         raise TokenInvalid("the token is unknown, expired or revoked; log in with the password")
     return request.id
 
 
 async def _check_password(session: Session, request: requests.Login) -> int:
-    node = session.node
     if bool(request.id) == bool(request.name):
         raise BadRequest("id, name: give exactly one of them")
     if not isinstance(request.password, str):
         raise BadRequest("password: missing")
-    key = fold(request.name) if request.name else ""
-    credentials = await node.store.credentials(request.id, key)
-    account = str(credentials.id) if credentials else key or str(request.id)
-    address = session.connection.address
-
-    async def allowed() -> None:
-        try:
-            await node.throttle.check(account, address)
-        except Unavailable:
-            # With the shared state away password logins go on; the hash itself still slows guessing.
-            session.log.warn("failed logins are not counted: the shared state is away", conn=session.conn)
-
-    stored = credentials.password_hash if credentials else None
-    right, renewed = await node.passwords.verify(request.password, stored, allowed)
-    if not right or credentials is None:
-        node.metrics.wrong_password.inc()
-        session.log.info("wrong password for {account}", account=account, conn=session.conn)
-        try:
-            await node.throttle.failed(account, address)
-        except Unavailable as error:
-            session.log.debug("a failed login was not counted: {error}", error=error, conn=session.conn)
-        raise PasswordInvalid("account and password do not match")
-    if renewed is not None:
-        await node.store.set_password(credentials.id, renewed)
+    credentials = await session.node.accounts.authenticate(
+        request.password, session.connection.address, session.conn, uid=request.id, name=request.name
+    )
     return credentials.id
 
 
@@ -318,19 +277,7 @@ async def user_search(session: Session, request: requests.UserSearch) -> replies
 @answers(requests.PasswordChange)
 async def password_change(session: Session, request: requests.PasswordChange) -> replies.PasswordChangeOk:
     """Change the password and revoke the token; this session stays."""
-    node = session.node
-    check_rules(request.new, node.limits.password_min, False)
-    credentials = await node.store.credentials(session.uid, "")
-    if credentials is None:
-        raise UserInvalid("this account is gone")
-    account, address = str(session.uid), session.connection.address
-    right, _ = await node.passwords.verify(
-        request.old, credentials.password_hash, lambda: node.throttle.check(account, address)
+    await session.node.accounts.change_password(
+        session.uid, request.old, request.new, session.connection.address, session.conn
     )
-    if not right:
-        await node.throttle.failed(account, address)
-        raise PasswordInvalid("old: this is not the current password")
-    await node.store.set_password(session.uid, await node.passwords.hash(request.new))
-    await node.state.revoke(session.uid)
-    session.log.info("user {uid} changed the password", uid=session.uid, conn=session.conn)
     return replies.PasswordChangeOk()

@@ -8,8 +8,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from email.utils import parseaddr
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from twisted.internet.endpoints import serverFromString
 
@@ -196,6 +198,66 @@ def _parse_address(text: str) -> HostPort | None:
 ADDRESS = Kind("host:port, or nothing", _parse_address)
 
 
+def _parse_addresses(text: str) -> tuple[HostPort, ...]:
+    addresses = [_parse_address(part.strip()) for part in text.split(",")] if text else []
+    if None in addresses:
+        raise ValueError(f'"{text}" has nothing between two commas')
+    return tuple(address for address in addresses if address is not None)
+
+
+ADDRESSES = Kind("host:port, several of them separated by commas, or nothing", _parse_addresses)
+
+Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+
+
+def _parse_networks(text: str) -> Networks:
+    try:
+        return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",")) if text else ()
+    except ValueError as error:
+        raise ValueError(f'"{text}" is not a list of addresses: {error}') from error
+
+
+NETWORKS = Kind("IP addresses or networks (10.0.0.0/8) separated by commas, or nothing", _parse_networks)
+
+
+def _parse_host_or_nothing(text: str) -> str:
+    return _parse_host(text) if text else ""
+
+
+HOST_OR_NOTHING = Kind("a host name or an IP address, or nothing", _parse_host_or_nothing)
+
+
+def _parse_url(text: str) -> str:
+    if not text:
+        return ""
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not parts.username
+    except ValueError:
+        good = False
+    if not good or not re.fullmatch(r"[!-~]+", text):
+        raise ValueError(f'"{text}" is not the address of a web service')
+    return text
+
+
+URL = Kind("https://host/path, or nothing", _parse_url)
+
+
+def _parse_sender(text: str) -> str:
+    if not text:
+        return ""
+    name, address = parseaddr(text)
+    if not re.fullmatch(r"[!-?A-~]+@[A-Za-z0-9.-]+", address) or not name.isprintable():
+        raise ValueError(f'"{text}" is not an e-mail address')
+    return text
+
+
+SENDER = Kind("an e-mail address, or a name and <an address>, or nothing", _parse_sender)
+
+
+TEXT = Kind("a text, or nothing", str)
+
+
 def _parse_endpoint(text: str) -> str:
     try:
         # The parsers only keep the reactor for listening, which does not happen here.
@@ -249,6 +311,13 @@ def is_proxied(endpoint: str) -> bool:
     return endpoint.startswith("haproxy:")
 
 
+def _parse_endpoint_or_nothing(text: str) -> str:
+    return _parse_endpoint(text) if text else ""
+
+
+ENDPOINT_OR_NOTHING = Kind(f"{ENDPOINT.expected}, or nothing", _parse_endpoint_or_nothing)
+
+
 def is_local(endpoint: str) -> bool:
     """Whether what listens on ``endpoint`` can only be reached from this machine, as far as its text tells."""
     if is_proxied(endpoint):
@@ -259,14 +328,20 @@ def is_local(endpoint: str) -> bool:
     interface = named.get("interface", "")
     if not interface and kind in ("tcp", "tcp6") and len(arguments) > 1:
         interface = arguments[1]
+    return is_this_machine(interface)
+
+
+def is_this_machine(host: str | None) -> bool:
+    """Whether ``host`` is a loopback address."""
     try:
-        return interface == "localhost" or ipaddress.ip_address(interface).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
     except ValueError:
         return False
 
 
 def secret(minimum: int) -> Kind:
     """A secret of at least ``minimum`` characters, or nothing."""
+    text = f"a text of at least {minimum} characters" if minimum > 1 else "a text"
 
     def parse(text: str) -> str:
         value = _look_up(text)
@@ -276,7 +351,7 @@ def secret(minimum: int) -> Kind:
             raise ValueError("the secret is empty")
         return value
 
-    return Kind(f"env:NAME, file:/path or a text of at least {minimum} characters, or nothing", parse, secret=True)
+    return Kind(f"env:NAME, file:/path or {text}, or nothing", parse, secret=True)
 
 
 def secret_text(what: str) -> Kind:

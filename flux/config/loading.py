@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
-from flux.config.kinds import MOST_NAME, is_local, is_proxied
-from flux.config.settings import SECTIONS, ChatServer, Key, Settings, keys
+from flux.config.kinds import MOST_NAME, is_local, is_proxied, is_this_machine
+from flux.config.settings import SECTIONS, ChatServer, Key, Mail, Settings, keys
 
 
 class Entry(NamedTuple):
@@ -242,8 +243,21 @@ def _relations(settings: Settings, servers: Sequence[str], given: _Given) -> Non
         report(
             "status.heartbeat", f"{status.heartbeat:g} s; expected at most half of status.lease ({status.lease:g} s)"
         )
+    _mail(settings.mail, report)
     if settings.chat.workers > 1:
         _workers(settings, report)
     for server in servers:
         if server in SECTIONS:
             report("chatservers.name", f'"{server}" is the name of a section of its own; expected another name')
+
+
+def _mail(mail: Mail, report: Callable[[str, str], None]) -> None:
+    """Report what is missing to send mail with, or would send codes and passwords for everybody to read."""
+    needed = {"smtp": ("host", "sender"), "webhook": ("url", "secret")}.get(mail.kind, ())
+    for key in needed:
+        if not getattr(mail, key):
+            report(f"mail.{key}", f"is missing; expected {keys(Mail)[key].kind.expected} for mail.kind = {mail.kind}")
+    if mail.kind == "smtp" and mail.user and mail.security == "none" and not is_this_machine(mail.host):
+        report("mail.security", "the password would be sent unencrypted; expected starttls or tls")
+    if mail.kind == "webhook" and mail.url.startswith("http:") and not is_this_machine(urlsplit(mail.url).hostname):
+        report("mail.url", "the codes would be sent unencrypted; expected https://, or http:// to this machine")

@@ -14,18 +14,26 @@ from typing import Any, NamedTuple
 
 from flux.config.kinds import (
     ADDRESS,
+    ADDRESSES,
     AUTO_ENDPOINT,
     ENDPOINT,
+    ENDPOINT_OR_NOTHING,
     HOST,
+    HOST_OR_NOTHING,
     NAME,
     NAMES,
+    NETWORKS,
     PATH,
     PATH_OR_NOTHING,
     PORT,
     PREFIX,
+    SENDER,
+    TEXT,
+    URL,
     YES_NO,
     HostPort,
     Kind,
+    Networks,
     choice,
     duration,
     secret,
@@ -124,6 +132,27 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class Gate:
+    """``[gate]``: the HTTP port, where people register and log in."""
+
+    listen: str = _key(
+        ENDPOINT_OR_NOTHING,
+        "tcp:8080:interface=127.0.0.1:backlog=4096",
+        "Where it listens; empty: `twistd flux` has no gate.",
+    )
+    status: tuple[HostPort, ...] = _key(
+        ADDRESSES, "", "Status services to ask for chat servers; empty: the one in this process."
+    )
+    require_code: str = _key(
+        choice("auto", "yes", "no"),
+        "auto",
+        "Whether registering takes a code sent by e-mail; auto: where mail.kind is not log.",
+        live=True,
+    )
+    proxies: Networks = _key(NETWORKS, "", "Proxies whose X-Forwarded-For is believed.", live=True)
+
+
+@dataclass(frozen=True, slots=True)
 class Admin:
     """``[admin]``: metrics, health, the dashboard, and what ``flux admin`` asks."""
 
@@ -178,6 +207,25 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
+class Mail:
+    """``[mail]``: how the gate sends e-mail."""
+
+    kind: str = _key(choice("log", "smtp", "webhook", own=True), "log", "What sends e-mail.")
+    sender: str = _key(SENDER, "", "The From address.")
+    host: str = _key(HOST_OR_NOTHING, "", "The mail server.")
+    port: int = _key(PORT, "587", "Its port.")
+    security: str = _key(choice("starttls", "tls", "none"), "starttls", "How the connection to it is encrypted.")
+    user: str = _key(TEXT, "", "The user to log in there as; empty: no login.")
+    password: str = _key(secret(1), "", "The password of that user.")
+    url: str = _key(URL, "", "The web service that sends.")
+    secret: str = _key(secret(16), "", "What the requests to it are signed with.")
+    ca: Path | None = _key(
+        PATH_OR_NOTHING, "", "Certificates (PEM) that the server's must be signed by; empty: those of the system."
+    )
+    deadline: float = _key(duration("1s", "5m"), "20", "How long a mail may take, with all its retries.")
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """``[limits]``: how much one client may ask for."""
 
@@ -186,6 +234,8 @@ class Limits:
     connections_per_address: int = _key(COUNT, "100", "Connections from one address.", live=True)
     logins_per_minute: int = _key(COUNT, "10", "Failed logins a minute per account and address.", live=True)
     logins_per_minute_address: int = _key(COUNT, "60", "Failed logins a minute per address.", live=True)
+    codes_per_hour: int = _key(COUNT, "5", "Verification codes an hour for one e-mail address.", live=True)
+    codes_per_hour_address: int = _key(COUNT, "30", "Verification codes an hour asked for from an address.", live=True)
     messages_per_second: int = _key(COUNT, "20", "Messages a second of one account, in the long run.", live=True)
     messages_burst: int = _key(whole(1), "100", "Messages an account may send at once after a pause.", live=True)
     catchups: int = _key(COUNT, "64", "Sessions that are filled from the store at the same time.", live=True)
@@ -227,9 +277,11 @@ class Log:
 SECTIONS: dict[str, type] = {
     "chat": Chat,
     "status": Status,
+    "gate": Gate,
     "admin": Admin,
     "store": Store,
     "state": State,
+    "mail": Mail,
     "limits": Limits,
     "chatservers": ChatServerNames,
     "log": Log,
@@ -249,12 +301,20 @@ class Settings:
 
     chat: Chat = Chat()
     status: Status = Status()
+    gate: Gate = Gate()
     admin: Admin = Admin()
     store: Store = Store()
     state: State = State()
+    mail: Mail = Mail()
     limits: Limits = Limits()
     log: Log = Log()
     chatservers: tuple[ChatServer, ...] = ()
+
+    @property
+    def require_code(self) -> bool:
+        """Whether registering takes a verification code."""
+        wanted = self.gate.require_code
+        return wanted == "yes" or (wanted == "auto" and self.mail.kind != "log")
 
     def difference(self, new: Settings) -> Difference:
         """What ``new`` would change."""

@@ -11,12 +11,13 @@ queues) is asked for when somebody looks.  Each service has its own set of metri
 
 from prometheus_client import disable_created_metrics
 
+from flux.metrics.accounts import AccountMetrics
 from flux.metrics.backends import BackendMetrics, Observed
 from flux.metrics.chat import ChatMetrics
 from flux.metrics.process import ProcessMetrics
 from flux.metrics.status import StatusMetrics
 
-__all__ = ["BackendMetrics", "ChatMetrics", "Observed", "ProcessMetrics", "StatusMetrics"]
+__all__ = ["AccountMetrics", "BackendMetrics", "ChatMetrics", "Observed", "ProcessMetrics", "StatusMetrics"]
 
 # A second line for each counter, which says when it was made, is of use to nobody here.
 disable_created_metrics()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from flux.metrics.accounts import AccountMetrics
 from flux.metrics.families import SECONDS, CounterOf
 
 #: Upper bounds of batch sizes, in messages.
@@ -15,11 +16,14 @@ MESSAGES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 class ChatMetrics:
     """The metrics of one chat node.
 
+    :param accounts: those of the process, where other services have accounts, too.
+
     Attributes with labels are the children themselves, so nobody looks them up on the way.
     """
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+    def __init__(self, registry: CollectorRegistry | None = None, accounts: AccountMetrics | None = None) -> None:
         self._registry = registry = registry or CollectorRegistry()
+        self.accounts = accounts or AccountMetrics(registry)
 
         def counter(name: str, what: str) -> Counter:
             return Counter(name, what, registry=registry)
@@ -43,9 +47,6 @@ class ChatMetrics:
         self.sweeps_done, self.sweeps_failed = sweeps.labels("done"), sweeps.labels("failed")
         logins = Counter("flux_logins", "Logins that succeeded.", ["by"], registry=registry)
         self.logins_by_password, self.logins_by_token = logins.labels("password"), logins.labels("token")
-        refused = Counter("flux_logins_refused", "Logins that failed.", ["reason"], registry=registry)
-        self.wrong_password, self.wrong_token = refused.labels("password"), refused.labels("token")
-        self.throttled = refused.labels("throttled")
         connections = Counter("flux_connections_refused", "Connections sent away.", ["reason"], registry=registry)
         self.too_many_connections = connections.labels("too_many")
         self.no_proxy_header = connections.labels("no_proxy_header")

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from flux.errors import RateLimited
 from flux.interfaces import IState
-from flux.metrics import ChatMetrics
+from flux.metrics import AccountMetrics
 
 WINDOW = 60.0
 """Seconds a counter lives, from its first failure."""
@@ -28,7 +28,7 @@ class LoginThrottle:
 
     log = Logger()
 
-    def __init__(self, state: IState, per_account: int, per_address: int, metrics: ChatMetrics) -> None:
+    def __init__(self, state: IState, per_account: int, per_address: int, metrics: AccountMetrics) -> None:
         self._state = state
         self._metrics = metrics
         self._refused: Counter[str] = Counter()

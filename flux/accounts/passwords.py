@@ -1,4 +1,4 @@
-"""Passwords: argon2id in a few threads of their own, and the rules for new ones.
+"""Passwords: argon2id in a few threads of their own.
 
 Parameters are those OWASP recommends (m = 19 MiB, t = 2, p = 1): about 26 ms of CPU.
 The threads run at a lower priority than the reactor's, so that a wave of logins does
@@ -19,47 +19,16 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
-from flux.errors import PasswordInvalid, TooLarge, Unavailable
+from flux.errors import Unavailable
 
 T = TypeVar("T")
-
-MAX_BYTES = 1024
-"""Longest password, in UTF-8 bytes."""
 
 MAX_WAITING = 2_000
 """Hashes waiting for a thread; beyond, logins fail with ``unavailable``."""
 
-_COMMON = """
-    password password1 password12 password123 passw0rd 12345678 123456789 1234567890 qwertyui qwertyuiop
-    qwerty123 11111111 00000000 iloveyou sunshine princess football baseball superman trustno1 starwars
-    whatever computer michelle jennifer 1q2w3e4r 1qaz2wsx abcd1234 abc12345 a1b2c3d4 asdfghjk asdfghjkl
-    zxcvbnm1 letmein1 welcome1 admin123 administrator changeme 87654321 987654321 88888888 66666666
-    12341234 12344321 11223344 asdf1234 qazwsxedc q1w2e3r4 1234qwer qwer1234 internet liverpool
-    chocolate
-"""
-
-COMMON = frozenset(_COMMON.split())
-"""Refused whatever their length: the ones that guessing starts with."""
-
 HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 
 _LOWER_PRIORITY = 10
-
-
-def check_rules(password: str, minimum: int, any_password: bool) -> None:
-    """Refuse a new password that breaks the rules.
-
-    :param minimum: least number of characters.
-    :param any_password: True for clients that know no rule but the minimum.
-    :raises flux.errors.PasswordInvalid: too short, or one of the well-known ones.
-    :raises flux.errors.TooLarge: too long.
-    """
-    if len(password.encode()) > MAX_BYTES:
-        raise TooLarge(f"password: at most {MAX_BYTES} bytes")
-    if len(password) < minimum:
-        raise PasswordInvalid(f"a password has at least {minimum} characters")
-    if not any_password and password.casefold() in COMMON:
-        raise PasswordInvalid("this password is one of those that everybody tries; take another")
 
 
 class _DaemonThread(threading.Thread):

@@ -1,0 +1,215 @@
+"""Registering, logging in, resetting a password: the steps in their order, whichever port they come from.
+
+A failure tells no more than it must.  An unknown account takes as long as a wrong
+password; whether an e-mail address has an account is only said to who has its mail.
+Hashing comes before a code is tried, so that a server that is too busy to hash does
+not use codes up.
+"""
+
+from __future__ import annotations
+
+from twisted.logger import Logger
+
+from flux.accounts.codes import Codes
+from flux.accounts.passwords import Passwords
+from flux.accounts.rules import check_email, check_name, check_password
+from flux.accounts.throttle import LoginThrottle
+from flux.config import Settings
+from flux.errors import (
+    BadRequest,
+    EmailMismatch,
+    FluxError,
+    PasswordInvalid,
+    Unavailable,
+    UserExists,
+    UserInvalid,
+)
+from flux.interfaces import IBus, IState, IStore
+from flux.metrics import AccountMetrics
+from flux.model import Credentials, Kick
+from flux.names import fold
+
+
+class Accounts:
+    """What every port does with accounts.
+
+    In all methods ``address`` is the network address of whoever asks, and ``conn``
+    the name of the connection for the log.
+
+    :param passwords: hashes; shared by the services of a process, because it bounds its memory.
+    :ivar codes: verification codes.
+    :ivar require_code: whether registering takes one.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: IStore,
+        state: IState,
+        bus: IBus,
+        passwords: Passwords,
+        metrics: AccountMetrics,
+    ) -> None:
+        limits = settings.limits
+        self._store = store
+        self._state = state
+        self._bus = bus
+        self._passwords = passwords
+        self._metrics = metrics
+        self._throttle = LoginThrottle(state, limits.logins_per_minute, limits.logins_per_minute_address, metrics)
+        self.codes = Codes(state, self._throttle, limits.codes_per_hour, limits.codes_per_hour_address)
+        self.reload(settings)
+
+    def reload(self, settings: Settings) -> None:
+        """Go on with other limits and rules."""
+        limits = settings.limits
+        self._throttle.per_account = limits.logins_per_minute
+        self._throttle.per_address = limits.logins_per_minute_address
+        self.codes.per_email = limits.codes_per_hour
+        self.codes.per_address = limits.codes_per_hour_address
+        self.require_code = settings.require_code
+        self.password_min = limits.password_min
+        self._password_min_numbered = limits.password_min_numbered
+
+    def report(self) -> None:
+        """Log what was refused since the last report."""
+        self._throttle.report()
+
+    async def register(
+        self,
+        name: str,
+        password: str,
+        address: str,
+        conn: str,
+        *,
+        nick: str = "",
+        icon: str = "",
+        email: str = "",
+        code: str = "",
+        any_password: bool = False,
+    ) -> int:
+        """Create an account and return its id.
+
+        :param code: proves ``email``; without one the address is kept as it is given, and leads nowhere.
+        :param any_password: for clients that know no rules of passwords but their length.
+        :raises flux.errors.UserExists: the name or the verified address is taken.
+        :raises flux.errors.PasswordInvalid: the password breaks the rules.
+        :raises flux.errors.BadRequest: the name breaks the rules, or a code is required.
+        :raises flux.errors.CodeWrong: or ``CodeExpired``, ``RateLimited``: see :meth:`Codes.check`.
+        """
+        key = check_name(name)
+        check_password(password, self._password_min_numbered if any_password else self.password_min, any_password)
+        verified = ""
+        if code:
+            verified = check_email(email)
+            # Names are public, and a code that was used up for nothing means another e-mail.
+            if await self._store.credentials(0, key) is not None:
+                raise UserExists("this name is taken")
+        elif self.require_code:
+            raise BadRequest("code: missing; the gate sends one to your e-mail address (POST /v1/codes)")
+        hashed = await self._passwords.hash(password)
+        if code:
+            await self.codes.check("register", verified, code, address)
+        uid = await self._store.create_account(name, key, hashed, nick, email, icon, verified)
+        self.log.info("registered user {uid}", uid=uid, conn=conn)
+        return uid
+
+    async def authenticate(
+        self, password: str, address: str, conn: str, *, uid: int = 0, name: str = "", email: str = ""
+    ) -> Credentials:
+        """Check a password; give one of ``uid``, ``name`` and ``email`` (a verified address).
+
+        :raises flux.errors.PasswordInvalid: there is no such account, or it has another password.
+        :raises flux.errors.RateLimited: too many failures lately.
+        :raises flux.errors.Unavailable: the store is away, or too much waits for hashing.
+        """
+        if [bool(uid), bool(name), bool(email)].count(True) != 1:
+            raise BadRequest("id, name, email: give exactly one of them")
+        key, verified = fold(name) if name else "", check_email(email) if email else ""
+        credentials = await self._store.credentials(uid, key, verified)
+        account = str(credentials.id) if credentials else key or verified or str(uid)
+
+        async def allowed() -> None:
+            try:
+                await self._throttle.check(account, address)
+            except Unavailable:
+                # With the shared state away password logins go on; the hash itself still slows guessing.
+                self.log.warn("failed logins are not counted: the shared state is away", conn=conn)
+
+        stored = credentials.password_hash if credentials else None
+        right, renewed = await self._passwords.verify(password, stored, allowed)
+        if not right or credentials is None:
+            self._metrics.wrong_password.inc()
+            self.log.info("wrong password for {account}", account=account, conn=conn)
+            try:
+                await self._throttle.failed(account, address)
+            except Unavailable as error:
+                self.log.debug("a failed login was not counted: {error}", error=error, conn=conn)
+            raise PasswordInvalid("account and password do not match")
+        if renewed is not None:
+            await self._store.set_password(credentials.id, renewed)
+        return credentials
+
+    async def change_password(self, uid: int, old: str, new: str, address: str, conn: str) -> None:
+        """Replace a password by who knows it, and revoke the token.
+
+        :raises flux.errors.PasswordInvalid: ``old`` is another, or ``new`` breaks the rules.
+        :raises flux.errors.RateLimited: too many failures lately.
+        """
+        check_password(new, self.password_min)
+        credentials = await self._store.credentials(uid, "")
+        if credentials is None:
+            raise UserInvalid("this account is gone")
+        account = str(uid)
+        right, _ = await self._passwords.verify(
+            old, credentials.password_hash, lambda: self._throttle.check(account, address)
+        )
+        if not right:
+            await self._throttle.failed(account, address)
+            raise PasswordInvalid("old: this is not the current password")
+        await self._store.set_password(uid, await self._passwords.hash(new))
+        await self._state.revoke(uid)
+        self.log.info("user {uid} changed the password", uid=uid, conn=conn)
+
+    async def reset_password(
+        self, email: str, code: str, password: str, address: str, conn: str, *, name: str = ""
+    ) -> int:
+        """Replace the password of the account with this verified address, and end its session; returns its id.
+
+        :param name: if given, the account must be called so.
+        :raises flux.errors.EmailMismatch: it is not.
+        :raises flux.errors.PasswordInvalid: the password breaks the rules.
+        :raises flux.errors.CodeWrong: or ``CodeExpired``, ``RateLimited``: see :meth:`Codes.check`.
+        """
+        verified = check_email(email)
+        check_password(password, self.password_min)
+        hashed = await self._passwords.hash(password)
+        await self.codes.check("reset", verified, code, address)
+        credentials = await self._store.credentials(0, "", verified)
+        if credentials is None:
+            raise UserInvalid("no account has this address any more")
+        if name and fold(name) != fold(credentials.name):
+            raise EmailMismatch("name and e-mail address do not belong together")
+        uid = credentials.id
+        await self._store.set_password(uid, hashed)
+        try:
+            await self._state.revoke(uid)
+            for route in (await self._state.routes([uid])).values():
+                await self._bus.publish(route.node, route.boot, Kick(uid, route.number + 1, "password"))
+        except FluxError as error:
+            self.log.warn("a session of user {uid} may go on: {error}", uid=uid, error=error, conn=conn)
+        self.log.info("user {uid} has reset the password", uid=uid, conn=conn)
+        return uid
+
+    async def set_email(self, uid: int, email: str, code: str, address: str, conn: str) -> None:
+        """Give an account the verified address that ``code`` (purpose ``register``) was sent to.
+
+        :raises flux.errors.UserExists: it belongs to another account.
+        :raises flux.errors.CodeWrong: or ``CodeExpired``, ``RateLimited``: see :meth:`Codes.check`.
+        """
+        verified = check_email(email)
+        await self.codes.check("register", verified, code, address)
+        await self._store.set_email(uid, email, verified)
+        self.log.info("user {uid} has verified an e-mail address", uid=uid, conn=conn)
