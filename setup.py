@@ -48,6 +48,7 @@ setup(
         # txpostgres does not declare the driver it is made for.
         "psycopg2-binary>=2.9.13,<3",
         "rich>=15,<16",
+        "treq>=26.7,<27",
         "twisted[tls]>=26.10,<27",
         "txpostgres>=1.7,<2",
         # Exactly this one: backends/redis works around what it does.

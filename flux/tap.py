@@ -1,7 +1,7 @@
 """The twistd commands: from their options to the service that twistd runs.
 
-``flux`` has everything in one process; ``flux-status`` and ``flux-chat`` are its
-parts in processes of their own.  ``twisted/plugins/flux_plugin.py`` names the three
+``flux`` has everything in one process; ``flux-status``, ``flux-chat`` and ``flux-gate``
+are its parts in processes of their own.  ``twisted/plugins/flux_plugin.py`` names the four
 objects at the end of this module; nothing else of flux is imported for
 ``twistd --help``.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ class FluxOptions(Options):
 class Command:
     """A twistd command: the two names that ``ServiceMaker`` looks for, ``Options`` and ``makeService``.
 
-    :param roles: the services it runs: ``status``, ``chat``.
+    :param roles: the services it runs: ``status``, ``chat``, ``gate``.
     """
 
     def __init__(self, name: str, roles: frozenset[str], about: str) -> None:
@@ -153,12 +154,35 @@ class Command:
                 "or `twistd flux`, which has both in one process"
             )
             raise ConfigError([Mistake("state.kind", what)])
+        if self.roles == {"gate"} and (mistakes := list(_gate_alone(settings))):
+            raise ConfigError(mistakes)
+
+
+def _gate_alone(settings: Settings) -> Iterator[Mistake]:
+    """What a gate in a process of its own cannot do without."""
+    if settings.state.kind == "memory":
+        yield Mistake(
+            "state.kind",
+            "memory is not shared, so no chat server would know the tokens and codes of flux-gate; expected "
+            "state.kind = redis, or `twistd flux`, which has everything in one process",
+        )
+    if settings.store.kind == "sqlite":
+        yield Mistake(
+            "store.kind",
+            "an SQLite file belongs to one process, the chat server; expected store.kind = postgres, or `twistd flux`, "
+            "which has everything in one process",
+        )
+    if not settings.gate.status:
+        yield Mistake("gate.status", "is empty, and there is no status service in flux-gate; expected its host:port")
+    if not settings.gate.listen:
+        yield Mistake("gate.listen", "is empty; expected where flux-gate is to listen")
 
 
 flux_all = Command(
     "flux",
-    frozenset({"status", "chat"}),
-    "The whole of flux in one process: the chat server, and the status service that assigns users to chat servers.",
+    frozenset({"status", "chat", "gate"}),
+    "The whole of flux in one process: the chat server, the status service that assigns users to chat servers, and the "
+    "HTTP gate where they register and log in.",
 )
 flux_status = Command(
     "flux-status",
@@ -166,3 +190,6 @@ flux_status = Command(
     "The status service alone: knows which chat servers live, assigns users to them and issues login tokens.",
 )
 flux_chat = Command("flux-chat", frozenset({"chat"}), "A chat server alone.")
+flux_gate = Command(
+    "flux-gate", frozenset({"gate"}), "The HTTP gate alone: registering, logging in, resetting passwords."
+)

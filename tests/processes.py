@@ -51,6 +51,7 @@ class Place:
             "chat.listen": f"tcp:{self.chat}:interface=127.0.0.1",
             "chat.drain": "2",
             "status.listen": f"tcp:{self.status}:interface=127.0.0.1",
+            "gate.listen": "",
             "admin.listen": "",
             "status.heartbeat": "0.2",
             "status.lease": "10",

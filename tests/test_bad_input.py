@@ -28,6 +28,7 @@ PATIENCE = 2.0
 SETTINGS = {
     "chat.listen": "tcp:0:interface=127.0.0.1:backlog=4096",
     "status.listen": "tcp:0:interface=127.0.0.1",
+    "gate.listen": "",
     "admin.listen": "",
     "chat.slow_timeout": "2",
     "limits.connections_per_address": "0",

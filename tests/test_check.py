@@ -85,6 +85,7 @@ async def test_ports_and_the_servers_of_the_static_list(
         [
             "chat.listen=tcp:0:interface=127.0.0.1",
             f"status.listen=tcp:{in_use}:interface=127.0.0.1",
+            "gate.listen=",
             "admin.listen=",
             "chatservers.name=there,gone",
             "there.host=127.0.0.1",
@@ -144,14 +145,21 @@ FAKE = (
 
 def test_flux_check_is_quiet_about_nothing_and_exits_with_0(tmp_path: Path) -> None:
     (tmp_path / "flux.ini").write_text("\n".join(f"[{each}]\nlisten = {FREE}" for each in ("chat", "admin")), "utf-8")
-    done = flux("check", "--config", "flux.ini", "--set", f"status.listen={FREE}", cwd=tmp_path, prelude=FAKE)
+    done = flux(
+        *("check", "--config", "flux.ini", "--mail", "a@example.org"),
+        *("--set", f"status.listen={FREE}", "--set", f"gate.listen={FREE}"),
+        cwd=tmp_path,
+        prelude=FAKE,
+    )
     assert (done.returncode, done.stderr) == (0, "")
-    assert [outcome for outcome, _ in outcomes(done.stdout)] == ["ok"] * 5
+    assert [outcome for outcome, _ in outcomes(done.stdout)] == ["ok"] * 7
+    assert "e-mail to a@example.org" in done.stdout
     assert "at flux-data/flux.db" in done.stdout
 
 
 def test_flux_check_exits_with_1_if_a_step_fails(tmp_path: Path) -> None:
-    own = ["--set", "chat.listen=unix:/nowhere/at/all", "--set", "status.listen=tcp:0:interface=127.0.0.1"]
+    own = ["--set", "chat.listen=unix:/nowhere/at/all", "--set", "gate.listen="]
+    own += ["--set", "status.listen=tcp:0:interface=127.0.0.1"]
     done = flux("check", *own, cwd=tmp_path, prelude=FAKE)
     assert (done.returncode, done.stderr) == (1, "")
     assert outcomes(done.stdout)[2] == ("FAILED", "chat.listen unix:/nowhere/at/all")
@@ -208,3 +216,60 @@ def test_every_command_of_the_table_explains_itself(name: str, capsys: pytest.Ca
         main.main([*name.split(), "--help"])
     assert caught.value.code == 0
     assert capsys.readouterr().out.startswith(f"usage: flux {name}")
+
+
+# --- the gate's mailer and status services -----------------------------------
+
+
+async def test_the_mailer_and_the_status_services_of_the_gate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flush_logged_errors: Any
+) -> None:
+    from twisted.internet import reactor
+
+    free = reactor.listenTCP(0, Factory(), interface="127.0.0.1")
+    closed = free.getHost().port
+    await free.stopListening()
+    settings = load(
+        None,
+        [
+            f"store.path={tmp_path / 'flux.db'}",
+            "mail.kind=smtp",
+            "mail.host=127.0.0.1",
+            f"mail.port={closed}",
+            "mail.sender=chat@example.net",
+            "mail.deadline=1s",
+            f"gate.status=127.0.0.1:{closed}",
+        ],
+    )
+    found = [
+        step for step in check.steps(settings, reactor, "ann@example.org") if step[0].startswith(("m", "e", "stat"))
+    ]
+    found = [step for step in found if not step[0].startswith(("status.listen", "state"))]
+    assert await check.attempt(found, reactor) is False
+    output = capsys.readouterr().out
+    assert outcomes(output) == [
+        ("FAILED", "mailer smtp"),
+        ("FAILED", f"status service 127.0.0.1:{closed} of gate.status"),
+        ("FAILED", "e-mail to ann@example.org"),
+    ]
+    assert output.count("Connection was refused by other side") == 2
+    assert len(flush_logged_errors()) == 1
+    assert "Start that service, or correct gate.status." in output
+
+
+async def test_what_the_log_mailer_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from twisted.internet import reactor
+
+    settings = load(None, [f"store.path={tmp_path / 'flux.db'}"])
+    found = [step for step in check.steps(settings, reactor, "ann@example.org") if "mail" in step[0]]
+    assert await check.attempt(found, reactor) is True
+    assert "codes included" in capsys.readouterr().out
+
+
+def test_a_mailer_that_cannot_be_made(tmp_path: Path) -> None:
+    from flux.lifecycle import CannotStart
+
+    mail = ["mail.kind=webhook", "mail.url=https://example.org/", "mail.secret=sixteen characters or more"]
+    for override, why in (("mail.ca=/nowhere", "No such file"), ("mail.kind=no.Mailer", "no.Mailer")):
+        with pytest.raises(CannotStart, match=f"{override.partition('=')[0]}.*{why}"):
+            check.steps(load(None, [*mail, f"store.path={tmp_path / 'flux.db'}", override]), None)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class Here:
     """Where the example runs: its engines, and other ports than those that it names."""
 
     def __init__(self, redis: RedisServer, postgres: PostgresServer, database: str, stack: ExitStack) -> None:
-        self.ports = {number: free_port() for number in ("50052", "8091", "8092")}
+        self.ports = {number: free_port() for number in ("50052", "8091", "8092", "8080")}
         self._stack = stack
         # The key that the test's Redis needs is the prefix of its own.
         self._prefix = new_prefix()
@@ -55,8 +56,8 @@ class Here:
         """What is different here from what a file of the example says."""
         text = (CLUSTER / file).read_text()
         changes = [f"state.prefix={self._prefix}"]
-        for key, endpoint in re.findall(r"^(listen) = (.+)$", text, re.MULTILINE):
-            section = "status" if "[status]" in text else "chat"
+        [section, *_] = re.findall(r"^\[(\w+)\]", text, re.MULTILINE)
+        for key, endpoint in re.findall(r"^(listen|status) = (.+)$", text, re.MULTILINE):
             changes.append(f"{section}.{key}={self._elsewhere(endpoint)}")
         for address in re.findall(r"^advertise = (.+)$", text, re.MULTILINE):
             changes.append(f"chat.advertise={self._elsewhere(address)}")
@@ -92,6 +93,18 @@ class Here:
         ann.close()
         bob.close()
 
+    def sent_by_the_gate(self, name: str) -> int:
+        """The port of the chat server where somebody new is sent, and let in."""
+        connection = HTTPConnection("127.0.0.1", self.ports["8080"])
+        body = json.dumps({"name": name, "password": PASSWORD})
+        for path in ("/v1/accounts", "/v1/login"):
+            connection.request("POST", path, body, {"Content-Type": "application/json"})
+            answer = json.load(connection.getresponse())
+        connection.close()
+        with closing(Person(answer["port"])) as person:
+            assert person.ask("login", id=answer["id"], token=answer["token"])["server"] == answer["server"]
+        return int(answer["port"])
+
     def admin(self, *arguments: str) -> tuple[int, str, str]:
         return ended(start_admin(*arguments, "--status", f":{self.ports['50052']}"))
 
@@ -111,12 +124,13 @@ def test_the_cluster_starts_as_its_page_says(here: Here) -> None:
         r"^ +\.venv/bin/(twistd -n --pidfile= (\S+) --config etc/cluster/(\S+)) &$", page, re.MULTILINE
     )
     first = {}
-    for command, name, file in commands[:3]:
+    for command, name, file in commands[:4]:
         first[file] = here.run(
             [str(PROGRAMS / command.split()[0]), *command.split()[1:], *here.overrides(file)], f"{name} started"
         )
-    assert set(first) == {"status.ini", "chat1.ini", "chat2.ini"}
+    assert set(first) == {"status.ini", "chat1.ini", "chat2.ini", "gate.ini"}
     here.talk()
+    assert here.sent_by_the_gate("dan") in (here.ports["8091"], here.ports["8092"])
     status, output, _ = here.admin("servers", "--json")
     assert status == 0
     assert {node["name"]: (node["host"], node["port"], node["state"]) for node in json.loads(output)} == {
@@ -126,7 +140,7 @@ def test_the_cluster_starts_as_its_page_says(here: Here) -> None:
     assert re.search(r"flux admin drain chat1 --wait --config etc/cluster/status.ini$", page, re.MULTILINE)
     assert here.admin("drain", "chat1", "--wait")[:2] == (0, "chat1 is down\n")
     assert first["chat1.ini"].end() == (0, "")
-    command, name, file = commands[3]
+    command, name, file = commands[4]
     assert file == "chat1.ini"
     here.run([str(PROGRAMS / command.split()[0]), *command.split()[1:], *here.overrides(file)], f"{name} started")
     person, _ = here.person("chat1", "cy")
@@ -135,8 +149,10 @@ def test_the_cluster_starts_as_its_page_says(here: Here) -> None:
 
 @pytest.mark.slow
 def test_a_check_finds_nothing_wrong_with_its_files(here: Here, tmp_path: Path) -> None:
-    free = ["--set", "chat.listen=tcp:0", "--set", "status.listen=tcp:0:interface=127.0.0.1"]
-    for file in ("status.ini", "chat1.ini", "chat2.ini"):
+    sections = ("chat", "status", "gate")
+    free = [part for each in sections for part in ("--set", f"{each}.listen=tcp:0:interface=127.0.0.1")]
+    free += ["--set", "gate.status=", "--set", "admin.listen="]
+    for file in ("status.ini", "chat1.ini", "chat2.ini", "gate.ini"):
         done = here.check(tmp_path, "--config", str(CLUSTER / file), *here.overrides(file), *free)
         assert done.returncode == 0, done.stdout
 
@@ -159,7 +175,7 @@ def unit(name: str) -> dict[str, list[str]]:
     return {key: str(value).split("\n") for key, value in parser["Service"].items()}
 
 
-ALL = ("flux.service", "flux-status.service", "flux-chat@.service")
+ALL = ("flux.service", "flux-status.service", "flux-chat@.service", "flux-gate.service")
 
 
 def started_by(name: str, configuration: Path, instance: str = "") -> list[str]:
@@ -172,13 +188,15 @@ def started_by(name: str, configuration: Path, instance: str = "") -> list[str]:
 
 @pytest.mark.slow
 def test_the_units_of_a_cluster_start(here: Here, tmp_path: Path) -> None:
-    for file in ("status.ini", "chat1.ini", "chat2.ini"):
+    for file in ("status.ini", "chat1.ini", "chat2.ini", "gate.ini"):
         shutil.copy(CLUSTER / file, tmp_path)
     here.run([*started_by("flux-status.service", tmp_path), *here.overrides("status.ini")], "flux-status started")
     for name in ("chat1", "chat2"):
         command = started_by("flux-chat@.service", tmp_path, name)
         here.run([*command, *here.overrides(f"{name}.ini")], "flux-chat started")
+    here.run([*started_by("flux-gate.service", tmp_path), *here.overrides("gate.ini")], "flux-gate started")
     here.talk()
+    here.sent_by_the_gate("dan")
 
 
 @pytest.mark.slow
@@ -187,6 +205,7 @@ def test_the_unit_of_a_single_server_starts_reloads_and_stops(tmp_path: Path) ->
     file = tmp_path / "flux.ini"
     file.write_text(
         f"[chat]\nlisten = tcp:{port}:interface=127.0.0.1\n[status]\nlisten = tcp:{status}:interface=127.0.0.1\n"
+        "[gate]\nlisten =\n[admin]\nlisten =\n"
     )
     with server(started_by("flux.service", tmp_path), tmp_path, environment()) as process:
         process.wait_for("flux started in")
@@ -215,7 +234,7 @@ def test_the_units_differ_only_in_what_they_start() -> None:
     services = [unit(name) for name in ALL]
     for service in services:
         del service["ExecStart"]
-    assert services[0] == services[1] == services[2]
+    assert all(service == services[0] for service in services)
 
 
 @pytest.mark.system

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import msgspec
 
+import flux.gate.api
+import flux.gate.classic  # noqa: F401 - they fill the table
 from flux import errors, model
+from flux.gate.channel import STATUS as HTTP_STATUS
+from flux.gate.routes import TABLE
 from flux.wire.requests import CHAT
 from flux.wire.status import STATUS
 
@@ -88,3 +92,25 @@ def test_every_room_has_a_row_in_the_architecture() -> None:
     modules = {path.stem for path in package.glob("*.py")} - {"__init__"}
     missing = (rooms | modules) - set(table) - {"log"}
     assert not missing
+
+
+def test_every_request_of_the_gate_has_a_row_with_its_fields() -> None:
+    text = (ROOT / "docs" / "http.md").read_text("utf-8")
+    ours, classics = re.split(r"^## Classic front ends$", text, flags=re.MULTILINE)
+    table = {**rows(ours, "request"), **rows(classics, "request")}
+    assert set(table) == {f"{each.method} {each.path}" for each in TABLE}
+    for each in TABLE:
+        cell = re.sub(r"\([^)]*\)", "", table[f"{each.method} {each.path}"])
+        named = {name.rstrip("?") for name in re.findall(r"`([a-z_]+\??)`", cell)}
+        fields = {field.encode_name for field in msgspec.structs.fields(each.body)} if each.body else set()
+        assert named == fields, each.path
+
+
+def test_every_error_of_the_gate_stands_at_its_status() -> None:
+    text = (ROOT / "docs" / "http.md").read_text("utf-8")
+    for status, cell in rows(text, "status").items():
+        for name in re.findall(r"`([a-z_]+)`", cell):
+            assert HTTP_STATUS.get(name) == int(status) or (name, status) in {
+                ("bad_request", status) for status in ("405", "408", "415")
+            }
+    assert set(HTTP_STATUS) <= set(re.findall(r"`([a-z_]+)`", text))

@@ -94,12 +94,9 @@ def test_the_wheel_runs_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> N
     assert all(re.search(rf"^ +{name} ", commands, re.MULTILINE) for name in ("flux", "flux-chat", "flux-status"))
 
     ports = [
-        "--set",
-        "chat.listen=tcp:0:interface=127.0.0.1",
-        "--set",
-        "status.listen=tcp:0:interface=127.0.0.1",
-        "--set",
-        "admin.listen=",
+        argument
+        for name in ("chat", "status", "gate", "admin")
+        for argument in ("--set", f"{name}.listen=tcp:0:interface=127.0.0.1")
     ]
     run(programs / "flux", "check", *ports, cwd=elsewhere)
     with server([str(programs / "twistd"), "-n", "flux", *ports], elsewhere, clean_environment()) as process:

@@ -33,7 +33,7 @@ def test_a_signal_drains_and_the_exit_status_is_0(number: signal.Signals, tmp_pa
         process.signal(number)
         assert process.end() == (0, "")
     seen = messages(process)
-    assert seen.index("info  fake starting chat status") < seen.index("info  fake draining")
+    assert seen.index("info  fake starting chat gate status") < seen.index("info  fake draining")
     assert f"info  process.FluxProcess {number.name}: stopping; once more to exit at once" in seen
     assert seen[-1] == "info  process.FluxProcess flux stopped"
     assert not (tmp_path / "twistd.pid").exists()
@@ -122,6 +122,22 @@ def test_each_command_has_its_roles(tmp_path: Path) -> None:
     own = ["--set", "state.kind=my.State"]
     with server(with_fake_assembly("-n", "flux-status", *own), tmp_path, environment()) as process:
         assert process.wait_for("fake starting").endswith("fake starting status")
+    own += ["--set", "store.kind=my.Store", "--set", "gate.status=127.0.0.1:1"]
+    with server(with_fake_assembly("-n", "flux-gate", *own), tmp_path, environment()) as process:
+        assert process.wait_for("fake starting").endswith("fake starting gate")
+
+
+def test_a_gate_alone_refuses_what_it_cannot_share(tmp_path: Path) -> None:
+    with server(with_fake_assembly("-n", "flux-gate", "--set", "gate.listen="), tmp_path, environment()) as process:
+        status, errors = process.end()
+    assert status == 1
+    for mistake in (
+        "state.kind: memory is not shared",
+        "store.kind: an SQLite file belongs to one process",
+        "gate.status: is empty",
+        "gate.listen: is empty",
+    ):
+        assert f"\n  {mistake}" in errors
 
 
 def test_a_status_service_alone_refuses_unshared_state(tmp_path: Path) -> None:
@@ -204,7 +220,7 @@ def test_the_log_goes_to_the_file_and_the_banner_to_the_person(tmp_path: Path) -
         assert process.end() == (0, "")
     assert process.lines == ["ready: type", "  telnet 127.0.0.1 8090"]
     events = [json.loads(line) for line in (tmp_path / "flux.log").read_text("utf-8").splitlines()]
-    assert {"roles": "chat status", "message": "starting chat status"}.items() <= events[1].items()
+    assert {"roles": "chat gate status", "message": "starting chat gate status"}.items() <= events[1].items()
 
 
 def test_the_level_of_the_start_holds(tmp_path: Path) -> None:
@@ -215,7 +231,7 @@ def test_the_level_of_the_start_holds(tmp_path: Path) -> None:
 def test_an_observer_of_the_users_own_is_left_to_twistd(tmp_path: Path) -> None:
     command = with_fake_assembly("-n", "--logger", "fake_assembly.own_observer", "flux")
     with server(command, tmp_path, environment()) as process:
-        assert process.wait_for("starting chat") == "own: starting chat status"
+        assert process.wait_for("starting chat") == "own: starting chat gate status"
 
 
 # --- daemons -----------------------------------------------------------------

@@ -22,12 +22,9 @@ from flux.config import load
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 FREE_PORTS = [
-    "--set",
-    "chat.listen=tcp:0:interface=127.0.0.1",
-    "--set",
-    "status.listen=tcp:0:interface=127.0.0.1",
-    "--set",
-    "admin.listen=",
+    argument
+    for name in ("chat", "status", "gate", "admin")
+    for argument in ("--set", f"{name}.listen=tcp:0:interface=127.0.0.1")
 ]
 LISTENING = re.compile(r"listens on 127\.0\.0\.1:(\d+)")
 

@@ -223,7 +223,7 @@ def run(program: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess
 
 def test_flux_check_shows_its_steps(redis_server, tmp_path: Path) -> None:
     def check(url: str) -> tuple[int, list[tuple[str, str]], str]:
-        ports = [f"{section}.listen=tcp:0:interface=127.0.0.1" for section in ("chat", "status")]
+        ports = [f"{section}.listen=tcp:0:interface=127.0.0.1" for section in ("chat", "status", "gate")]
         overrides = ["state.kind=redis", f"state.url={url}", f"store.path={tmp_path}/flux.db", *ports]
         program = "from flux.cli.main import main; sys.exit(main())"
         done = run(program, "check", *(f"--set={override}" for override in overrides), cwd=tmp_path)

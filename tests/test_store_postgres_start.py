@@ -272,7 +272,7 @@ def flux(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_flux_check_shows_the_steps(database: Database, tmp_path: Path) -> None:
     (tmp_path / "flux.ini").write_text(
         f"[store]\nkind = postgres\ndsn = {database.dsn}\nrequire_fsync = no\n"
-        f"[chat]\nlisten = tcp:0\n[status]\nlisten = tcp:0:interface=127.0.0.1\n"
+        f"[chat]\nlisten = tcp:0\n[status]\nlisten = tcp:0:interface=127.0.0.1\n[gate]\nlisten =\n"
     )
     checked = flux("check", "-c", "flux.ini", cwd=tmp_path)
     lines = checked.stdout

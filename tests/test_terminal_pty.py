@@ -38,6 +38,7 @@ class World:
         settings = [
             f"chat.listen=tcp:{self.port}:interface=127.0.0.1",
             "status.listen=tcp:0:interface=127.0.0.1",
+            "gate.listen=",
             "admin.listen=",
         ]
         command = [*TWISTD, "flux", *(part for setting in settings for part in ("--set", setting))]

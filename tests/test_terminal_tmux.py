@@ -80,12 +80,9 @@ def tmux(tmp_path: Path) -> Iterator[Tmux]:
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[str]:
     ports = [
-        "--set",
-        "chat.listen=tcp:0:interface=127.0.0.1",
-        "--set",
-        "status.listen=tcp:0:interface=127.0.0.1",
-        "--set",
-        "admin.listen=",
+        argument
+        for name in ("chat", "status", "gate", "admin")
+        for argument in ("--set", f"{name}.listen=tcp:0:interface=127.0.0.1")
     ]
     with server([*TWISTD, "flux", *ports], tmp_path, environment()) as process:
         match = re.search(r"listens on 127\.0\.0\.1:(\d+)", process.wait_for("flux chat server"))

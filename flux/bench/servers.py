@@ -211,6 +211,7 @@ def flux_settings(chat_port: int, status_port: int) -> dict[str, str]:
     return {
         "chat.listen": f"tcp:{chat_port}:interface=127.0.0.1:backlog=4096",
         "status.listen": f"tcp:{status_port}:interface=127.0.0.1",
+        "gate.listen": "",
         "admin.listen": "",
         "limits.connections_per_address": "0",
         "limits.messages_per_second": "0",

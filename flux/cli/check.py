@@ -51,6 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="instead of what the file says; may be given many times",
     )
+    parser.add_argument("--mail", metavar="ADDRESS", default="", help="send an e-mail to ADDRESS with the mailer")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     async def check(reactor: Any) -> None:
         nonlocal status
         try:
-            everything = steps(settings, reactor)
+            everything = steps(settings, reactor, args.mail)
         except CannotStart as error:
             print(_line("FAILED", 0, "backends", str(error)))
             return
@@ -79,19 +80,30 @@ def run(args: argparse.Namespace) -> int:
         return status
 
 
-def steps(settings: Settings, reactor: Any) -> list[Step]:
-    """All that ``settings`` name: what stores and shares, where it listens, whom it asks.
+def steps(settings: Settings, reactor: Any, mail_to: str = "") -> list[Step]:
+    """All that ``settings`` name: what stores, shares and sends, where it listens, whom it asks.
+
+    :param mail_to: send an e-mail there, too.
 
     :raise CannotStart: a backend that is named does not exist.
     """
-    from flux.assembly import checks
+    from flux.assembly import checks, mail_check
 
-    listening = [("chat.listen", settings.chat.listen), ("status.listen", settings.status.listen)]
+    listening = [
+        ("chat.listen", settings.chat.listen),
+        ("status.listen", settings.status.listen),
+        ("gate.listen", settings.gate.listen),
+    ]
     if endpoint := settings.admin.endpoint(True):
         listening.append(("admin.listen", endpoint))
     return [
         *checks(settings, reactor),
-        *((f"{key} {endpoint}", partial(can_listen, key, endpoint, reactor)) for key, endpoint in listening),
+        *([mail_check(settings, reactor, mail_to)] if mail_to else []),
+        *(
+            (f"{key} {endpoint}", partial(can_listen, key, endpoint, reactor))
+            for key, endpoint in listening
+            if endpoint
+        ),
         *(
             (
                 f"chat server {server.name} at {HostPort(server.host, server.port)}",

@@ -195,7 +195,7 @@ class StatusConnection(LineProtocol):
         # Callbacks instead of a coroutine: this is the request that comes by the thousands.
         self._wait_for(len(uids))
         _ = (
-            self._service.placement.assign(uids)
+            self._service.placement.assign(uids, request.leaving if isinstance(request.leaving, str) else "")
             .addCallback(self._assigned, request)
             .addErrback(self._not_assigned, request, len(uids))
         )

@@ -108,7 +108,7 @@ class Catalogue:
                 line.decode()
             return self._decoder.decode(line)
         except msgspec.ValidationError as problem:
-            raise self._explain(line, _field_error(str(problem))) from None
+            raise self._explain(line, field_error(str(problem))) from None
         except (msgspec.DecodeError, ValueError) as problem:
             raise Rejected(BadJson(str(problem))) from None
         except RecursionError:
@@ -201,13 +201,16 @@ def _optional(value: msgspec.Raw | None, kind: Any) -> Any:
         return UNSET
 
 
-def _field_error(problem: str) -> FluxError:
-    """Turn msgspec's sentence into ours, the field first."""
+def field_error(problem: str, whole: str = "line") -> FluxError:
+    """Turn msgspec's sentence into ours, the field first.
+
+    :param whole: what is wrong where no field is.
+    """
     named = _NAMED_FIELD.search(problem)
     if named:
         return BadRequest(f"{named.group(1)}: missing")
     match = _PROBLEM.match(problem)
-    where = (match.group("where") if match else None) or "line"
+    where = (match.group("where") if match else None) or whole
     what = (match.group("what") if match else problem).replace("`", "")
     longest = _TOO_LARGE.search(what)
     if longest:

@@ -30,10 +30,11 @@ class Auth(Request, tag="auth"):
 
 
 class GetChatServer(Request, tag="get_chat_server"):
-    """A chat server and a login token for uid, or for each of uids (at most 1000)."""
+    """A chat server and a login token for uid, or for each of uids (at most 1000); not the one they are leaving."""
 
     uid: fields.Id = 0
     uids: Uids | UnsetType = UNSET
+    leaving: ServerName | UnsetType = UNSET
     answer: ClassVar[str] = "uid, host, port, server, token, expires; or assignments: a list of those"
 
 

@@ -1,8 +1,9 @@
-"""The composition root: settings become services; the only module that names concrete classes.
+"""The services of one process: put together, started, stopped, reloaded.
 
 ::
 
-    admin port ── store ── state ── bus ── status port ── chat: boot and bus, port, lease      (started left to right)
+    admin port ── store ── state ── bus ── hashing ── status port ── chat: boot and bus, port, lease
+               ── gate: mailer, status client, port                                      (started left to right)
 
 Listening is readiness: the chat port opens when everything behind it works, and the
 lease is taken as soon as the port is known.  Only the admin port is there from the beginning
@@ -16,41 +17,31 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
 from twisted.logger import Logger
-from twisted.python.reflect import namedAny
-from zope.interface.exceptions import Invalid
-from zope.interface.interface import InterfaceClass
-from zope.interface.verify import verifyObject
 
+from flux.accounts.passwords import Passwords
+from flux.accounts.rules import check_password
 from flux.admin.service import AdminService
 from flux.admin.sources import Sources
-from flux.backends.memory import MemoryBus, MemoryState
-from flux.backends.postgres import PostgresStore
-from flux.backends.redis import check_redis, make_redis
-from flux.backends.sqlite import SqliteStore
-from flux.backends.sqlite.backup import back_up
-from flux.backends.transfer import Copied, PostgresSide, Side, SqliteSide, copy
+from flux.assembly.backends import make_state, make_store
+from flux.assembly.gate import GateService
 from flux.chat import insight, requests_account, requests_message, requests_people  # noqa: F401 - they fill the table
 from flux.chat.node import ChatNode
-from flux.chat.passwords import Passwords, check_rules
 from flux.chat.protocol import ChatFactory
 from flux.config import Difference, Settings, is_proxied
 from flux.errors import Unavailable
-from flux.interfaces import IBus, IState, IStore
+from flux.interfaces import IState, IStore
 from flux.lifecycle import CannotStart, Stage, Stages
-from flux.metrics import BackendMetrics, ChatMetrics, Observed, StatusMetrics
+from flux.metrics import AccountMetrics, BackendMetrics, ChatMetrics, Observed, StatusMetrics
 from flux.model import Node
 from flux.net.eager import make_eager
 from flux.net.listener import Listener
 from flux.status.protocol import StatusFactory
 from flux.status.service import StatusService
 from flux.workers.handover import DRAINED, OWN, Lifeline, SharedPort
-
-Step = tuple[str, Callable[[], Awaitable[object]]]
 
 LONGEST_DRAIN = 3610.0
 """Seconds until a chat node that does not come to an end is left behind: above any ``chat.drain``, which may change."""
@@ -62,123 +53,10 @@ MAX_HASHING = 4
 """Threads that hash passwords, at most; fewer on a machine with fewer processors."""
 
 
-def make_store(settings: Settings, reactor: Any) -> IStore:
-    """The store that ``[store] kind`` names: one of ours, or a callable of (settings, reactor) by dotted path.
-
-    :raises flux.lifecycle.CannotStart: there is none of that name, or it is no store.
-    """
-    if settings.store.kind == "sqlite":
-        return SqliteStore(settings.store.path, reactor)
-    if settings.store.kind == "postgres":
-        try:
-            return PostgresStore(
-                settings.store.dsn, reactor, pool=settings.store.pool, require_fsync=settings.store.require_fsync
-            )
-        except Unavailable as problem:
-            raise CannotStart(problem.detail) from None
-    store: IStore = _own("store.kind", settings.store.kind, settings, reactor)
-    _verify("store.kind", IStore, store)
-    return store
-
-
-def has_migrations(store: object) -> bool:
-    """Whether a store is one of ours: those have a schema that changes with the versions of flux."""
-    return isinstance(store, (SqliteStore, PostgresStore))
-
-
-def back_up_store(settings: Settings, target: Path, progress: Callable[[float], None]) -> int:
-    """Copy the SQLite database of ``[store]``, which may be in use; returns its size. Waits: no work for a reactor.
-
-    :raises flux.errors.Unavailable: says why not.
-    """
-    return back_up(settings.store.path, target, progress)
-
-
-def copy_store(source: Settings, target: Settings, progress: Callable[[float, str], None]) -> Copied:
-    """Copy one installation, which is not in use, into another one, which is empty. Waits likewise.
-
-    :raises flux.errors.Unavailable: says why not.
-    """
-    reading = _side(source, write=False)
-    try:
-        writing = _side(target, write=True)
-        try:
-            return copy(reading, writing, progress)
-        finally:
-            writing.close()
-    finally:
-        reading.close()
-
-
-def _side(settings: Settings, write: bool) -> Side:
-    if settings.store.kind == "postgres":
-        return PostgresSide(settings.store.dsn, write)
-    return SqliteSide(settings.store.path, write)
-
-
-def make_state(settings: Settings, reactor: Any) -> tuple[IState, IBus]:
-    """The shared state and the bus that belongs to it: ``memory``, ``redis``, or a callable that returns both.
-
-    :raises flux.lifecycle.CannotStart: there are none of that name, or they are something else.
-    """
-    if settings.state.kind == "memory":
-        return MemoryState(), MemoryBus(reactor)
-    if settings.state.kind == "redis":
-        try:
-            return make_redis(settings.state.url, settings.state.prefix, settings.state.ca, reactor)
-        except Unavailable as problem:
-            raise CannotStart(problem.detail) from None
-    state, bus = _own("state.kind", settings.state.kind, settings, reactor)
-    _verify("state.kind", IState, state)
-    _verify("state.kind", IBus, bus)
-    return state, bus
-
-
-def _own(key: str, path: str, settings: Settings, reactor: Any) -> Any:
-    try:
-        return namedAny(path)(settings, reactor)
-    except Exception as error:
-        raise CannotStart(f"{key}: {path}: {error!r}") from error
-
-
-def _verify(key: str, interface: InterfaceClass, candidate: object) -> None:
-    try:
-        verifyObject(interface, candidate)
-    except Invalid as problem:
-        raise CannotStart(f"{key}: {' '.join(str(problem).split())}") from None
-
-
-def checks(settings: Settings, reactor: Any) -> list[Step]:
-    """What ``flux check`` tries of the backends: a name and a coroutine function each."""
-    store = make_store(settings, reactor)
-    steps: list[Step] = []
-    if isinstance(store, SqliteStore):
-        steps += [(f"store {settings.store.path}: {name}", step) for name, step in store.checks()]
-    elif isinstance(store, PostgresStore):
-        steps += [(f"store postgres: {name}", step) for name, step in store.checks()]
-    else:
-        steps += [("store: starts", store.start), ("store: stops", store.stop)]
-    shared = settings.state
-    if shared.kind == "redis":
-        try:
-            found = check_redis(shared.url, shared.prefix, shared.ca, reactor)
-        except Unavailable as problem:
-            raise CannotStart(problem.detail) from None
-        return steps + [(f"state redis: {name}", step) for name, step in found]
-    state, bus = make_state(settings, reactor)
-    steps += [
-        (f"state {settings.state.kind}: starts", state.start),
-        (f"bus of state {settings.state.kind}: starts", bus.start),
-        ("bus: stops", bus.stop),
-        ("state: stops", state.stop),
-    ]
-    return steps
-
-
 class Assembly:
     """The services of one process.
 
-    :param roles: which of ``status`` and ``chat`` run here.
+    :param roles: which of ``status``, ``chat`` and ``gate`` run here.
     :param worker: a supervisor has started this process, and handed its ports over.
     :ivar exit_status: for a process that ends by itself: 0 where an admin has drained its chat server (for a
         supervisor, ``DRAINED``), else 1.
@@ -205,19 +83,46 @@ class Assembly:
         self._listening = False
         self.node: ChatNode | None = None
         self.status: StatusService | None = None
+        self.gate: GateService | None = None
         self.exit_status = 1
         stages = [
             Stage("the shared state", self.state.start, self.state.stop),
             Stage("the bus", self.bus.start, self.bus.stop),
         ]
+        if roles & {"chat", "gate"}:
+            # The store is the last to stop.
+            stages.insert(0, Stage("the store", self.store.start, self.store.stop))
+            stages.append(self._hashing())
         if "status" in roles:
             stages += self._status()
+        else:
+            # Who takes a chat server's clients when it drains or stops is asked of the shared state, without any port.
+            self._placing = self._service(_leased(settings))
+            stages.append(Stage("placement", _nothing, self._placing.stop))
         if "chat" in roles:
-            # Only the chat service needs the store; it is the last to stop.
-            stages.insert(0, Stage("the store", self.store.start, self.store.stop))
             stages += self._chat()
+        if "gate" in roles and settings.gate.listen:
+            here = self._placing.placement if "status" in roles else None
+            self.gate = GateService(
+                settings, self.store, self.state, self.bus, self.passwords, self._account_metrics, here, reactor
+            )
+            stages += self.gate.stages()
         stages = self._admin(backends) + stages
         self._stages = Stages(stages, reactor, self.log)
+
+    def _hashing(self) -> Stage:
+        """What all services of the process share that check passwords; the threads bound its memory."""
+        self._account_metrics = AccountMetrics(self.registry)
+        self.passwords = passwords = Passwords(self._reactor, min(MAX_HASHING, os.cpu_count() or 1))
+        self._account_metrics.passwords_waiting(lambda: passwords.waiting)
+
+        async def start() -> None:
+            passwords.start()
+
+        async def stop() -> None:
+            passwords.stop()
+
+        return Stage("hashing", start, stop)
 
     def _admin(self, backends: BackendMetrics) -> list[Stage]:
         settings, node = self._settings, self.node
@@ -226,23 +131,22 @@ class Assembly:
             return []
 
         async def hash_password(password: str) -> str:
-            check_rules(password, self._settings.limits.password_min, False)
-            assert node is not None
-            return await node.passwords.hash(password)
+            check_password(password, self._settings.limits.password_min)
+            return await self.passwords.hash(password)
 
-        here = node is not None
+        people = bool(self._roles & {"chat", "gate"})
         sources = Sources(
             roles=sorted(self._roles),
-            name=settings.chat.name if here else "",
+            name=settings.chat.name if node is not None else "",
             state=self.state,
             bus=self.bus,
-            directory=_Servers(self.status or self._placing),
+            directory=_Servers(self._placing),
             listening=lambda: self._listening,
             reread=lambda by: self.reread(by),
-            store=self.store if here else None,
+            store=self.store if people else None,
             draining=lambda: node is not None and node.draining,
             sessions=None if node is None else partial(insight.sessions, node),
-            hash_password=hash_password if here else None,
+            hash_password=hash_password if people else None,
         )
         self.admin = admin = AdminService(settings, sources, self.registry, backends, self._reactor)
         self.admin_listener = listener = Listener("admin.listen", endpoint, admin.site, self._reactor)
@@ -265,7 +169,7 @@ class Assembly:
 
     def _status(self) -> list[Stage]:
         settings = self._settings
-        self.status = status = self._service(settings, StatusMetrics(self.registry))
+        self.status = self._placing = status = self._service(settings, StatusMetrics(self.registry))
         self.status_factory = factory = StatusFactory(status, settings, self._reactor)
         self.status_listener = listener = Listener("status.listen", settings.status.listen, factory, self._reactor)
 
@@ -285,33 +189,24 @@ class Assembly:
 
     def _chat(self) -> list[Stage]:
         settings = self._settings
-        # Who takes this server's clients when it drains or stops is asked of the shared state, without any port.
-        self._placing = self.status or self._service(_leased(settings))
-        passwords = Passwords(self._reactor, min(MAX_HASHING, os.cpu_count() or 1))
         self.node = node = ChatNode(
             settings,
             self.store,
             self.state,
             self.bus,
             self._reactor,
-            passwords,
+            self.passwords,
             placement=self._placing.placement,
             fatal=self._fatal,
             draining=self._draining,
             drained=self._drained,
-            metrics=ChatMetrics(self.registry),
+            metrics=ChatMetrics(self.registry, self._account_metrics),
         )
         factory = ChatFactory(node, is_proxied(settings.chat.listen))
         own = OWN if self._worker else None
         self.chat_listener = listener = Listener("chat.listen", settings.chat.listen, factory, self._reactor, own)
         if self._worker:
             self._shared = SharedPort(settings.chat.listen, factory, self._reactor)
-
-        async def start_hashing() -> None:
-            passwords.start()
-
-        async def stop_hashing() -> None:
-            passwords.stop()
 
         async def listen() -> None:
             ports = [listener] if self._shared is None else [listener, self._shared]
@@ -334,10 +229,7 @@ class Assembly:
                 await self._shared.stop()
             await node.stop(self._settings.chat.drain)
 
-        placing = [] if self.status is not None else [Stage("placement", _nothing, self._placing.stop)]
         return [
-            *placing,
-            Stage("hashing", start_hashing, stop_hashing),
             Stage("the chat node", node.start, _nothing),
             Stage("the chat port", listen, drain, stop_within=LONGEST_DRAIN),
         ]
@@ -406,10 +298,12 @@ class Assembly:
         if self.status is not None:
             self.status.reload(settings)
             self.status_factory.reload(settings)
-        elif self.node is not None:
+        else:
             self._placing.reload(_leased(settings))
         if self.node is not None:
             self.node.reload(settings)
+        if self.gate is not None:
+            self.gate.reload(settings)
 
     def banner(self) -> str:
         """Where to connect, and what to type."""
@@ -426,6 +320,8 @@ class Assembly:
         if "status" in self._roles:
             host, port = self.status_listener.address()
             lines += ["", f"status service listens on {host}:{port}"]
+        if self.gate is not None:
+            lines.append(f"gate listens on {self.gate.url()}")
         if self.admin is not None:
             host, port = self.admin_listener.address()
             lines.append(f"dashboard and metrics: http://{host}:{port}/")

@@ -1,0 +1,31 @@
+"""The composition root: settings become services; the only room that names concrete classes.
+
+``backends``  store, shared state and mailer, by the names in the configuration
+``services``  the services of one process, in the order in which they start and stop
+``checks``    what ``flux check`` tries
+"""
+
+from flux.assembly.backends import (
+    back_up_store,
+    copy_store,
+    has_migrations,
+    make_mailer,
+    make_state,
+    make_store,
+)
+from flux.assembly.checks import Step, checks, mail_check
+from flux.assembly.services import Assembly, assemble
+
+__all__ = [
+    "Assembly",
+    "Step",
+    "assemble",
+    "back_up_store",
+    "checks",
+    "copy_store",
+    "has_migrations",
+    "mail_check",
+    "make_mailer",
+    "make_state",
+    "make_store",
+]

@@ -1,0 +1,136 @@
+"""Store, shared state and mailer: ours by name, anybody's by dotted path."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.python.reflect import namedAny
+from zope.interface.exceptions import Invalid
+from zope.interface.interface import InterfaceClass
+from zope.interface.verify import verifyObject
+
+from flux.backends.mailers import LogMailer, Outbox, SmtpPost, WebhookPost
+from flux.backends.memory import MemoryBus, MemoryState
+from flux.backends.postgres import PostgresStore
+from flux.backends.redis import make_redis
+from flux.backends.sqlite import SqliteStore
+from flux.backends.sqlite.backup import back_up
+from flux.backends.transfer import Copied, PostgresSide, Side, SqliteSide, copy
+from flux.config import Settings
+from flux.errors import Unavailable
+from flux.httpclient import trust_from
+from flux.interfaces import IBus, IMailer, IState, IStore
+from flux.lifecycle import CannotStart
+
+
+def make_store(settings: Settings, reactor: Any) -> IStore:
+    """The store that ``[store] kind`` names: one of ours, or a callable of (settings, reactor) by dotted path.
+
+    :raises flux.lifecycle.CannotStart: there is none of that name, or it is no store.
+    """
+    if settings.store.kind == "sqlite":
+        return SqliteStore(settings.store.path, reactor)
+    if settings.store.kind == "postgres":
+        try:
+            return PostgresStore(
+                settings.store.dsn, reactor, pool=settings.store.pool, require_fsync=settings.store.require_fsync
+            )
+        except Unavailable as problem:
+            raise CannotStart(problem.detail) from None
+    store: IStore = _own("store.kind", settings.store.kind, settings, reactor)
+    _verify("store.kind", IStore, store)
+    return store
+
+
+def has_migrations(store: object) -> bool:
+    """Whether a store is one of ours: those have a schema that changes with the versions of flux."""
+    return isinstance(store, (SqliteStore, PostgresStore))
+
+
+def back_up_store(settings: Settings, target: Path, progress: Callable[[float], None]) -> int:
+    """Copy the SQLite database of ``[store]``, which may be in use; returns its size. Waits: no work for a reactor.
+
+    :raises flux.errors.Unavailable: says why not.
+    """
+    return back_up(settings.store.path, target, progress)
+
+
+def copy_store(source: Settings, target: Settings, progress: Callable[[float, str], None]) -> Copied:
+    """Copy one installation, which is not in use, into another one, which is empty. Waits likewise.
+
+    :raises flux.errors.Unavailable: says why not.
+    """
+    reading = _side(source, write=False)
+    try:
+        writing = _side(target, write=True)
+        try:
+            return copy(reading, writing, progress)
+        finally:
+            writing.close()
+    finally:
+        reading.close()
+
+
+def _side(settings: Settings, write: bool) -> Side:
+    if settings.store.kind == "postgres":
+        return PostgresSide(settings.store.dsn, write)
+    return SqliteSide(settings.store.path, write)
+
+
+def make_state(settings: Settings, reactor: Any) -> tuple[IState, IBus]:
+    """The shared state and the bus that belongs to it: ``memory``, ``redis``, or a callable that returns both.
+
+    :raises flux.lifecycle.CannotStart: there are none of that name, or they are something else.
+    """
+    if settings.state.kind == "memory":
+        return MemoryState(), MemoryBus(reactor)
+    if settings.state.kind == "redis":
+        try:
+            return make_redis(settings.state.url, settings.state.prefix, settings.state.ca, reactor)
+        except Unavailable as problem:
+            raise CannotStart(problem.detail) from None
+    state, bus = _own("state.kind", settings.state.kind, settings, reactor)
+    _verify("state.kind", IState, state)
+    _verify("state.kind", IBus, bus)
+    return state, bus
+
+
+def make_mailer(settings: Settings, reactor: Any) -> IMailer:
+    """The mailer that ``[mail] kind`` names: one of ours, or a callable of (settings, reactor) by dotted path.
+
+    :raises flux.lifecycle.CannotStart: there is none of that name, or ``mail.ca`` cannot be read.
+    """
+    mail = settings.mail
+    if mail.kind == "log":
+        return LogMailer()
+    try:
+        trust = trust_from(mail.ca) if mail.ca is not None else None
+    except (OSError, ValueError) as error:
+        raise CannotStart(f"mail.ca: {error}") from error
+    if mail.kind == "smtp":
+        post: Any = SmtpPost(reactor, mail.host, mail.port, mail.security, mail.sender, mail.user, mail.password, trust)
+    elif mail.kind == "webhook":
+        post = WebhookPost(reactor, mail.url, mail.secret, trust)
+    else:
+        mailer: IMailer = _own("mail.kind", mail.kind, settings, reactor)
+        _verify("mail.kind", IMailer, mailer)
+        return mailer
+    return Outbox(post, reactor, mail.deadline, random.Random(secrets.randbits(64)))
+
+
+def _own(key: str, path: str, settings: Settings, reactor: Any) -> Any:
+    try:
+        return namedAny(path)(settings, reactor)
+    except Exception as error:
+        raise CannotStart(f"{key}: {path}: {error!r}") from error
+
+
+def _verify(key: str, interface: InterfaceClass, candidate: object) -> None:
+    try:
+        verifyObject(interface, candidate)
+    except Invalid as problem:
+        raise CannotStart(f"{key}: {' '.join(str(problem).split())}") from None

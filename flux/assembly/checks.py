@@ -1,0 +1,83 @@
+"""What ``flux check`` tries of the things that a configuration names."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from flux.accounts.rules import check_email
+from flux.assembly.backends import make_mailer, make_state, make_store
+from flux.backends.postgres import PostgresStore
+from flux.backends.redis import check_redis
+from flux.backends.sqlite import SqliteStore
+from flux.config import HostPort, Settings
+from flux.errors import Unavailable
+from flux.gate.status_client import Lost, StatusClient
+from flux.lifecycle import CannotStart
+
+Step = tuple[str, Callable[[], Awaitable[object]]]
+"""A name, and what tries it: returns a sentence or nothing, or raises."""
+
+
+def checks(settings: Settings, reactor: Any) -> list[Step]:
+    """What ``flux check`` tries of the backends: a name and a coroutine function each."""
+    store = make_store(settings, reactor)
+    steps: list[Step] = []
+    if isinstance(store, SqliteStore):
+        steps += [(f"store {settings.store.path}: {name}", step) for name, step in store.checks()]
+    elif isinstance(store, PostgresStore):
+        steps += [(f"store postgres: {name}", step) for name, step in store.checks()]
+    else:
+        steps += [("store: starts", store.start), ("store: stops", store.stop)]
+    shared = settings.state
+    if shared.kind == "redis":
+        try:
+            found = check_redis(shared.url, shared.prefix, shared.ca, reactor)
+        except Unavailable as problem:
+            raise CannotStart(problem.detail) from None
+        steps += [(f"state redis: {name}", step) for name, step in found]
+    else:
+        state, bus = make_state(settings, reactor)
+        steps += [
+            (f"state {settings.state.kind}: starts", state.start),
+            (f"bus of state {settings.state.kind}: starts", bus.start),
+            ("bus: stops", bus.stop),
+            ("state: stops", state.stop),
+        ]
+    return steps + gate_checks(settings, reactor)
+
+
+def gate_checks(settings: Settings, reactor: Any) -> list[Step]:
+    """What ``flux check`` tries of what the gate needs."""
+    mailer = make_mailer(settings, reactor)
+
+    async def check_mailer() -> str:
+        await mailer.start()
+        return await mailer.check()
+
+    def check_status(address: HostPort) -> Callable[[], Awaitable[None]]:
+        async def check() -> None:
+            try:
+                await StatusClient(reactor, (), settings.status.cluster_key).check(address)
+            except Lost as problem:
+                raise Unavailable(f"{problem}\nStart that service, or correct gate.status.") from problem
+
+        return check
+
+    steps: list[Step] = [(f"mailer {settings.mail.kind}", check_mailer)]
+    return steps + [
+        (f"status service {address} of gate.status", check_status(address)) for address in settings.gate.status
+    ]
+
+
+def mail_check(settings: Settings, reactor: Any, to: str) -> Step:
+    """A step of ``flux check`` that sends an e-mail."""
+    mailer = make_mailer(settings, reactor)
+
+    async def send() -> str:
+        await mailer.start()
+        check_email(to)
+        await mailer.send(to, "A test of flux", "This e-mail was sent by `flux check`. The mailer works.\n")
+        return "sent" if settings.mail.kind != "log" else "in the log"
+
+    return f"e-mail to {to}", send

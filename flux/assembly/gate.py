@@ -1,0 +1,101 @@
+"""A gate and what belongs to it: mailer, way to the status services, port."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.logger import Logger
+
+from flux.accounts.accounts import Accounts
+from flux.accounts.passwords import Passwords
+from flux.assembly.backends import make_mailer
+from flux.config import HostPort, Settings, is_local, is_proxied
+from flux.gate import api, classic  # noqa: F401 - they fill the table
+from flux.gate.classic import GetTest
+from flux.gate.gate import Gate
+from flux.gate.openapi import Document
+from flux.gate.routes import routes
+from flux.gate.site import GateSite
+from flux.gate.status_client import StatusClient
+from flux.interfaces import IBus, IPlacement, IState, IStore
+from flux.lifecycle import CannotStart, Stage
+from flux.metrics import AccountMetrics
+from flux.net.eager import make_eager
+from flux.net.listener import Listener
+
+STOP_WITHIN = 10.0
+"""Seconds until a gate that does not come to an end is left behind: above what its requests and connections get."""
+
+BUFFER = 256 * 1024
+"""Bytes that may wait for a client before whoever produces them is asked to wait."""
+
+
+class GateService:
+    """The gate of a process.
+
+    :param placement: the status service of this process; None where there is none.
+    :raises flux.lifecycle.CannotStart: there is no status service to ask, or no such mailer.
+    :ivar site: other modules put what they serve into ``site.root``.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: IStore,
+        state: IState,
+        bus: IBus,
+        passwords: Passwords,
+        metrics: AccountMetrics,
+        placement: IPlacement | None,
+        reactor: Any,
+    ) -> None:
+        self._settings = settings
+        self.mailer = make_mailer(settings, reactor)
+        self._status: StatusClient | None = None
+        if settings.gate.status:
+            placement = self._status = StatusClient(reactor, settings.gate.status, settings.status.cluster_key)
+        if placement is None:
+            raise CannotStart("gate.status: is empty, and there is no status service in this process")
+        accounts = Accounts(settings, store, state, bus, passwords, metrics)
+        self.gate = Gate(accounts, store, state, placement, self.mailer, reactor)
+        self.site = GateSite(settings, reactor, is_proxied(settings.gate.listen))
+        self.site.routes.update({**routes(self.gate), b"/openapi.json": Document(), b"/get_test": GetTest()})
+        self.listener = Listener("gate.listen", settings.gate.listen, self.site, reactor)
+
+    def stages(self) -> list[Stage]:
+        """How it starts and stops."""
+        stages = [Stage("the mailer", self.mailer.start, self.mailer.stop)]
+        if self._status is not None:
+            stages.append(Stage("the way to the status services", self._status.start, self._status.stop))
+        return [*stages, Stage("the gate's port", self._start, self._stop, stop_within=STOP_WITHIN)]
+
+    def reload(self, settings: Settings) -> None:
+        """Go on with other limits and rules."""
+        self.gate.reload(settings)
+        self.site.reload(settings)
+
+    def url(self) -> str:
+        """Where it is, as browsers write it."""
+        scheme = "https" if self._settings.gate.listen.startswith("ssl:") else "http"
+        return f"{scheme}://{HostPort(*self.listener.address())}"
+
+    async def _start(self) -> None:
+        await self.gate.start()
+        if self._settings.mail.kind == "log" and not is_local(self._settings.gate.listen):
+            self.log.warn(
+                "gate.listen can be reached from other machines, and verification codes are not sent but logged: "
+                "set mail.kind to smtp or webhook"
+            )
+        try:
+            await self.listener.start()
+            make_eager(self.listener.port, BUFFER)
+        except BaseException:
+            await self.gate.stop()
+            raise
+
+    async def _stop(self) -> None:
+        await self.listener.stop()
+        await self.gate.stop()
+        await self.site.stop()

@@ -1,0 +1,316 @@
+"""HTTP as the gate speaks it: twisted.web with limits on everything a client sends, and errors in JSON.
+
+A connection is idle, reading a request, or waiting for its answer; one look at all
+connections a second finds those that take too long.
+
+::
+
+    idle ──first byte──> reading ──last byte──> answering ──answered──> idle
+      │ 60 s               │ 30 s                  │ 10 min
+      └─> closed           └─> 408, closed         └─> cut
+
+What is refused is answered with a status, the JSON of the error and ``Connection: close``;
+then the client is heard out for a moment, because a socket that is closed with something
+unread takes our last words back.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import IProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from twisted.web import http
+from twisted.web.http import HTTPChannel
+from twisted.web.server import Request
+
+from flux.errors import BadRequest, FluxError, Internal, RateLimited, TooLarge
+from flux.wire.http import encode, problem
+
+if TYPE_CHECKING:
+    from flux.gate.site import GateSite
+
+IDLE_WITHIN = 60.0
+"""Seconds a connection may be kept open without a request."""
+
+REQUEST_WITHIN = 30.0
+"""Seconds from a request's first byte (or the connection's beginning) to its last."""
+
+ANSWER_WITHIN = 600.0
+"""Seconds an answer may take, until the client has taken it: longer than any request waits by itself."""
+
+HEAR_OUT = 2.0
+"""Seconds a client that was refused is read from (and not listened to)."""
+
+MOST_UNHEARD = 1024 * 1024
+"""Bytes of that."""
+
+MAX_BODY = 64 * 1024
+"""Longest body of a request, in bytes: twice what the longest of ours takes with every character escaped."""
+
+MAX_HEADERS = 100
+MAX_HEADER_BYTES = 16 * 1024
+"""Headers of a request, the request line included."""
+
+STATUS: dict[str, int] = {
+    "bad_json": 400,
+    "unavailable": 503,
+    "code_expired": 403,
+    "code_wrong": 403,
+    "user_exists": 409,
+    "password_mismatch": 400,
+    "email_mismatch": 403,
+    "password_invalid": 403,
+    "token_invalid": 401,
+    "user_invalid": 404,
+    "bad_request": 400,
+    "forbidden": 403,
+    "not_found": 404,
+    "rate_limited": 429,
+    "no_server": 503,
+    "too_large": 413,
+    "internal": 500,
+}
+"""The HTTP status of each error the gate answers with."""
+
+Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+
+
+def client_address(peer: str, forwarded: Sequence[bytes], proxies: Networks) -> str:
+    """Whose request this is: ``peer``'s own, or what the nearest proxy that is not one of ours said of it.
+
+    :param forwarded: the X-Forwarded-For headers.
+    """
+    if not proxies or not is_in(peer, proxies):
+        return peer
+    for hop in reversed(b",".join(forwarded).decode("latin-1").split(",")):
+        hop = hop.strip()
+        try:
+            hop = str(ipaddress.ip_address(hop))
+        except ValueError:
+            break
+        peer = hop
+        if not is_in(peer, proxies):
+            break
+    return peer
+
+
+def is_in(address: str, networks: Networks) -> bool:
+    """Whether an address is in one of ``networks``; False where it is none."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(parsed in network for network in networks)
+
+
+class Channel(HTTPChannel):
+    """One connection.
+
+    :ivar conn: its name in the log.
+    :ivar counted: the address it counts under; empty where that is a proxy, whose clients are many.
+    :ivar state: ``idle``, ``reading``, ``answering``, ``refused`` or ``upgraded``.
+    :ivar since: when it came into that state, on the site's coarse clock.
+    """
+
+    maxHeaders = MAX_HEADERS
+    totalHeadersSize = MAX_HEADER_BYTES
+    site: GateSite
+    transport: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conn = ""
+        self.counted = ""
+        self.state = "reading"
+        self.since = 0.0
+        self._unheard = 0
+
+    def connectionMade(self) -> None:
+        """Join the site's connections, or be sent away where the address has too many."""
+        super().connectionMade()
+        self.since = self.site.now
+        if not self.site.connected(self):
+            self.refuse(RateLimited("too many connections from this address", 1000))
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take a part of a request; of a refused one, forget it."""
+        if self.state == "refused":
+            self._unheard += len(data)
+            if self._unheard > MOST_UNHEARD:
+                self.transport.abortConnection()
+            return
+        if self.state == "idle":
+            self.state, self.since = "reading", self.site.now
+        super().dataReceived(data)
+
+    def lineReceived(self, line: bytes) -> None:
+        """A line of a request's head; after a refusal they are not looked at."""
+        if self.state != "refused":
+            super().lineReceived(line)
+
+    def rawDataReceived(self, data: bytes) -> None:
+        """A part of a body; after a refusal it is not looked at."""
+        if self.state != "refused":
+            super().rawDataReceived(data)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """The head has a line that is over every limit."""
+        self._respondToBadRequestAndDisconnect()
+
+    def allContentReceived(self) -> None:
+        """A request is complete: it has its answer to wait for now."""
+        if self.state != "refused":
+            self.state, self.since = "answering", self.site.now
+            super().allContentReceived()
+
+    def requestDone(self, request: Any) -> None:
+        """A request is answered; the next one may be here already."""
+        if self.state == "answering":
+            self.state, self.since = "idle", self.site.now
+            if self.site.stopping:
+                self.persistent = 0
+        super().requestDone(request)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is gone."""
+        super().connectionLost(reason)
+        self.site.disconnected(self)
+
+    def refuse(self, error: FluxError, status: int = 0) -> None:
+        """Answer what is being received with ``error``; nothing that follows is looked at."""
+        if self.state == "refused":
+            return
+        self.state, self.since = "refused", self.site.now
+        body = encode(problem(error))
+        code = status or STATUS[error.name]
+        head = (
+            f"HTTP/1.1 {code} {http.RESPONSES.get(code, b'').decode()}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\nCache-Control: no-store\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+
+    def expire(self, now: float) -> None:
+        """Look whether the connection takes too long for what it does."""
+        waited = now - self.since
+        if self.state == "refused":
+            if waited > HEAR_OUT:
+                self.transport.abortConnection()
+        elif self.state == "reading":
+            if waited > REQUEST_WITHIN:
+                self.refuse(BadRequest(f"the request was not complete within {REQUEST_WITHIN:g} s"), 408)
+        elif self.state == "idle":
+            if waited > IDLE_WITHIN + HEAR_OUT:
+                self.transport.abortConnection()
+            elif waited > IDLE_WITHIN:
+                self.loseConnection()
+        elif self.state == "answering" and waited > ANSWER_WITHIN:
+            self.transport.abortConnection()
+
+    # What twisted.web calls and does not document. Tests see to it that it still does.
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        self.refuse(BadRequest("this is not an HTTP request, or one with too many or too long headers"))
+
+    def _protocolUpgradeForWebsockets(self, protocol: IProtocol) -> None:
+        """From now on somebody else speaks on this connection; it still counts."""
+        self.state = "upgraded"
+        super()._protocolUpgradeForWebsockets(protocol)
+        lost = self.connectionLost
+
+        def connection_lost(reason: Failure = connectionDone) -> None:
+            self.site.disconnected(self)
+            lost(reason)
+
+        self.connectionLost = connection_lost  # type: ignore[method-assign]
+
+
+class GateRequest(Request):
+    """A request.
+
+    :ivar address: the network address of whoever asks, without the port.
+    """
+
+    site: GateSite
+    channel: Any
+    defaultContentType = b"application/octet-stream"
+
+    def gotLength(self, length: int | None) -> None:
+        """The head is complete: refuse a body that is too long before it is sent, and count one of unknown length."""
+        self._left = MAX_BODY
+        if length is not None and length > MAX_BODY:
+            self.channel.refuse(TooLarge(f"a body has at most {MAX_BODY} bytes"))
+            # Or it would be asked to send it.
+            self.requestHeaders.removeHeader(b"Expect")
+            length = 0
+        super().gotLength(length)
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """A part of the body."""
+        self._left -= len(data)
+        if self._left < 0:
+            self.channel.refuse(TooLarge(f"a body has at most {MAX_BODY} bytes"))
+        else:
+            super().handleContentChunk(data)
+
+    @property
+    def address(self) -> str:
+        """Whose request this is."""
+        peer = getattr(self.getClientAddress(), "host", "local")
+        forwarded = self.requestHeaders.getRawHeaders(b"X-Forwarded-For", [])
+        return client_address(peer, forwarded, self.site.proxies)
+
+    def write(self, data: bytes) -> None:
+        """Before the first byte goes out, say who answers."""
+        if not self.startedWriting:
+            self.responseHeaders.setRawHeaders(b"Server", [b"flux"])
+        super().write(data)
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        """A bug: into the log it goes, and not to the client."""
+        self.channel.site.log_failure(reason, self)
+        if self.startedWriting:
+            self.channel.transport.abortConnection()
+        else:
+            self.fail(Internal())
+        return reason
+
+    def process(self) -> None:
+        """A route answers for itself; the resource tree is for everything else."""
+        site = self.site = self.channel.site
+        route = site.routes.get(self.path)
+        if route is None:
+            super().process()
+            return
+        try:
+            route.render(self)
+        except BaseException:
+            self.processingFailed(Failure())
+
+    def answer(self, status: int, body: bytes, kind: bytes = b"application/json") -> None:
+        """Answer with JSON, or something else; head and body leave in one write."""
+        self.setResponseCode(status)
+        head = [
+            b"%b %d %b\r\nServer: flux\r\nDate: %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n"
+            b"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
+            % (self.clientproto, status, self.code_message, self.site.date, kind, len(body))
+        ]
+        for name, values in self.responseHeaders.getAllRawHeaders():
+            if name not in (b"Server", b"Date"):
+                head += [b"%b: %b\r\n" % (name, value) for value in values]
+        head += [b"\r\n", b"" if self.method == b"HEAD" else body]
+        self.startedWriting = 1
+        self.channel.write(b"".join(head))
+        self.finish()
+
+    def fail(self, error: FluxError, status: int = 0) -> None:
+        """Answer with an error."""
+        retry_after = getattr(error, "retry_after", 0)
+        if retry_after:
+            self.responseHeaders.setRawHeaders(b"Retry-After", [b"%d" % -(-retry_after // 1000)])
+        if error.name == "token_invalid":
+            self.responseHeaders.setRawHeaders(b"WWW-Authenticate", [b"Bearer"])
+        self.answer(status or STATUS[error.name], encode(problem(error)))

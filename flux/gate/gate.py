@@ -1,0 +1,98 @@
+"""What the requests of a gate share."""
+
+from __future__ import annotations
+
+import contextlib
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from flux.accounts.accounts import Accounts
+from flux.config import Settings
+from flux.errors import TokenInvalid
+from flux.gate.verification import Verification
+from flux.interfaces import IMailer, IPlacement, IState, IStore
+from flux.lifecycle import DeadlineExceeded, Tasks, every, within
+from flux.model import Assignment, Credentials
+from flux.tokens import matches
+
+STOP_WITHIN = 3.0
+"""Seconds that requests being answered have when the gate stops."""
+
+
+class Gate:
+    """Accounts from outside, and the way to a chat server.
+
+    :param placement: gives a chat server.
+    :ivar tasks: the requests being answered.
+    :ivar stopping: True once no more are begun.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        accounts: Accounts,
+        store: IStore,
+        state: IState,
+        placement: IPlacement,
+        mailer: IMailer,
+        clock: IReactorTime,
+    ) -> None:
+        self.accounts = accounts
+        self.store = store
+        self.verification = Verification(accounts, store, mailer)
+        self.tasks = Tasks(self.log)
+        self.stopping = False
+        self._chores = Tasks(self.log)
+        self._clock = clock
+        self._state = state
+        self._placement = placement
+
+    def reload(self, settings: Settings) -> None:
+        """Go on with other limits and rules."""
+        self.accounts.reload(settings)
+
+    async def start(self) -> None:
+        """Report refused logins once a second, a line per address, however fast somebody guesses."""
+
+        async def report() -> None:
+            self.accounts.report()
+
+        self._chores.spawn(every(1.0, report, self._clock, "reporting refused logins", self.log), "reporting")
+
+    async def stop(self) -> None:
+        """Begin to answer nothing more, and wait a moment for what is under way; then that is ``unavailable``, too."""
+        self.stopping = True
+        await self._chores.stop()
+        with contextlib.suppress(DeadlineExceeded):
+            await within(STOP_WITHIN, self.tasks.ended(), self._clock, "answering")
+        await self.tasks.stop()
+
+    async def log_in(
+        self, password: str, address: str, conn: str, *, uid: int = 0, name: str = "", email: str = ""
+    ) -> tuple[Credentials, Assignment]:
+        """Check who it is, and find a chat server: see :meth:`Accounts.authenticate` and :meth:`IPlacement.assign`."""
+        credentials = await self.accounts.authenticate(password, address, conn, uid=uid, name=name, email=email)
+        assignment = await self.place(credentials.id)
+        return credentials, assignment
+
+    async def place(self, uid: int) -> Assignment:
+        """See :meth:`IPlacement.assign`."""
+        [assignment] = await self._placement.assign([uid])
+        return assignment
+
+    async def owner(self, authorization: str) -> int:
+        """The account that ``authorization``, ``Bearer id:token``, speaks for.
+
+        :raises flux.errors.TokenInvalid: none.
+        :raises flux.errors.Unavailable: the shared state is away.
+        """
+        scheme, _, rest = authorization.partition(" ")
+        text, _, token = rest.strip().partition(":")
+        uid = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
+        if scheme.lower() != "bearer" or not uid:
+            raise TokenInvalid("expected the header Authorization: Bearer ID:TOKEN, as the login gave them")
+        if not matches(token, await self._state.token_digest(uid)):
+            raise TokenInvalid("unknown, expired or revoked; log in again")
+        return uid

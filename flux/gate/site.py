@@ -1,0 +1,150 @@
+"""All connections of a gate, and where their requests lead."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web import http
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Site
+
+from flux.config import Settings
+from flux.errors import NotFound
+from flux.gate.channel import Channel, GateRequest, is_in
+from flux.lifecycle import DeadlineExceeded, Tasks, every, within
+
+STOP_WITHIN = 3.0
+"""Seconds that answers on their way have when the gate stops."""
+
+
+class Nothing(Resource):
+    """What a path leads to where there is nothing."""
+
+    isLeaf = True
+
+    def render(self, request: Any) -> int:
+        """404."""
+        request.fail(NotFound("there is nothing here; /openapi.json describes what there is"))
+        return NOT_DONE_YET
+
+
+class Root(Resource):
+    """The tree for everything that is no route of the API; ``putChild`` adds to it."""
+
+    def getChild(self, path: bytes, request: Any) -> Resource:
+        """Nothing: what there is was put here."""
+        return Nothing()
+
+
+class GateSite(Site):
+    """All connections of a gate.
+
+    :param proxied: connections come with PROXY headers; whose they are is known only then.
+    :ivar routes: resources by their whole path, looked at first.
+    :ivar root: the resource tree, looked at otherwise.
+    :ivar now: the clock as of the last second, cheap to read.
+    :ivar stopping: True once no connection is kept open any more.
+    :ivar date: for the header of that name, as of the last second.
+    :ivar proxies: whose ``X-Forwarded-For`` is believed.
+    """
+
+    log_to = Logger()
+    noisy = False
+    protocol = Channel  # type: ignore[assignment]
+    displayTracebacks = False
+
+    def __init__(self, settings: Settings, clock: Any, proxied: bool = False) -> None:
+        self.root = Root()
+        super().__init__(self.root, requestFactory=GateRequest, timeout=None, reactor=clock)
+        self._parsePOSTFormSubmission = False
+        self.routes: dict[bytes, Resource] = {}
+        self.now = clock.seconds()
+        self.date = http.datetimeToString()
+        self._clock = clock
+        self._proxied = proxied
+        self._channels: set[Channel] = set()
+        self._per_address: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+        self._tasks = Tasks(self.log_to)
+        self._count = 0
+        self._emptied: Deferred[None] | None = None
+        self.stopping = False
+        self.reload(settings)
+
+    def reload(self, settings: Settings) -> None:
+        """Go on with other limits."""
+        self.proxies = settings.gate.proxies
+        self._most = settings.limits.connections_per_address
+
+    def startFactory(self) -> None:
+        """Begin to look at the connections; there is no access log."""
+        self._tasks.spawn(
+            every(1.0, self._look, self._clock, "looking at the gate's connections", self.log_to), "looking"
+        )
+
+    def stopFactory(self) -> None:
+        """The port is closed; what is open is looked at until :meth:`stop`."""
+
+    async def stop(self) -> None:
+        """Close all connections, those that wait for an answer once they have it; all within :data:`STOP_WITHIN`."""
+        self.stopping = True
+        await self._tasks.stop()
+        for channel in list(self._channels):
+            if channel.state != "answering":
+                channel.loseConnection()
+        if self._channels:
+            self._emptied = Deferred()
+            with contextlib.suppress(DeadlineExceeded):
+                await within(STOP_WITHIN, self._emptied, self._clock, "closing the gate's connections")
+            self._emptied = None
+        for channel in list(self._channels):
+            channel.transport.abortConnection()
+
+    def log(self, request: Any) -> None:
+        """No access log."""
+
+    def log_failure(self, reason: Failure, request: Any) -> None:
+        """A bug showed itself."""
+        self.log_to.failure("answering {method} {path} failed", reason, method=request.method, path=request.path)
+
+    def connected(self, channel: Channel) -> bool:
+        """Take a connection in; False where its address has too many already."""
+        self._count += 1
+        channel.conn = f"g{self._count}"
+        self._channels.add(channel)
+        address = getattr(channel.transport.getPeer(), "host", "local")
+        if self._proxied or is_in(address, self.proxies):
+            return True
+        channel.counted = address
+        self._per_address[address] += 1
+        if not self._most or self._per_address[address] <= self._most:
+            return True
+        self._refused[address] += 1
+        return False
+
+    def disconnected(self, channel: Channel) -> None:
+        """A connection is gone."""
+        if channel not in self._channels:
+            return
+        self._channels.discard(channel)
+        if address := channel.counted:
+            self._per_address[address] -= 1
+            if not self._per_address[address]:
+                del self._per_address[address]
+        if not self._channels and self._emptied is not None:
+            self._emptied.callback(None)
+            self._emptied = None
+
+    async def _look(self) -> None:
+        self.now = now = self._clock.seconds()
+        self.date = http.datetimeToString()
+        for address, count in self._refused.items():
+            self.log_to.warn("{count} connections over the limit refused from {address}", count=count, address=address)
+        self._refused.clear()
+        for channel in list(self._channels):
+            channel.expire(now)

@@ -1,0 +1,374 @@
+"""Placement by status services elsewhere: a pipelined connection to each, kept open for as long as the gate runs.
+
+::
+
+    assign ──> the connection with the fewest answers outstanding ──> get_chat_server ──> assignments
+                   │ lost, unavailable, or no answer in time
+                   └─> the next one, and so on; none connected: wait for one; in all DEADLINE
+
+    per address:  connecting ──> auth ──> up ──> lost ──(backoff with jitter)──> connecting
+
+Asking twice does no harm: the second assignment replaces the first one and its token.  A
+connection on which an answer fails to come is cut: what is behind it may be a process
+that was stopped, and everybody else would wait for it too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
+from twisted.internet.error import ConnectingCancelledError
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from flux import errors
+from flux.config import HostPort
+from flux.errors import FluxError, Unavailable
+from flux.interfaces import IPlacement
+from flux.lifecycle import DeadlineExceeded, Tasks, backoff, sleep, within
+from flux.model import Assignment
+from flux.net.lines import Gather, LineProtocol
+from flux.wire.catalogue import ErrorReply, Reply, Request
+from flux.wire.named import MAX_REPLY
+from flux.wire.replies import PingOk
+from flux.wire.status import MOST_UIDS, Auth, AuthOk, GetChatServer, GetChatServersOk, StatusPing
+
+DEADLINE = 5.0
+"""Seconds until :meth:`StatusClient.assign` gives up."""
+
+ANSWER_WITHIN = 2.5
+"""Seconds one service has to answer, so that another can still be asked: it has deadlines of 2 s itself."""
+
+CONNECT_WITHIN = 3.0
+"""Seconds until the next attempt to connect."""
+
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 5.0
+"""Seconds between two attempts to connect."""
+
+PING_EVERY = 10.0
+"""Seconds between two looks whether an idle connection is still one."""
+
+MOST_WAITING = 20_000
+"""Accounts that may wait for a server; more are refused at once."""
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(AuthOk | GetChatServersOk | PingOk | ErrorReply).decode
+_ERRORS = {
+    error.name: error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, FluxError)
+}
+
+
+class Lost(Exception):
+    """The connection ended, or never was; the text says why."""
+
+
+class StatusConnection(LineProtocol):
+    """One connection to a status service: requests matched to replies by ``ref``.
+
+    :ivar outstanding: accounts whose assignment it is to bring.
+    :ivar gone: fires with a sentence when the connection has ended.
+    """
+
+    log = Logger()
+
+    def __init__(self, conn: str, clock: Any) -> None:
+        super().__init__(conn, Gather(), MAX_REPLY)
+        self.outstanding = 0
+        self.gone: Deferred[str] = Deferred()
+        self._clock = clock
+        self._refs = itertools.count(1)
+        self._waiting: dict[int, Deferred[Reply]] = {}
+        self._why = ""
+
+    async def ask(self, request: Request) -> Reply:
+        """The reply to ``request``.
+
+        :raises flux.errors.FluxError: the service's own.
+        :raises Lost: the connection ended, or no answer came in time, and so it was ended.
+        """
+        if self.closed:
+            raise Lost("the connection has ended")
+        ref = request.ref = next(self._refs)
+        answer = self._waiting[ref] = Deferred()
+        self.write(_encode(request) + b"\n")
+        try:
+            reply = await within(ANSWER_WITHIN, answer, self._clock, "the status service")
+        except DeadlineExceeded as late:
+            self.end(str(late))
+            raise Lost(str(late)) from None
+        finally:
+            self._waiting.pop(ref, None)
+        if isinstance(reply, ErrorReply):
+            raise _as_exception(reply)
+        return reply
+
+    def end(self, why: str) -> None:
+        """Cut the connection."""
+        self._why = self._why or why
+        self.abort()
+
+    def line_received(self, line: bytes) -> None:
+        """A reply."""
+        try:
+            reply = _decode(line)
+        except (ValueError, RecursionError) as problem:
+            self.end(f"what it says makes no sense: {problem}")
+            return
+        waiting = self._waiting.pop(reply.ref, None) if isinstance(reply.ref, int) else None
+        if waiting is not None:
+            waiting.callback(reply)
+        elif isinstance(reply, ErrorReply):
+            self.end(f"{reply.name}: {reply.detail}")
+
+    def line_too_long(self) -> None:
+        """No reply is that long."""
+        self.end("it sends lines that are too long")
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Nobody gets an answer here any more."""
+        super().connectionLost(reason)
+        why = self._why or "it closed the connection"
+        waiting, self._waiting = list(self._waiting.values()), {}
+        for answer in waiting:
+            answer.errback(Lost(why))
+        self.gone.callback(why)
+
+
+def _as_exception(reply: ErrorReply) -> FluxError:
+    kind = _ERRORS.get(reply.name)
+    if kind is None or kind is FluxError:
+        return Unavailable(f"the status service answered {reply.name}")
+    return kind(reply.detail)
+
+
+class _Service:
+    """One address: the connection to it, as long as there is one.
+
+    :ivar problem: why there is none.
+    """
+
+    def __init__(self, address: HostPort) -> None:
+        self.address = address
+        self.connection: StatusConnection | None = None
+        self.problem = "not connected yet"
+
+
+@implementer(IPlacement)
+class StatusClient:
+    """Assigns through status services.
+
+    :param addresses: where they listen.
+    :param key: ``status.cluster_key``; empty where there is none.
+    :param endpoint: how an address is reached, if not by plain TCP.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        clock: Any,
+        addresses: Sequence[HostPort],
+        key: str = "",
+        *,
+        endpoint: Callable[[str, int], IStreamClientEndpoint] | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._clock = clock
+        self._key = key
+        self._endpoint = endpoint or (lambda host, port: HostnameEndpoint(clock, host, port))
+        self._rng = rng or random.Random()
+        self._services = [_Service(address) for address in addresses]
+        self._tasks = Tasks(self.log)
+        self._accounts = 0
+        self._stopped = False
+        #: Of those who wait for a connection to come up.
+        self._hopes: set[Deferred[None]] = set()
+
+    async def start(self) -> None:
+        """Begin to connect. Does not wait for it: a gate without a status service answers ``unavailable``."""
+        for service in self._services:
+            self._tasks.spawn(self._keep_connected(service), f"the connection to the status service {service.address}")
+
+    async def stop(self) -> None:
+        """End the connections; who waits gets ``Unavailable``."""
+        self._stopped = True
+        await self._tasks.stop()
+        self._wake()
+
+    async def check(self, address: HostPort) -> None:
+        """Connect to one of the addresses, and be let in.
+
+        :raises Lost: it cannot be reached.
+        :raises flux.errors.FluxError: it does not let us in.
+        """
+        service = _Service(address)
+        connection = await self._open(service)
+        try:
+            await connection.ask(StatusPing())
+        finally:
+            connection.end("checked")
+            await connection.gone
+
+    async def assign(self, uids: Sequence[int], leaving: str = "") -> list[Assignment]:
+        """See :meth:`IPlacement.assign`.
+
+        :raises flux.errors.Unavailable: no status service answered in time.
+        """
+        if self._stopped or self._accounts + len(uids) > MOST_WAITING:
+            raise Unavailable("too many requests are waiting for a chat server; try again")
+        self._accounts += len(uids)
+        try:
+            assignments: list[Assignment] = []
+            for start in range(0, len(uids), MOST_UIDS):
+                assignments += await self._assign(list(uids[start : start + MOST_UIDS]), leaving or UNSET)
+            return assignments
+        finally:
+            self._accounts -= len(uids)
+
+    async def _assign(self, uids: list[int], leaving: str | UnsetType) -> list[Assignment]:
+        ends = self._clock.seconds() + DEADLINE
+        asked: set[_Service] = set()
+        problem: FluxError | None = None
+        while (left := ends - self._clock.seconds()) > 0 and not self._stopped:
+            service = self._choose(asked)
+            if service is None:
+                if problem is not None:
+                    # Everybody who is there has been asked.
+                    raise problem
+                await self._wait_for_a_connection(left)
+                continue
+            asked.add(service)
+            try:
+                return await within(left, self._ask(service, uids, leaving), self._clock, "a status service")
+            except Unavailable as error:
+                problem = error
+            except (Lost, DeadlineExceeded):
+                # It may come back, and until then there may be others.
+                asked.discard(service)
+        if problem is not None:
+            raise problem
+        whys = "; ".join(f"{each.address}: {each.problem}" for each in self._services)
+        self.log.warn("no status service answers: {whys}", whys=whys)
+        raise Unavailable("no status service answers; try again later")
+
+    async def _ask(self, service: _Service, uids: list[int], leaving: str | UnsetType) -> list[Assignment]:
+        connection = service.connection
+        assert connection is not None
+        connection.outstanding += len(uids)
+        try:
+            reply = await connection.ask(GetChatServer(uids=uids, leaving=leaving))
+        finally:
+            connection.outstanding -= len(uids)
+        if not isinstance(reply, GetChatServersOk) or [each.uid for each in reply.assignments] != uids:
+            connection.end("it answers something else than was asked")
+            raise Lost("it answers something else than was asked")
+        return reply.assignments
+
+    def _choose(self, asked: set[_Service]) -> _Service | None:
+        """The connected service with the least to do, ties at random; those already asked only where they lost it."""
+        there = [
+            each
+            for each in self._services
+            if each.connection is not None and not each.connection.closed and each not in asked
+        ]
+        if not there:
+            return None
+        least = min(each.connection.outstanding for each in there if each.connection is not None)
+        return self._rng.choice(
+            [each for each in there if each.connection is not None and each.connection.outstanding == least]
+        )
+
+    # --- connections ---
+
+    async def _wait_for_a_connection(self, seconds: float) -> None:
+        hope: Deferred[None] = Deferred()
+        self._hopes.add(hope)
+        try:
+            await within(seconds, hope, self._clock, "a status service")
+        except DeadlineExceeded:
+            return
+        finally:
+            self._hopes.discard(hope)
+
+    def _wake(self) -> None:
+        for hope in list(self._hopes):
+            if not hope.called:
+                hope.callback(None)
+
+    async def _keep_connected(self, service: _Service) -> None:
+        told = ""
+        pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE, self._rng)
+        while True:
+            try:
+                connection = await self._open(service)
+            except (Lost, FluxError) as problem:
+                service.problem = str(problem)
+            else:
+                told = ""
+                self.log.info("status service {address} is connected", address=service.address)
+                began = self._clock.seconds()
+                service.problem = await self._serve(service, connection)
+                if self._clock.seconds() - began > LONGEST_PAUSE:
+                    pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE, self._rng)
+            if told != service.problem:
+                told = service.problem
+                self.log.warn("status service {address}: {why}", address=service.address, why=told)
+            await sleep(next(pauses), self._clock)
+
+    async def _serve(self, service: _Service, connection: StatusConnection) -> str:
+        """Use a connection until it ends; why it did."""
+        service.connection = connection
+        pinging = self._tasks.spawn(self._ping(connection), f"pinging the status service {service.address}")
+        self._wake()
+        try:
+            return await connection.gone
+        finally:
+            service.connection = None
+            pinging.cancel()
+            connection.end("the gate is stopping")
+
+    async def _ping(self, connection: StatusConnection) -> None:
+        """Notice when what is behind the connection has gone without a word."""
+        while True:
+            await sleep(PING_EVERY, self._clock)
+            try:
+                await connection.ask(StatusPing())
+            except Lost:
+                return
+            except FluxError:
+                continue  # any answer is a sign of life
+
+    async def _open(self, service: _Service) -> StatusConnection:
+        """:raises Lost: it cannot be reached. :raises flux.errors.FluxError: it does not let us in."""
+        connection = StatusConnection(f"status {service.address}", self._clock)
+        connecting = connectProtocol(self._endpoint(*service.address), connection).addErrback(_cancelled)
+        try:
+            await within(CONNECT_WITHIN, connecting, self._clock, "connecting")
+        except CancelledError:
+            raise
+        except Exception as problem:
+            raise Lost(str(problem).rstrip(".") or type(problem).__name__) from problem
+        if self._key:
+            try:
+                await connection.ask(Auth(key=self._key))
+            except BaseException:
+                connection.end("not let in")
+                raise
+        return connection
+
+
+def _cancelled(failure: Failure) -> Failure:
+    if failure.check(ConnectingCancelledError):
+        raise CancelledError
+    return failure
