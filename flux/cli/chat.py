@@ -1,4 +1,4 @@
-"""``flux chat [HOST:PORT]``: the terminal client."""
+"""``flux chat [HOST:PORT]`` and ``flux chat --gate URL``: the terminal client."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from flux.client import Address, parse_address
+from flux.client import Address, parse_address, parse_url
 
 DEFAULT = Address("127.0.0.1", 8090)
 
@@ -16,13 +16,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     server = f"a chat server (default: {DEFAULT})"
     user = "log in as NAME at once; the password is asked for, or taken from the environment: FLUX_PASSWORD"
     parser.add_argument("address", metavar="HOST:PORT", nargs="?", default="", help=server)
+    gate = "log in through the gate at URL, which knows the chat servers; it also sends codes by e-mail"
+    parser.add_argument("--gate", metavar="URL", default="", help=gate)
     parser.add_argument("--user", metavar="NAME", default="", help=user)
 
 
 def run(args: argparse.Namespace) -> int:
     """Chat until the person leaves."""
     try:
+        if args.gate and args.address:
+            raise ValueError("give HOST:PORT or --gate URL: a gate knows where the chat servers are")
         address = parse_address(args.address, DEFAULT)
+        where = parse_url(args.gate) if args.gate else address
     except ValueError as problem:
         print(f"flux chat: {problem}", file=sys.stderr)
         return 2
@@ -40,5 +45,5 @@ def run(args: argparse.Namespace) -> int:
     asyncioreactor.install()
     from flux.client.terminal.application import chat
 
-    chat(address, args.user, password)
+    chat(where, args.user, password)
     return 0

@@ -30,6 +30,11 @@ What it promises:
     status = StatusClient(reactor, [("127.0.0.1", 50052)])
     await client.login_through(lambda: status.locate(22))
 
+  From outside, a gate is asked over HTTP; it also registers accounts and resets passwords::
+
+    gate = GateClient(reactor, "https://chat.example.net")
+    await client.login_through(gate.locator("zhang san", password="correct horse"))
+
 - Requests (``friends()``, ``history()``, ... one method per request of the protocol, or ``request(struct, reply)``)
   raise the error the server named (:mod:`flux.errors`), :class:`NotConnected` or ``flux.lifecycle.DeadlineExceeded``.
 
@@ -37,6 +42,7 @@ How the parts move::
 
     Connection   one TCP connection: lines, requests and their replies, pings
     Client       one session over many connections: login, reconnect, moved, end
+    GateClient   accounts over HTTP, and the way to a chat server
     StatusClient what a status service knows: servers and tokens
       Outbox     sends, a lane per chat, until each is answered
       Inbox      events until the application takes them; stops the reading when full
@@ -48,6 +54,7 @@ from flux.client.client import Client, Locate
 from flux.client.connection import Address, parse_address
 from flux.client.errors import ClientError, NotConnected, QueueFull, SessionEnded
 from flux.client.events import ClientEvent, Connecting, Ended, Offline, Online
+from flux.client.gate import GateClient, Locator, parse_url
 from flux.client.status import StatusClient
 from flux.model import (
     Assignment,
@@ -70,8 +77,10 @@ __all__ = [
     "Ended",
     "FriendAnswered",
     "FriendRequested",
+    "GateClient",
     "GroupChanged",
     "Locate",
+    "Locator",
     "Message",
     "NotConnected",
     "Offline",
@@ -83,4 +92,5 @@ __all__ = [
     "StatusClient",
     "Typing",
     "parse_address",
+    "parse_url",
 ]

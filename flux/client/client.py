@@ -31,6 +31,7 @@ from flux.client.connection import Address, Connection
 from flux.client.cursors import Cursors
 from flux.client.errors import ClientError, NotConnected, SessionEnded
 from flux.client.events import Connecting, Ended, Offline, Online, State
+from flux.client.gate import Locator
 from flux.client.inbox import Inbox
 from flux.client.outbox import Outbox
 from flux.client.seen import Seen
@@ -131,13 +132,15 @@ class Client(Calls):
 
     # before and after a session
 
-    async def register(self, name: str, password: str, *, email: str = "", nick: str = "") -> replies.RegisterOk:
-        """Create an account, on a connection of its own.
+    async def register(
+        self, name: str, password: str, *, email: str = "", code: str = "", nick: str = ""
+    ) -> replies.RegisterOk:
+        """Create an account, on a connection of its own; ``code`` proves ``email``.
 
         :raises flux.errors.FluxError: ``user_exists``, ``password_invalid``, ...
         :raises NotConnected: no address could be reached.
         """
-        asked = requests.Register(name=name, password=password, email=email, nick=nick)
+        asked = requests.Register(name=name, password=password, email=email, code=code, nick=nick)
 
         async def register(address: Address) -> replies.RegisterOk:
             connection = self._new_connection()
@@ -174,9 +177,11 @@ class Client(Calls):
         """Begin the session wherever ``locate`` says, and ask it again before every attempt to come back.
 
         So the session goes on elsewhere when its server is gone, and outlives its token. For users of a
-        status service there is :meth:`flux.client.StatusClient.locate`::
+        status service there is :meth:`flux.client.StatusClient.locate`, for those of a gate
+        :meth:`flux.client.GateClient.locator`::
 
             await client.login_through(lambda: status.locate(22))
+            await client.login_through(gate.locator("ann", password="correct horse"))
 
         The first login is one attempt, which reports its errors. Later ones are repeated like those of
         :meth:`login`, a refused token included: the next one is fresh. A session ends when ``locate`` raises
@@ -254,6 +259,8 @@ class Client(Calls):
         changed = await super().password_change(old, new)
         if self._credentials.password is not UNSET:
             self._credentials.password = new
+        if isinstance(self._locate, Locator):
+            self._locate.password_changed(new)
         return changed
 
     def _sent(self, receipt: SendOk) -> SendOk:

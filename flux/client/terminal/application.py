@@ -10,7 +10,8 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, globalLogBeginner
 from zope.interface import implementer
 
-from flux.client import Address, Client
+from flux.client import Address, Client, GateClient
+from flux.client.terminal.entrance import GateTerminal
 from flux.client.terminal.screen import TerminalScreen
 from flux.client.terminal.start import Terminal
 from flux.client.terminal.text import clean, error
@@ -36,8 +37,11 @@ class _Bugs:
             self._screen.show(error(f"A bug of flux chat: {what}. Please report it."))
 
 
-def chat(address: Address, user: str, password: str | None) -> None:
-    """Run the reactor until the person leaves or the process is told to stop; then the terminal is as it was."""
+def chat(where: Address | str, user: str, password: str | None) -> None:
+    """Run the reactor until the person leaves or the process is told to stop; then the terminal is as it was.
+
+    :param where: a chat server, or the URL of a gate.
+    """
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
@@ -45,7 +49,11 @@ def chat(address: Address, user: str, password: str | None) -> None:
     async def run() -> None:
         screen = TerminalScreen()
         globalLogBeginner.beginLoggingTo([_Bugs(screen)], redirectStandardIO=False, discardBuffer=True)
-        terminal = Terminal(reactor, address, screen, lambda: Client(reactor, [address]))
+        terminal: Terminal
+        if isinstance(where, str):
+            terminal = GateTerminal(reactor, GateClient(reactor, where), screen, lambda: Client(reactor))
+        else:
+            terminal = Terminal(reactor, where, screen, lambda: Client(reactor, [where]))
         running = spawn(terminal.run(user, password), "the chat", _log)
 
         async def stop() -> None:

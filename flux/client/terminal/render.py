@@ -179,7 +179,7 @@ def sentence(problem: Exception) -> str:
             return f"Too many attempts: try again in {-(-problem.retry_after // 1000)} s."
         case Unavailable():
             return "The server cannot do that right now: try again in a moment."
-        case UserExists():
+        case UserExists() if "e-mail" not in problem.detail:
             return "This name is taken: choose another one."
         case DeadlineExceeded():
             return "The server did not answer in time: try again."

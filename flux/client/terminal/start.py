@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from twisted.internet.interfaces import IReactorTime
 
-from flux.client import Address, Client, NotConnected
+from flux.client import Client, NotConnected
 from flux.client.terminal import actions as _actions  # noqa: F401 - fills the table of commands
 from flux.client.terminal import render
 from flux.client.terminal.chat import EXPECTED, Chat
@@ -18,14 +18,17 @@ from flux.client.terminal.text import dim, error, good
 class Terminal:
     """One run of ``flux chat``.
 
-    :param make_client: a client for the address.
+    :param where: what is talked to, for the title.
+    :param make_client: a client that has not logged in.
     """
 
-    def __init__(
-        self, clock: IReactorTime, address: Address, screen: Screen, make_client: Callable[[], Client]
-    ) -> None:
+    question = "(l)og in, (r)egister or (q)uit? "
+    letters = "Type l, r or q."
+    who = "name: "
+
+    def __init__(self, clock: IReactorTime, where: object, screen: Screen, make_client: Callable[[], Client]) -> None:
         self._clock = clock
-        self._address = address
+        self._where = where
         self._screen = screen
         self._make_client = make_client
         self._client: Client | None = None
@@ -58,22 +61,38 @@ class Terminal:
 
     async def _choose(self) -> str:
         """The menu, and what was chosen there; how that ended, as for :meth:`_log_in`."""
-        self._screen.show([], [("class:title", "flux chat"), ("class:dim", f"  {self._address}")])
+        self._screen.show([], [("class:title", "flux chat"), ("class:dim", f"  {self._where}")])
         while True:
-            match (await self._screen.ask("(l)og in, (r)egister or (q)uit? ")).strip().lower():
-                case "l" | "log in" | "login":
-                    return await self._log_in(await self._name(), None)
-                case "r" | "register":
-                    return await self._register()
-                case "q" | "quit":
-                    return "quit"
-            self._screen.show(dim("Type l, r or q."))
+            chosen = (await self._screen.ask(self.question)).strip().lower()
+            if chosen in ("q", "quit"):
+                return "quit"
+            how = await self._go(chosen)
+            if how:
+                return how
+            self._screen.show(dim(self.letters))
 
-    async def _name(self) -> str:
+    async def _go(self, chosen: str) -> str:
+        """Do what was chosen, and how that ended; empty where there is no such choice."""
+        if chosen in ("l", "log in", "login"):
+            return await self._log_in(await self._answer(self.who), None)
+        if chosen in ("r", "register"):
+            return await self._register()
+        return ""
+
+    async def _answer(self, question: str) -> str:
+        """What the person answers, which is something."""
         while True:
-            name = (await self._screen.ask("name: ")).strip()
-            if name:
-                return name
+            answer = (await self._screen.ask(question)).strip()
+            if answer:
+                return answer
+
+    async def _new_password(self) -> str:
+        """A password that was typed twice; empty where the two differ."""
+        password = await self._screen.ask("password: ", hidden=True)
+        if await self._screen.ask("password again: ", hidden=True) == password:
+            return password
+        self._screen.show(error("The two passwords differ."))
+        return ""
 
     async def _log_in(self, name: str, password: str | None) -> str:
         """Log in and chat; how it ended: ``quit``, ``logout``, ``ended``, or ``failed``."""
@@ -81,7 +100,7 @@ class Terminal:
             password = await self._screen.ask(f"password of {name}: ", hidden=True)
         client = self._make_client()
         try:
-            await client.login(name, password=password)
+            await self._enter(client, name, password)
         except EXPECTED as problem:
             return self._failed(problem)
         self._client = client
@@ -90,11 +109,14 @@ class Terminal:
         finally:
             self._client = None
 
+    async def _enter(self, client: Client, name: str, password: str) -> None:
+        """Begin the session."""
+        await client.login(name, password=password)
+
     async def _register(self) -> str:
-        name = await self._name()
-        password = await self._screen.ask("password: ", hidden=True)
-        if await self._screen.ask("password again: ", hidden=True) != password:
-            self._screen.show(error("The two passwords differ."))
+        name = await self._answer("name: ")
+        password = await self._new_password()
+        if not password:
             return "failed"
         try:
             await self._make_client().register(name, password)
