@@ -89,6 +89,14 @@ class AppendContract:
         assert [outcomes[n].seq for n in (2, 8, 13, 14)] == [2, 1, 1, 3]
         assert outcomes[8].duplicate
 
+    async def test_a_chat_of_two_is_no_group_to_send_to(self, store) -> None:
+        ann, bob = await people(store, "ann", "bob")
+        [known] = await send(store, Draft(ann, bob, 0, "x"))
+        for _ in range(2):
+            [outcome] = await store.append([Draft(ann, 0, known.chat, "x")])
+            assert isinstance(outcome, NotFound)
+        assert [receipt.seq for receipt in await send(store, Draft(bob, ann, 0, "y"))] == [2]
+
     async def test_what_was_refused_left_nothing(self, store) -> None:
         ann, bob = await people(store, "ann", "bob")
         await store.block(bob, ann)

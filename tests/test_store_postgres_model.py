@@ -13,12 +13,12 @@ from store_model import ModelStore
 from test_store_model import StoreMachine, plain, wait_for
 
 from flux.backends.postgres import PostgresStore
+from flux.backends.postgres.append import chats_of
 from flux.bench.engines import PostgresServer
 from flux.errors import FluxError
 from flux.model import Draft, Receipt
 
-#: Calls that take effect in the order in which they are made; for others nobody promises that.
-ORDERED = {"append", "group_join", "group_leave", "group_add", "group_remove", "group_role"}
+GROUP_CHANGES = {"group_join", "group_leave", "group_add", "group_remove", "group_role"}
 
 
 class PairsFirst(ModelStore):
@@ -63,10 +63,21 @@ class PostgresMachine(StoreMachine):
 
     def compare(self, calls: list[tuple[Any, ...]]) -> None:
         while calls:
-            ordered = next((n for n, call in enumerate(calls) if call[0] not in ORDERED), len(calls))
-            some, calls = calls[: ordered or 1], calls[ordered or 1 :]
+            count = together_in_order(calls)
+            some, calls = calls[:count], calls[count:]
             outcomes = wait_for(together([self.outcome(*call) for call in some]))
             assert plain(outcomes) == plain([self.expected(*call) for call in some])
+
+
+def together_in_order(calls: list[tuple[Any, ...]]) -> int:
+    """How many of the first calls may be made at once: they keep their order if each two are about one chat."""
+    chats: list[set[object]] = []
+    for name, *arguments in calls:
+        about = chats_of(arguments[0]) if name == "append" else {arguments[1]} if name in GROUP_CHANGES else set()
+        if not all(about & others for others in chats):
+            break
+        chats.append(about)
+    return max(len(chats), 1)
 
 
 @pytest.mark.slow

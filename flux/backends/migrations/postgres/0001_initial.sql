@@ -439,7 +439,8 @@ BEGIN
     END IF;
     IF members <> '{}' AND EXISTS (
         SELECT FROM unnest(members, into_groups) a (sender, chat)
-        WHERE NOT EXISTS (SELECT FROM members m WHERE m.uid = a.sender AND m.chat = a.chat)
+        WHERE NOT EXISTS (
+            SELECT FROM members m JOIN groups g ON g.chat = m.chat WHERE m.uid = a.sender AND m.chat = a.chat)
     ) THEN
         RETURN;
     END IF;
