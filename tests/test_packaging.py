@@ -57,7 +57,7 @@ def test_the_wheel_holds_what_it_should(wheel: Path) -> None:
         str(path.relative_to(CHECKOUT))
         for folder in ("flux", "twisted")
         for path in (CHECKOUT / folder).rglob("*")
-        if path.suffix in (".py", ".sql", ".lua", ".typed")
+        if path.suffix in (".py", ".sql", ".lua", ".typed", ".html", ".css", ".js", ".svg")
     }
     assert ours == expected
     assert {"flux/py.typed", "twisted/plugins/flux_plugin.py"} <= ours
