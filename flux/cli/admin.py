@@ -165,7 +165,7 @@ def _matching(patterns: Sequence[str], servers: Sequence[Node]) -> list[str]:
     names: dict[str, None] = {}
     for pattern in patterns:
         if set(pattern) & set("*?["):
-            found = [node.name for node in servers if fnmatchcase(node.name, pattern)]
+            found = sorted(node.name for node in servers if fnmatchcase(node.name, pattern))
             if not found:
                 raise AdminFailed(f"no chat server matches {pattern!r}; there are {_listed(servers)}")
         elif any(node.name == pattern for node in servers):
