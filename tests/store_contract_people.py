@@ -121,7 +121,7 @@ class AccountsContract:
         await store.set_email(2, "old@x.org", "old@x.org")
         assert (await store.credentials(0, "", "old@x.org")).id == 2
         with pytest.raises(UserInvalid):
-            await store.set_email(3, "c@x.org", "c@x.org")
+            await store.set_email(3, "new@x.org", "new@x.org")  # nobody, whoever has the address
 
     async def test_credentials_by_id_or_by_folded_name(self, store) -> None:
         await store.create_account("Ann", "ann", "secret", "", "")

@@ -100,10 +100,10 @@ class ModelStore:
         return uid
 
     def set_email(self, uid: int, email: str, verified: str) -> None:
-        if any(address == verified for other, address in self.verified.items() if other != uid):
-            raise UserExists
         if uid not in self.profiles:
             raise UserInvalid
+        if any(address == verified for other, address in self.verified.items() if other != uid):
+            raise UserExists
         self.verified[uid] = verified
 
     def credentials(self, uid: int, key: str, verified: str) -> Credentials | None:

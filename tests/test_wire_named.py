@@ -95,7 +95,8 @@ def test_send_ok_has_the_cid_that_was_given() -> None:
 
 
 CODES = {
-    1001: "bad_json", 1002: "unavailable", 1005: "user_exists", 1009: "password_invalid", 1010: "token_invalid",
+    1001: "bad_json", 1002: "unavailable", 1003: "code_expired", 1004: "code_wrong", 1005: "user_exists",
+    1006: "password_mismatch", 1007: "email_mismatch", 1009: "password_invalid", 1010: "token_invalid",
     1011: "user_invalid", 1101: "unknown_type", 1102: "bad_request", 1103: "line_too_long", 1104: "not_logged_in",
     1105: "forbidden", 1106: "not_found", 1107: "rate_limited", 1108: "no_server", 1109: "already_logged_in",
     1110: "too_large", 1111: "internal",

@@ -149,7 +149,8 @@ async def _act(args: argparse.Namespace, client: StatusClient, reactor: Any, sta
         alone = "flux admin: no other server is up, so clients stay where they are until there is one"
         status.print(alone, soft_wrap=True, highlight=False)
     if args.action == "drain" and args.wait:
-        states = await _wait(client, {node.name: node for node in servers if node.name in states}, reactor, status)
+        known = {node.name: node for node in servers}
+        states = await _wait(client, {name: known[name] for name in states}, reactor, status)
     if args.json:
         print(json.dumps([{"server": name, "state": state} for name, state in states.items()]))
         return

@@ -59,12 +59,10 @@ def credentials(db: sqlite3.Connection, uid: int, key: str, verified: str) -> Cr
 
 
 def set_email(writer: Writer, uid: int, email: str, verified: str) -> None:
+    profile(writer.db, uid)
     if one_row(writer.db, "SELECT 1 FROM accounts WHERE verified = ? AND id <> ?", (verified, uid)):
         raise UserExists(TAKEN)
-    if not one_row(
-        writer.db, "UPDATE accounts SET email = ?, verified = ? WHERE id = ? RETURNING id", (email, verified, uid)
-    ):
-        raise UserInvalid("there is no such user")
+    writer.db.execute("UPDATE accounts SET email = ?, verified = ? WHERE id = ?", (email, verified, uid))
 
 
 def set_password(writer: Writer, uid: int, password_hash: str) -> None:
