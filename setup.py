@@ -36,6 +36,7 @@ setup(
         "flux.admin": ["static/*"],
         "flux.backends": ["migrations/*.sql", "migrations/**/*.sql"],
         "flux.backends.redis.scripts": ["*.lua"],
+        "flux.web": ["static/*"],
     },
     include_package_data=False,
     zip_safe=False,
@@ -53,6 +54,7 @@ setup(
         "txpostgres>=1.7,<2",
         # Exactly this one: backends/redis works around what it does.
         "txredisapi==1.6.0",
+        "websockets>=17,<18",
         "zope.interface>=7",
     ],
     extras_require={

@@ -22,6 +22,7 @@ Role = Literal["owner", "admin", "member"]
 FriendStatus = Literal["pending", "accepted", "rejected"]
 NodeState = Literal["up", "draining", "down"]
 KickReason = Literal["takeover", "admin", "password", "slow", "shutdown"]
+MoveReason = Literal["drain", "shutdown"]
 GroupChangeKind = Literal["join", "leave", "add", "remove", "role"]
 CodeCheck = Literal["accepted", "wrong", "unknown"]
 
@@ -337,9 +338,11 @@ class Moved(Event, frozen=True, tag="moved"):
 
     host: str
     port: int
-    reason: Literal["drain", "shutdown"]
+    reason: MoveReason
     grace: int
     token: str | UnsetType = UNSET
+    server: str | UnsetType = UNSET
+    websocket: str | UnsetType = UNSET
 
 
 Notice = ReadUpTo | Typing | Presence | FriendRequested | FriendAnswered | GroupChanged
@@ -418,6 +421,7 @@ class Lease(Value, frozen=True):
     :ivar boot: from the store; the highest under a name is the only one that counts.
     :ivar capacity: most sessions it takes; 0 means no limit.
     :ivar ttl: seconds until the lease lapses by itself.
+    :ivar websocket: where browsers connect, empty where they cannot.
     """
 
     name: str
@@ -428,6 +432,7 @@ class Lease(Value, frozen=True):
     capacity: int
     weight: int
     ttl: float
+    websocket: str = ""
 
 
 class Renewal(Value, frozen=True):
@@ -452,6 +457,7 @@ class Node(Value, frozen=True):
     :ivar sessions: as of its last heartbeat.
     :ivar reserved: assignments not yet covered by a heartbeat.
     :ivar heartbeat_age: seconds since the last heartbeat; -1 for a static server that never sent one.
+    :ivar websocket: where browsers connect, empty where they cannot.
     """
 
     name: str
@@ -463,6 +469,7 @@ class Node(Value, frozen=True):
     weight: int = 1
     state: NodeState = "up"
     heartbeat_age: float = -1.0
+    websocket: str = ""
 
     @property
     def load(self) -> int:
@@ -492,7 +499,7 @@ class Choice(Value, frozen=True):
 
 
 class Assignment(Value, frozen=True):
-    """What a user is told: connect there with this token before ``expires`` (ms)."""
+    """What a user is told: connect there with this token before ``expires`` (ms); browsers to ``websocket``."""
 
     uid: int
     host: str
@@ -500,6 +507,7 @@ class Assignment(Value, frozen=True):
     server: str
     token: str
     expires: int
+    websocket: str = ""
 
 
 # --- operations --------------------------------------------------------------

@@ -195,9 +195,17 @@ class Client(Protocol):
         await self.until(lambda: self.closed)
 
 
-def open_client(port: int, *, address: str = "127.0.0.1", terminator: bytes = b"\n", receive_buffer: int = 0) -> Client:
+def open_client(
+    port: int,
+    *,
+    address: str = "127.0.0.1",
+    terminator: bytes = b"\n",
+    receive_buffer: int = 0,
+    client: Client | None = None,
+) -> Client:
     """Connect to a port of this machine.
 
+    :param client: what is connected, if not one of the line protocol.
     :param address: the client's own; every address in 127/8 is this machine.
     :param receive_buffer: bytes the kernel keeps for this client while it does not read.
     """
@@ -212,13 +220,13 @@ def open_client(port: int, *, address: str = "127.0.0.1", terminator: bytes = b"
         sock.bind((address, 0))
         sock.connect(("127.0.0.1", port))
         sock.setblocking(False)
-        client = Client(terminator)
-        factory = Factory.forProtocol(lambda: client)
+        connected = client or Client(terminator)
+        factory = Factory.forProtocol(lambda: connected)
         factory.noisy = False
         reactor.adoptStreamConnection(sock.fileno(), socket.AF_INET, factory)
     finally:
         sock.close()
-    return client
+    return connected
 
 
 class NodeClock(Clock):
@@ -268,7 +276,7 @@ class OtherServer:
         return [
             Assignment(
                 uid, "127.0.0.1", self.target.port, self.target.node.name,
-                await self._server.token(uid, self.target), 0,
+                await self._server.token(uid, self.target), 0, f"ws://{self.target.node.name}/ws",
             )
             for uid in uids
         ]  # fmt: skip

@@ -23,8 +23,10 @@ from typing import Any
 import hypothesis
 import pytest
 import pytest_twisted
+from browser import Browser, Tab
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import LogEvent, LogLevel, eventAsText, globalLogBeginner, globalLogPublisher
+from web_people import PASSWORD, Lines, Server
 
 from flux.bench.engines import PostgresServer, RedisServer
 
@@ -152,3 +154,56 @@ def _dispose(reactor: Any, thing: Any) -> None:
         thing.abortConnection()
     elif hasattr(thing, "stopListening"):
         _ = thing.stopListening()
+
+
+# --- browsers ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A real browser, for all tests."""
+    with Browser(tmp_path_factory.mktemp("browser")) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def web_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that browsers chat on, for all tests that use names of their own."""
+    server = Server(tmp_path_factory.mktemp("web-server"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def tabs(browser: Browser, web_server: Server) -> Iterator[Callable[..., Tab]]:
+    """Makes tabs of a browser; at the end they are closed, and must not have complained."""
+    opened: list[Tab] = []
+
+    def open_tab(url: str = "", **options: Any) -> Tab:
+        opened.append(browser.tab(url or web_server.url, **options))
+        return opened[-1]
+
+    yield open_tab
+    complaints = [complaint for tab in opened for complaint in tab.complaints()]
+    for tab in opened:
+        tab.close()
+    browser.events.clear()
+    # That a request was refused or reached nobody is no fault of the page.
+    no_fault = ("Failed to load resource", "WebSocket connection to")
+    assert [complaint for complaint in complaints if not complaint.startswith(no_fault)] == []
+
+
+@pytest.fixture
+def lines(web_server: Server) -> Iterator[Callable[[str], Lines]]:
+    """Registers people and logs them in on the chat port of ``web_server``."""
+    opened: list[Lines] = []
+
+    def log_in(name: str) -> Lines:
+        opened.append(Lines(web_server.chat_port))
+        opened[-1].ask("register", name=name, password=PASSWORD)
+        opened[-1].ask("login", name=name, password=PASSWORD)
+        return opened[-1]
+
+    yield log_in
+    for each in opened:
+        each.close()

@@ -2,7 +2,7 @@
 
 ::
 
-    client ── Link ── ChatConnection ── ChatNode ──┬─ Stepped ── SqliteStore in this thread
+    client ── Link ── LineConnection ── ChatNode ──┬─ Stepped ── SqliteStore in this thread
                                                    ├─ Stepped ── MemoryState
                                                    └─ LabBus     (shuffles, drops, doubles)
 
@@ -36,7 +36,7 @@ from flux.backends.sqlite import SqliteStore
 from flux.backends.sqlite.lanes import Call
 from flux.chat import requests_account, requests_message, requests_people  # noqa: F401 - they fill the table
 from flux.chat.node import ChatNode
-from flux.chat.protocol import ChatConnection
+from flux.chat.protocol import LineConnection
 from flux.config import Settings
 from flux.errors import Unavailable
 from flux.interfaces import IBusSink
@@ -406,7 +406,7 @@ class Client:
         self._lab = lab
         self._partial = b""
         self.link = Link(self, lab.clocks[node.name], buffer)
-        self.connection = ChatConnection(node, f"c{len(lab.clients)}", "198.51.100.1")
+        self.connection = LineConnection(node, f"c{len(lab.clients)}", "198.51.100.1")
         self.connection.makeConnection(self.link)
         lab.clients.append(self)
 

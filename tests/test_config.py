@@ -157,6 +157,14 @@ def test_a_class_of_the_users_own() -> None:
         ("chat.listen=tpc:8090", "\"tpc:8090\" is not an endpoint: Unknown endpoint type: 'tpc'; expected a Twisted"),
         ("chat.listen=", '"" is not an endpoint'),
         ("chat.listen=tcp:http", '"tcp:http" is not an endpoint'),
+        ("chat.websocket=8091", '"8091" is not an endpoint'),
+        (
+            "chat.websocket_url=https://a/ws",
+            '"https://a/ws" is not the address of a WebSocket; expected wss://host/path',
+        ),
+        ("chat.origins=chat.example.net", '"chat.example.net" is not an origin; expected origins such as https://'),
+        ("chat.origins=https://a/", '"https://a/" is not an origin'),
+        ("gate.chat_via_gate=perhaps", '"perhaps" is unknown; expected auto, yes, no'),
         ("status.balancer=least_conections", '"least_conections" is unknown (did you mean least_connections?)'),
         ("store.kind=.x", '".x" is unknown; expected sqlite, postgres, or the dotted path of a class of your own'),
         ("store.path=", "this is not a path"),
@@ -326,6 +334,14 @@ def test_the_same_endpoint_on_another_port(endpoint: str, other: str) -> None:
 
 
 # --- the static list ---------------------------------------------------------
+
+
+def test_what_browsers_need() -> None:
+    chat = load(None, ["chat.origins=https://A.example, http://b.example:8080,http://[::1]:1", "chat.websocket="]).chat
+    assert chat.origins == ("https://a.example", "http://b.example:8080", "http://[::1]:1")
+    assert load(None, ["chat.origins=*"]).chat.origins == ("*",)
+    given = load(None, ["chat.websocket=tcp:8091", "chat.websocket_url=wss://chat.example.net/ws"]).chat
+    assert (given.websocket, given.websocket_url) == ("tcp:8091", "wss://chat.example.net/ws")
 
 
 def test_the_gate_and_its_mail(tmp_path: Path) -> None:

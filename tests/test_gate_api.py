@@ -41,7 +41,7 @@ async def test_from_an_address_to_a_chat(server: GateServer) -> None:
     login = await server.ok("/v1/login", email=ANN.lower(), password=PASSWORD)
     host, port = server.assembly.chat_listener.address()
     profile = {"id": 1, "name": "ann", "nick": "Annie", "description": "", "sex": "", "icon": "a.png"}
-    placed = {"host": host, "port": port, "server": "chat1", "email": ANN, "websocket": ""}
+    placed = {"host": host, "port": port, "server": "chat1", "email": ANN, "websocket": "/ws"}
     assert (profile | placed).items() <= login.items()
     assert login.keys() - (profile | placed).keys() == {"token", "expires"}
     client = server.chat()
@@ -281,7 +281,7 @@ async def test_a_token_gets_another_server_and_token(server: GateServer) -> None
     token = await server.log_in("ann")
     reply = await server.ask("POST", "/v1/server", **token)
     host, port = server.assembly.chat_listener.address()
-    assert {"id": uid, "host": host, "port": port, "server": "chat1", "websocket": ""}.items() <= reply.json.items()
+    assert {"id": uid, "host": host, "port": port, "server": "chat1", "websocket": "/ws"}.items() <= reply.json.items()
     assert (await server.ask("POST", "/v1/server", **token)).error == "token_invalid"
     client = server.chat()
     await client.ok("login", id=uid, token=reply.json["token"])

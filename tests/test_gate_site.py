@@ -232,7 +232,7 @@ async def test_a_resource_that_fails(clocked: ClockedSite, started: bool, flush_
 
 
 async def test_an_upgraded_connection_belongs_to_somebody_else(clocked: ClockedSite) -> None:
-    """As twisted.web does it for WebSockets; it still counts, and no clock of ours ends it."""
+    """It still counts, and no clock of ours ends it, nor does the gate when it stops."""
     got: list[bytes] = []
 
     class Other(Protocol):
@@ -245,14 +245,20 @@ async def test_an_upgraded_connection_belongs_to_somebody_else(clocked: ClockedS
     client = await clocked.connect()
     await clocked.heard(client, SLOW)
     [channel] = clocked.site._channels
-    channel._protocolUpgradeForWebsockets(Other())
+    other = Other()
+    channel.upgrade(other)
+    assert clocked.site._channels == set()
+    assert clocked.site._per_address == {"127.0.0.1": 1}
     clocked.pass_time(2 * ANSWER_WITHIN)
-    await clocked.heard(client, b"not HTTP\r\n\r\n")
+    await clocked.site.stop()
+    client.say(b"not HTTP\r\n\r\n")
+    await client_turns(lambda: got)
     assert got == [b"not HTTP\r\n\r\n"]
     client.transport.abortConnection()
     await client.ended()
-    await client_turns(lambda: not clocked.site._channels)
+    await client_turns(lambda: len(got) == 2)
     assert got[1:] == [b"lost"]
+    assert clocked.site._per_address == {}
 
 
 async def test_a_stop_waits_for_answers_and_for_nothing_else(server: GateServer) -> None:

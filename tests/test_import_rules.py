@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "admin": {"net", "config", "lifecycle", "metrics"},
     "client": {"httpclient", "wire", "lifecycle"},
     "gate": {"accounts", "wire", "net", "config", "lifecycle", "metrics"},
+    "web": {"net"},
     "workers": {"config", "net", "lifecycle"},
     "process": {"config", "lifecycle", "log"},
     # Those who put together and start.
@@ -57,6 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "metrics",
         "net",
         "status",
+        "web",
         "wire",
         "workers",
     },

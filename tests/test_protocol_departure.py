@@ -67,7 +67,10 @@ async def test_clients_of_a_draining_node_are_told_where_to_go_with_a_token(serv
         await until_moved(server, client)
         moved = await client.told("moved")
         token = moved.pop("token")
-        assert moved == {"host": "127.0.0.1", "port": second.port, "reason": "drain", "grace": DRAIN * 1000}
+        assert moved == {
+            "host": "127.0.0.1", "port": second.port, "reason": "drain", "grace": DRAIN * 1000, "server": "chat2",
+            "websocket": "ws://chat2/ws",
+        }  # fmt: skip
         there = await server.connect(second)
         assert (await there.ok("login", id=client.id, token=token))["server"] == "chat2"
         assert (await client.ended())[-1] == {"type": "kicked", "reason": "takeover"}
@@ -293,7 +296,10 @@ async def test_a_stop_tells_clients_of_another_server(server: ChatServer) -> Non
     await server.stop_node(first)
     moved, kicked = await ann.ended()
     token = moved.pop("token")
-    assert moved == {"type": "moved", "host": "127.0.0.1", "port": second.port, "reason": "shutdown", "grace": 0}
+    assert moved == {
+        "type": "moved", "host": "127.0.0.1", "port": second.port, "reason": "shutdown", "grace": 0, "server": "chat2",
+        "websocket": "ws://chat2/ws",
+    }  # fmt: skip
     assert kicked == {"type": "kicked", "reason": "shutdown"}
     await (await server.connect(second)).ok("login", id=ann.id, token=token)
 

@@ -124,6 +124,7 @@ async def test_a_chat_server_for_one(port, peer) -> None:
         "host": "a.example",
         "port": 8090,
         "server": "a",
+        "websocket": "",
     }
     assert tokens.matches(token, await port.state.token_digest(7))
     assert isinstance(expires, int)
@@ -138,7 +139,7 @@ async def test_a_chat_server_for_each_of_many(port, peer) -> None:
     assert reply["ref"] == 3
     assert [assignment["uid"] for assignment in reply["assignments"]] == uids
     assert {tuple(sorted(assignment)) for assignment in reply["assignments"]} == {
-        ("expires", "host", "port", "server", "token", "uid")
+        ("expires", "host", "port", "server", "token", "uid", "websocket")
     }
     assert len(json.dumps(reply)) < 2**20
 
@@ -171,6 +172,7 @@ async def test_the_servers(port, peer) -> None:
                 "weight": 2,
                 "state": "up",
                 "heartbeat_age": 1.5,
+                "websocket": "",
             }
         ],
     }

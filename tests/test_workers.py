@@ -213,3 +213,5 @@ def test_what_workers_cannot_share_is_refused_in_one_sentence() -> None:
     assert (listen.subject, name.subject) == ("chat.listen", "chat.name")
     own = ["store.kind=my.Store", "state.kind=my.State"]
     assert load(None, ["chat.workers=4", "chat.listen=haproxy:tcp:8090", *own]).chat.workers == 4
+    with pytest.raises(ConfigError, match=r"chat\.websocket: workers have no such port"):
+        load(None, ["chat.workers=4", "chat.websocket=tcp:8091", *own])

@@ -9,6 +9,8 @@ from twisted.logger import Logger
 from flux.accounts.accounts import Accounts
 from flux.accounts.passwords import Passwords
 from flux.assembly.backends import make_mailer
+from flux.assembly.browsers import Browsers
+from flux.chat.node import ChatNode
 from flux.config import HostPort, Settings, is_local, is_proxied
 from flux.gate import api, classic  # noqa: F401 - they fill the table
 from flux.gate.classic import GetTest
@@ -34,6 +36,7 @@ class GateService:
     """The gate of a process.
 
     :param placement: the status service of this process; None where there is none.
+    :param node: the chat server of this process; None where there is none.
     :raises flux.lifecycle.CannotStart: there is no status service to ask, or no such mailer.
     :ivar site: other modules put what they serve into ``site.root``.
     """
@@ -49,6 +52,7 @@ class GateService:
         passwords: Passwords,
         metrics: AccountMetrics,
         placement: IPlacement | None,
+        node: ChatNode | None,
         reactor: Any,
     ) -> None:
         self._settings = settings
@@ -59,8 +63,9 @@ class GateService:
         if placement is None:
             raise CannotStart("gate.status: is empty, and there is no status service in this process")
         accounts = Accounts(settings, store, state, bus, passwords, metrics)
-        self.gate = Gate(accounts, store, state, placement, self.mailer, reactor)
         self.site = GateSite(settings, reactor, is_proxied(settings.gate.listen))
+        self._browsers = Browsers(self.site, settings, node, state, reactor)
+        self.gate = Gate(accounts, store, state, placement, self.mailer, reactor, self._browsers.address)
         self.site.routes.update({**routes(self.gate), b"/openapi.json": Document(), b"/get_test": GetTest()})
         self.listener = Listener("gate.listen", settings.gate.listen, self.site, reactor)
 
@@ -75,6 +80,7 @@ class GateService:
         """Go on with other limits and rules."""
         self.gate.reload(settings)
         self.site.reload(settings)
+        self._browsers.reload(settings)
 
     def url(self) -> str:
         """Where it is, as browsers write it."""
@@ -88,14 +94,17 @@ class GateService:
                 "gate.listen can be reached from other machines, and verification codes are not sent but logged: "
                 "set mail.kind to smtp or webhook"
             )
+        self._browsers.start()
         try:
             await self.listener.start()
             make_eager(self.listener.port, BUFFER)
         except BaseException:
+            await self._browsers.stop()
             await self.gate.stop()
             raise
 
     async def _stop(self) -> None:
         await self.listener.stop()
+        await self._browsers.stop()
         await self.gate.stop()
         await self.site.stop()

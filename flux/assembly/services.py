@@ -27,6 +27,7 @@ from flux.accounts.rules import check_password
 from flux.admin.service import AdminService
 from flux.admin.sources import Sources
 from flux.assembly.backends import make_state, make_store
+from flux.assembly.browsers import WebSocketPort
 from flux.assembly.gate import GateService
 from flux.chat import insight, requests_account, requests_message, requests_people  # noqa: F401 - they fill the table
 from flux.chat.node import ChatNode
@@ -84,6 +85,7 @@ class Assembly:
         self.node: ChatNode | None = None
         self.status: StatusService | None = None
         self.gate: GateService | None = None
+        self.websocket: WebSocketPort | None = None
         self.exit_status = 1
         stages = [
             Stage("the shared state", self.state.start, self.state.stop),
@@ -104,8 +106,16 @@ class Assembly:
         if "gate" in roles and settings.gate.listen:
             here = self._placing.placement if "status" in roles else None
             self.gate = GateService(
-                settings, self.store, self.state, self.bus, self.passwords, self._account_metrics, here, reactor
-            )
+                settings,
+                self.store,
+                self.state,
+                self.bus,
+                self.passwords,
+                self._account_metrics,
+                here,
+                self.node,
+                reactor,
+            )  # fmt: skip
             stages += self.gate.stages()
         stages = self._admin(backends) + stages
         self._stages = Stages(stages, reactor, self.log)
@@ -207,6 +217,8 @@ class Assembly:
         self.chat_listener = listener = Listener("chat.listen", settings.chat.listen, factory, self._reactor, own)
         if self._worker:
             self._shared = SharedPort(settings.chat.listen, factory, self._reactor)
+        if settings.chat.websocket:
+            self.websocket = WebSocketPort(settings, node, self._reactor)
 
         async def listen() -> None:
             ports = [listener] if self._shared is None else [listener, self._shared]
@@ -214,17 +226,24 @@ class Assembly:
                 for each in ports:
                     await each.start()
                     make_eager(each.port, settings.chat.buffer)
-                await node.take_lease(*self.advertised())
+                host, port = self.advertised()
+                if self.websocket is not None:
+                    await self.websocket.start()
+                await node.take_lease(host, port, self.websocket.address(host) if self.websocket is not None else "")
                 if self.status is not None:
                     # Or it would learn of this server only with its next look.
                     await self.status.placement.refresh()
             except BaseException:
                 for each in ports:
                     await each.stop()
+                if self.websocket is not None:
+                    await self.websocket.stop()
                 raise
 
         async def drain() -> None:
             await listener.stop()
+            if self.websocket is not None:
+                await self.websocket.stop()
             if self._shared is not None:
                 await self._shared.stop()
             await node.stop(self._settings.chat.drain)
@@ -304,6 +323,8 @@ class Assembly:
             self.node.reload(settings)
         if self.gate is not None:
             self.gate.reload(settings)
+        if self.websocket is not None:
+            self.websocket.reload(settings)
 
     def banner(self) -> str:
         """Where to connect, and what to type."""
@@ -322,6 +343,7 @@ class Assembly:
             lines += ["", f"status service listens on {host}:{port}"]
         if self.gate is not None:
             lines.append(f"gate listens on {self.gate.url()}")
+            lines.append(f"  open {self.gate.url()}/ in a browser to chat")
         if self.admin is not None:
             host, port = self.admin_listener.address()
             lines.append(f"dashboard and metrics: http://{host}:{port}/")

@@ -339,6 +339,7 @@ class MemoryState:
                 weight=held.lease.weight,
                 state="draining" if name in self._draining else "up",
                 heartbeat_age=now - held.renewed,
+                websocket=held.lease.websocket,
             )
             for name, held in self._leases.items()
         )

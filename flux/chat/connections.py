@@ -13,6 +13,7 @@ from twisted.logger import Logger
 
 from flux.config import Settings
 from flux.metrics import ChatMetrics
+from flux.net.connection import POLICY_VIOLATION
 
 if TYPE_CHECKING:
     from flux.chat.protocol import ChatConnection
@@ -118,10 +119,12 @@ class Connections:
                 if now - connection.born > self._login:
                     self.log.info("no login within the time, closed", conn=connection.conn)
                     self._metrics.too_late.inc()
-                    connection.close()
-            elif session.pinged and now - connection.seen > self._heartbeat:
+                    connection.close(POLICY_VIOLATION)
+            elif now - connection.seen > self._heartbeat and (session.pinged or connection.probed):
                 self.log.info("user {uid} fell silent, closed", uid=session.uid, conn=connection.conn)
-                connection.close()
+                connection.close(POLICY_VIOLATION)
+            elif now - connection.seen > self._heartbeat / 2 and not connection.probed:
+                connection.probe()
 
     def _check_stuck(self, connection: ChatConnection, now: float) -> None:
         taken = connection.taken()

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 
+from msgspec import UNSET
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -27,7 +28,7 @@ from flux.chat.session import Session
 from flux.errors import FluxError, NoServer
 from flux.interfaces import IPlacement
 from flux.lifecycle import backoff, sleep
-from flux.model import Assignment, Moved
+from flux.model import Assignment, Moved, MoveReason
 from flux.wire.numbered import NumberedDialect
 
 PORTION = 100
@@ -81,7 +82,7 @@ class Departure:
                 self.log.info("clients are not sent to another server: {error}", error=error)
                 return
             for session, to in zip(portion, assignments, strict=True):
-                session.show(Moved(to.host, to.port, "shutdown", 0, to.token))
+                session.show(_moved(to, "shutdown", 0))
 
     async def drain(self, spread: float) -> None:
         """Ask everybody to go, and return when nobody is left. Cancel it to let them stay.
@@ -122,7 +123,7 @@ class Departure:
             if isinstance(session.dialect, NumberedDialect):
                 session.kick("shutdown")
             else:
-                session.show(Moved(to.host, to.port, "drain", int(plan.spread * 1000), to.token))
+                session.show(_moved(to, "drain", int(plan.spread * 1000)))
                 plan.asked(session, self._clock.seconds())
 
     async def _assign_some(self, sessions: Sequence[Session]) -> Sequence[Assignment]:
@@ -218,3 +219,7 @@ class _Plan:
 
     def _stays(self, session: Session, moment: float) -> None:
         heappush(self._staying, (moment, next(self._order), session))
+
+
+def _moved(to: Assignment, reason: MoveReason, grace: int) -> Moved:
+    return Moved(to.host, to.port, reason, grace, to.token, to.server, to.websocket or UNSET)

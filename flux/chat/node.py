@@ -56,7 +56,7 @@ from flux.model import (
     Route,
 )
 from flux.model import Presence as PresenceNotice
-from flux.net.lines import LAPSED, STOPPING, Gather
+from flux.net.connection import LAPSED, STOPPING, Gather
 
 SWEEP = 5.0
 """Seconds between sweeps."""
@@ -137,7 +137,7 @@ class ChatNode:
         self._tell_draining = draining or (lambda draining: None)
         self._drained = drained or (lambda: None)
         self._fatal = fatal or (lambda reason: None)
-        self._host, self._port = "", 0
+        self._host, self._port, self._websocket = "", 0, ""
         self._swept = 0.0
         self._stopping = self._superseded = False
         self._beat: float | None = None
@@ -154,12 +154,12 @@ class ChatNode:
         self._swept = self.clock.seconds()
         await self.bus.listen(self.name, self.boot, self)
 
-    async def take_lease(self, host: str, port: int) -> None:
-        """Announce this node as reachable at ``host:port`` and keep doing so.
+    async def take_lease(self, host: str, port: int, websocket: str = "") -> None:
+        """Announce this node as reachable at ``host:port``, by browsers at ``websocket``, and keep doing so.
 
         :raises flux.errors.Unavailable: another live server has this name.
         """
-        self._host, self._port = host, port
+        self._host, self._port, self._websocket = host, port, websocket
         for node in (await self.state.snapshot()).nodes:
             if node.name == self.name and (node.host, node.port) != (host, port):
                 raise Unavailable(
@@ -376,7 +376,7 @@ class ChatNode:
         chat = self.settings.chat
         lease = Lease(
             self.name, self.boot, self._host, self._port, len(self.sessions), chat.capacity, chat.weight,
-            self.settings.status.lease,
+            self.settings.status.lease, self._websocket,
         )  # fmt: skip
         routes = {uid: session.number for uid, session in self.sessions.items() if session.placed}
         renewal = await self.state.renew(lease, list(routes.items()))

@@ -1,8 +1,12 @@
-"""The chat port: connections on a socket, and the factory that makes them.
+"""A client's connection, whatever its framing, and the chat port, whose framing is lines.
 
-A connection finds out from its first line which dialect it speaks; its session does
-the rest.  What concerns the connection alone is here: bad lines, an over-long line,
-how many connections one address may have.
+::
+
+    Connection  <──  ChatConnection  <──  LineConnection (with LineProtocol)
+                                     <──  flux.chat.websocket.WebSocketConnection
+
+A connection makes a session, which does the rest.  What concerns the connection alone
+is here: bad lines, what is said at its end, how many connections one address may have.
 """
 
 from __future__ import annotations
@@ -17,7 +21,8 @@ from twisted.python.failure import Failure
 
 from flux.chat.session import Dialect, Session
 from flux.errors import LineTooLong, RateLimited
-from flux.net.lines import CLOSING, LineProtocol
+from flux.net.connection import CLOSING, NORMAL, POLICY_VIOLATION, TOO_BIG, Connection
+from flux.net.lines import LineProtocol
 from flux.wire.catalogue import Rejected
 from flux.wire.named import NAMED, sniff
 from flux.wire.numbered import NUMBERED
@@ -26,8 +31,8 @@ if TYPE_CHECKING:
     from flux.chat.node import ChatNode
 
 
-class ChatConnection(LineProtocol):
-    """A client's connection.
+class ChatConnection(Connection):
+    """A client's connection; a subclass adds the framing.
 
     :param proxy: who connected, where a PROXY header is to tell on whose behalf.
     :ivar address: the client's, without the port; empty until the header was read.
@@ -56,13 +61,6 @@ class ChatConnection(LineProtocol):
         if self.address:
             self._count()
 
-    def first_words(self, lines: list[bytes]) -> bool:
-        """By now a proxy has told whose connection this is."""
-        if not self.address:
-            assert self.transport is not None
-            self._introduce(self.transport.getPeer())
-        return super().first_words(lines)
-
     def look_who(self) -> None:
         """Find out whether a proxy has told by now whose connection this is, though the client says nothing."""
         assert self.transport is not None
@@ -82,12 +80,15 @@ class ChatConnection(LineProtocol):
             self.close()
 
     def line_received(self, line: bytes) -> None:
-        """Hand a line to the session; the first one decides about the dialect."""
+        """Hand a line to the session; the first one makes it."""
         session = self.session
         if session is None:
-            dialect: Dialect = NUMBERED[self._framer.terminator] if sniff(line) else NAMED
-            session = self.session = Session(self.node, self, dialect)
+            session = self.session = Session(self.node, self, self.dialect_of(line))
         session.line(line)
+
+    def dialect_of(self, first: bytes) -> Dialect:
+        """The dialect that this connection speaks, now that its first line is here."""
+        return NAMED
 
     def choke(self) -> None:
         """From now on messages leave the session behind, until it has been filled."""
@@ -95,9 +96,9 @@ class ChatConnection(LineProtocol):
         if self.session is not None:
             self.session.live = False
 
-    def close(self) -> None:
+    def close(self, code: int = NORMAL) -> None:
         """The session ends at once: what is not written now is for the next one."""
-        super().close()
+        super().close(code)
         if self.session is not None:
             self.node.end(self.session)
 
@@ -124,29 +125,19 @@ class ChatConnection(LineProtocol):
                 "{count} bad lines in a row from {address}, closed; the last: {error}",
                 count=self.bad_lines, address=self.address, error=rejected.error, conn=self.conn,
             )  # fmt: skip
-            self.finish(b"")
+            self.finish(b"", POLICY_VIOLATION)
 
-    def line_too_long(self) -> None:
-        """Say so, and close: what follows cannot be framed."""
-        limit = self.node.limits.max_line
-        self.log.warn(
-            "a line of more than {limit} bytes from {address}, closed",
-            limit=limit, address=self.address, conn=self.conn,
-        )  # fmt: skip
-        dialect = self.session.dialect if self.session else NAMED
-        self.finish(dialect.error(LineTooLong(f"at most {limit} bytes")))
-
-    def finish(self, last: bytes) -> None:
+    def finish(self, last: bytes, code: int) -> None:
         """Read nothing more; when what was sent before is answered, write ``last`` and close."""
         self.hold(CLOSING)
-        self.node.tasks.spawn(self._finish(last), "closing after the last answer")
+        self.node.tasks.spawn(self._finish(last, code), "closing after the last answer")
 
-    async def _finish(self, last: bytes) -> None:
+    async def _finish(self, last: bytes, code: int) -> None:
         if self.session is not None:
             await self.session.settle()
         if last:
             self.write(last)
-        self.hang_up()
+        self.hang_up(code)
         if self.session is not None:
             self.node.end(self.session)
 
@@ -155,23 +146,51 @@ class ChatConnection(LineProtocol):
         if self.session is not None and self.session.placed:
             self.node.delivery.fall_behind(self.session)
 
+    def farewell(self) -> None:
+        """The peer leaves of its own will: what it was sent has arrived, if all of it has left this process."""
+        if self.session is not None and not self.session.acks and self.drained() and not self.choked:
+            self.session.confirm()
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The session ends with its connection."""
-        clean = reason.check(ConnectionDone) and self.drained() and not self.choked
+        if reason.check(ConnectionDone):
+            self.farewell()
         if not self.address and not self.closed and getattr(self.transport, "disconnecting", False):
             # What reads the header has closed the connection, nobody else did.
             self.node.connections.without_header(_host(self._proxy))
         super().connectionLost(reason)
         if self.session is not None:
-            if clean and not self.session.acks:
-                self.session.confirm()
             self.node.end(self.session)
         # Last: a node that stops waits for this, and then writes the cursors.
         self.node.disconnected(self)
 
 
+class LineConnection(ChatConnection, LineProtocol):
+    """A connection to the chat port; its first line decides about the dialect."""
+
+    def first_words(self, lines: list[bytes]) -> bool:
+        """By now a proxy has told whose connection this is."""
+        if not self.address:
+            assert self.transport is not None
+            self._introduce(self.transport.getPeer())
+        return super().first_words(lines)
+
+    def dialect_of(self, first: bytes) -> Dialect:
+        return NUMBERED[self._framer.terminator] if sniff(first) else NAMED
+
+    def line_too_long(self) -> None:
+        """Say so, and close: what follows cannot be framed."""
+        limit = self.max_line
+        self.log.warn(
+            "a line of more than {limit} bytes from {address}, closed",
+            limit=limit, address=self.address, conn=self.conn,
+        )  # fmt: skip
+        dialect = self.session.dialect if self.session else NAMED
+        self.finish(dialect.error(LineTooLong(f"at most {limit} bytes")), TOO_BIG)
+
+
 class ChatFactory(Factory):
-    """Makes the connections of a node.
+    """Makes the connections of the chat port.
 
     :param proxied: what listens expects a PROXY header (``haproxy:``), so the peer is not the client.
     :param noisy: Twisted's own start and stop lines say nothing an admin needs.
@@ -189,8 +208,8 @@ class ChatFactory(Factory):
         self._count += 1
         conn = f"c{self._count}"
         if self._proxied:
-            return ChatConnection(self._node, conn, "", addr)
-        return ChatConnection(self._node, conn, _host(addr))
+            return LineConnection(self._node, conn, "", addr)
+        return LineConnection(self._node, conn, _host(addr))
 
 
 def _host(peer: IAddress | None) -> str:

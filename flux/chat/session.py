@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from flux.chat.dispatch import TABLE, Function
 from flux.errors import FluxError, Internal, NotLoggedIn, RateLimited
 from flux.model import Event, Kicked, KickReason, Receipt, Route
-from flux.net.lines import BUSY, FULL, SLOWED
+from flux.net.connection import BUSY, FULL, SLOWED
 from flux.wire.catalogue import Rejected, Reply, Request
 from flux.wire.named import NamedDialect
 from flux.wire.numbered import NumberedDialect

@@ -91,6 +91,7 @@ def steps(settings: Settings, reactor: Any, mail_to: str = "") -> list[Step]:
 
     listening = [
         ("chat.listen", settings.chat.listen),
+        ("chat.websocket", settings.chat.websocket),
         ("status.listen", settings.status.listen),
         ("gate.listen", settings.gate.listen),
     ]

@@ -79,7 +79,9 @@ class StatusClient:
         :raises: as :meth:`request`; ``no_server`` where there is none to give.
         """
         answer = await self.request(GetChatServer(uid=uid), GetChatServerOk)
-        return Assignment(answer.uid, answer.host, answer.port, answer.server, answer.token, answer.expires)
+        return Assignment(
+            answer.uid, answer.host, answer.port, answer.server, answer.token, answer.expires, answer.websocket
+        )
 
     async def servers(self) -> list[Node]:
         """The chat servers with their loads; raises as :meth:`request`."""

@@ -197,16 +197,6 @@ def _parse_address(text: str) -> HostPort | None:
 
 ADDRESS = Kind("host:port, or nothing", _parse_address)
 
-
-def _parse_addresses(text: str) -> tuple[HostPort, ...]:
-    addresses = [_parse_address(part.strip()) for part in text.split(",")] if text else []
-    if None in addresses:
-        raise ValueError(f'"{text}" has nothing between two commas')
-    return tuple(address for address in addresses if address is not None)
-
-
-ADDRESSES = Kind("host:port, several of them separated by commas, or nothing", _parse_addresses)
-
 Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
 
@@ -220,6 +210,29 @@ def _parse_networks(text: str) -> Networks:
 NETWORKS = Kind("IP addresses or networks (10.0.0.0/8) separated by commas, or nothing", _parse_networks)
 
 
+def _parse_origins(text: str) -> tuple[str, ...]:
+    origins = tuple(part.strip().lower() for part in text.split(",")) if text else ()
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(
+            r"https?://[a-z0-9._-]+(:[0-9]+)?|https?://\[[0-9a-f:.]+\](:[0-9]+)?", origin
+        ):
+            raise ValueError(f'"{origin}" is not an origin')
+    return origins
+
+
+ORIGINS = Kind("origins such as https://chat.example.net separated by commas, or * for all, or nothing", _parse_origins)
+
+
+def _parse_addresses(text: str) -> tuple[HostPort, ...]:
+    addresses = [_parse_address(part.strip()) for part in text.split(",")] if text else []
+    if None in addresses:
+        raise ValueError(f'"{text}" has nothing between two commas')
+    return tuple(address for address in addresses if address is not None)
+
+
+ADDRESSES = Kind("host:port, several of them separated by commas, or nothing", _parse_addresses)
+
+
 def _parse_host_or_nothing(text: str) -> str:
     return _parse_host(text) if text else ""
 
@@ -227,20 +240,24 @@ def _parse_host_or_nothing(text: str) -> str:
 HOST_OR_NOTHING = Kind("a host name or an IP address, or nothing", _parse_host_or_nothing)
 
 
-def _parse_url(text: str) -> str:
-    if not text:
-        return ""
-    try:
-        parts = urlsplit(text)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not parts.username
-    except ValueError:
-        good = False
-    if not good or not re.fullmatch(r"[!-~]+", text):
-        raise ValueError(f'"{text}" is not the address of a web service')
-    return text
+def _url(what: str, *schemes: str) -> Kind:
+    def parse(text: str) -> str:
+        if not text:
+            return ""
+        try:
+            parts = urlsplit(text)
+            good = parts.scheme in schemes and parts.hostname and parts.port != 0 and not parts.username
+        except ValueError:
+            good = False
+        if not good or not re.fullmatch(r"[!-~]+", text):
+            raise ValueError(f'"{text}" is not the address of {what}')
+        return text
+
+    return Kind(f"{schemes[0]}://host/path, or nothing", parse)
 
 
-URL = Kind("https://host/path, or nothing", _parse_url)
+URL = _url("a web service", "https", "http")
+WEBSOCKET_URL = _url("a WebSocket", "wss", "ws")
 
 
 def _parse_sender(text: str) -> str:

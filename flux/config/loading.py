@@ -209,6 +209,8 @@ def _workers(settings: Settings, report: Callable[[str, str], None]) -> None:
         report(
             "chat.listen", f"workers share a TCP port; expected tcp:, tcp6:, ssl: or haproxy: before one, not {kind}:"
         )
+    if chat.websocket:
+        report("chat.websocket", "workers have no such port; expected nothing, browsers then go through the gate")
     if len(f"{chat.name}-{chat.workers}") > MOST_NAME:
         report("chat.name", f"too long for the names of workers; expected at most {MOST_NAME - 3} characters")
 

@@ -23,6 +23,7 @@ from flux.config.kinds import (
     NAME,
     NAMES,
     NETWORKS,
+    ORIGINS,
     PATH,
     PATH_OR_NOTHING,
     PORT,
@@ -30,6 +31,7 @@ from flux.config.kinds import (
     SENDER,
     TEXT,
     URL,
+    WEBSOCKET_URL,
     YES_NO,
     HostPort,
     Kind,
@@ -80,6 +82,16 @@ class Chat:
     listen: str = _key(ENDPOINT, "tcp:8090:interface=127.0.0.1:backlog=4096", "Where clients connect.")
     advertise: HostPort | None = _key(
         ADDRESS, "", "host:port that clients are told to connect to; empty: what it listens on."
+    )
+    websocket: str = _key(ENDPOINT_OR_NOTHING, "", "Where browsers connect by WebSocket; empty: only through a gate.")
+    websocket_url: str = _key(
+        WEBSOCKET_URL, "", "The WebSocket address that browsers are told to connect to; empty: what it listens on."
+    )
+    origins: tuple[str, ...] = _key(
+        ORIGINS,
+        "",
+        "Origins of the web pages that may open WebSockets; empty: pages from the same host name.",
+        live=True,
     )
     capacity: int = _key(COUNT, "0", "Sessions this server takes; 0: no limit.")
     weight: int = _key(whole(1, 100), "1", "Its share of the users, relative to other servers.")
@@ -149,7 +161,18 @@ class Gate:
         "Whether registering takes a code sent by e-mail; auto: where mail.kind is not log.",
         live=True,
     )
-    proxies: Networks = _key(NETWORKS, "", "Proxies whose X-Forwarded-For is believed.", live=True)
+    proxies: Networks = _key(
+        NETWORKS, "", "Proxies whose X-Forwarded-For is believed, here and on chat.websocket.", live=True
+    )
+    chat_via_gate: str = _key(
+        choice("auto", "yes", "no"),
+        "auto",
+        "Whether browsers reach chat servers through the gate; auto: those without a WebSocket address.",
+        live=True,
+    )
+    proxy_header: bool = _key(
+        YES_NO, "no", "Whether chat servers that are reached so expect a PROXY header (haproxy:)."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,18 +16,15 @@ unread takes our last words back.
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.interfaces import IProtocol
-from twisted.internet.protocol import connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web import http
-from twisted.web.http import HTTPChannel
 from twisted.web.server import Request
 
 from flux.errors import BadRequest, FluxError, Internal, RateLimited, TooLarge
+from flux.net.http import Upgradable, client_address
 from flux.wire.http import encode, problem
 
 if TYPE_CHECKING:
@@ -76,38 +73,8 @@ STATUS: dict[str, int] = {
 }
 """The HTTP status of each error the gate answers with."""
 
-Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
-
-def client_address(peer: str, forwarded: Sequence[bytes], proxies: Networks) -> str:
-    """Whose request this is: ``peer``'s own, or what the nearest proxy that is not one of ours said of it.
-
-    :param forwarded: the X-Forwarded-For headers.
-    """
-    if not proxies or not is_in(peer, proxies):
-        return peer
-    for hop in reversed(b",".join(forwarded).decode("latin-1").split(",")):
-        hop = hop.strip()
-        try:
-            hop = str(ipaddress.ip_address(hop))
-        except ValueError:
-            break
-        peer = hop
-        if not is_in(peer, proxies):
-            break
-    return peer
-
-
-def is_in(address: str, networks: Networks) -> bool:
-    """Whether an address is in one of ``networks``; False where it is none."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return any(parsed in network for network in networks)
-
-
-class Channel(HTTPChannel):
+class Channel(Upgradable):
     """One connection.
 
     :ivar conn: its name in the log.
@@ -175,6 +142,12 @@ class Channel(HTTPChannel):
                 self.persistent = 0
         super().requestDone(request)
 
+    def upgrade(self, successor: Protocol) -> None:
+        """From now on somebody else speaks on this connection, and looks after it; it still counts."""
+        self.state = "upgraded"
+        self.site.upgraded(self)
+        super().upgrade(successor)
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone."""
         super().connectionLost(reason)
@@ -214,18 +187,6 @@ class Channel(HTTPChannel):
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         self.refuse(BadRequest("this is not an HTTP request, or one with too many or too long headers"))
-
-    def _protocolUpgradeForWebsockets(self, protocol: IProtocol) -> None:
-        """From now on somebody else speaks on this connection; it still counts."""
-        self.state = "upgraded"
-        super()._protocolUpgradeForWebsockets(protocol)
-        lost = self.connectionLost
-
-        def connection_lost(reason: Failure = connectionDone) -> None:
-            self.site.disconnected(self)
-            lost(reason)
-
-        self.connectionLost = connection_lost  # type: ignore[method-assign]
 
 
 class GateRequest(Request):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
+from msgspec.structs import replace
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -24,6 +26,7 @@ class Gate:
     """Accounts from outside, and the way to a chat server.
 
     :param placement: gives a chat server.
+    :param websocket: where browsers connect to the chat server of an assignment.
     :ivar tasks: the requests being answered.
     :ivar stopping: True once no more are begun.
     """
@@ -38,6 +41,7 @@ class Gate:
         placement: IPlacement,
         mailer: IMailer,
         clock: IReactorTime,
+        websocket: Callable[[Assignment], str],
     ) -> None:
         self.accounts = accounts
         self.store = store
@@ -48,6 +52,7 @@ class Gate:
         self._clock = clock
         self._state = state
         self._placement = placement
+        self._websocket = websocket
 
     def reload(self, settings: Settings) -> None:
         """Go on with other limits and rules."""
@@ -80,7 +85,7 @@ class Gate:
     async def place(self, uid: int) -> Assignment:
         """See :meth:`IPlacement.assign`."""
         [assignment] = await self._placement.assign([uid])
-        return assignment
+        return replace(assignment, websocket=self._websocket(assignment))
 
     async def owner(self, authorization: str) -> int:
         """The account that ``authorization``, ``Bearer id:token``, speaks for.

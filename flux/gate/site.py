@@ -15,8 +15,9 @@ from twisted.web.server import NOT_DONE_YET, Site
 
 from flux.config import Settings
 from flux.errors import NotFound
-from flux.gate.channel import Channel, GateRequest, is_in
+from flux.gate.channel import Channel, GateRequest
 from flux.lifecycle import DeadlineExceeded, Tasks, every, within
+from flux.net.http import is_in
 
 STOP_WITHIN = 3.0
 """Seconds that answers on their way have when the gate stops."""
@@ -127,15 +128,21 @@ class GateSite(Site):
         self._refused[address] += 1
         return False
 
+    def upgraded(self, channel: Channel) -> None:
+        """A connection speaks another protocol, and belongs to somebody else: it is not looked at any more."""
+        self._forget(channel)
+
     def disconnected(self, channel: Channel) -> None:
         """A connection is gone."""
-        if channel not in self._channels:
-            return
-        self._channels.discard(channel)
         if address := channel.counted:
+            channel.counted = ""
             self._per_address[address] -= 1
             if not self._per_address[address]:
                 del self._per_address[address]
+        self._forget(channel)
+
+    def _forget(self, channel: Channel) -> None:
+        self._channels.discard(channel)
         if not self._channels and self._emptied is not None:
             self._emptied.callback(None)
             self._emptied = None

@@ -37,7 +37,8 @@ from flux.errors import FluxError, Unavailable
 from flux.interfaces import IPlacement
 from flux.lifecycle import DeadlineExceeded, Tasks, backoff, sleep, within
 from flux.model import Assignment
-from flux.net.lines import Gather, LineProtocol
+from flux.net.connection import Gather
+from flux.net.lines import LineProtocol
 from flux.wire.catalogue import ErrorReply, Reply, Request
 from flux.wire.named import MAX_REPLY
 from flux.wire.replies import PingOk

@@ -21,7 +21,8 @@ from flux.config import Settings
 from flux.errors import BadRequest, FluxError, Forbidden, Internal, LineTooLong, Unavailable
 from flux.lifecycle import Tasks
 from flux.model import Assignment
-from flux.net.lines import FULL, Gather, LineProtocol
+from flux.net.connection import FULL, Gather
+from flux.net.lines import LineProtocol
 from flux.status.service import StatusService
 from flux.wire.catalogue import Rejected, Reply, Request
 from flux.wire.named import NAMED
@@ -206,7 +207,13 @@ class StatusConnection(LineProtocol):
             self._reply(
                 request,
                 GetChatServerOk(
-                    uid=one.uid, host=one.host, port=one.port, server=one.server, token=one.token, expires=one.expires
+                    uid=one.uid,
+                    host=one.host,
+                    port=one.port,
+                    server=one.server,
+                    token=one.token,
+                    expires=one.expires,
+                    websocket=one.websocket,
                 ),
             )
         else:

@@ -110,7 +110,8 @@ class Account(msgspec.Struct, gc=False, kw_only=True):
 class LoggedIn(Account, kw_only=True):
     """Where to chat now: connect to `host`:`port` and log in there with `id` and `token`, before `expires`.
 
-    `websocket` is the same server's WebSocket address, empty where it has none. Until it expires the token is also
+    `websocket` is the same server's WebSocket address, relative to this one where browsers reach it through the gate,
+    and empty where they cannot. Until it expires the token is also
     the key to `/v1/profile`. An earlier token of the account is void.
     """
 

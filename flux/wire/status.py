@@ -91,6 +91,7 @@ class GetChatServerOk(Reply, tag="get_chat_server.ok"):
     server: str
     token: str
     expires: int
+    websocket: str = ""
 
 
 class GetChatServersOk(Reply, tag="get_chat_server.ok"):

@@ -46,6 +46,7 @@ class _About(msgspec.Struct, frozen=True):
     sessions: int
     capacity: int
     weight: int
+    websocket: str = ""
 
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -122,7 +123,7 @@ class RedisState:
 
     async def renew(self, lease: Lease, routes: Sequence[tuple[int, int]]) -> Renewal:
         """See :meth:`IState.renew`. Many routes are renewed in parts, the first of which sets the lease."""
-        about = _About(lease.host, lease.port, lease.sessions, lease.capacity, lease.weight)
+        about = _About(lease.host, lease.port, lease.sessions, lease.capacity, lease.weight, lease.websocket)
         says = msgspec.json.encode(about).decode()
         parts = []
         for start in range(0, max(1, len(routes)), PART):
@@ -192,6 +193,7 @@ class RedisState:
                     weight=lease.weight,
                     state="draining" if name in draining else "up",
                     heartbeat_age=(now - int(renewed)) / 1000,
+                    websocket=lease.websocket,
                 )
             )
         return Snapshot(nodes=tuple(nodes), reserved=reserved, draining=frozenset(draining))

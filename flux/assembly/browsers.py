@@ -1,0 +1,134 @@
+"""What browsers need: the web client, and the way to a chat server by WebSocket.
+
+::
+
+    gate      /  the web client      /ws ─┬─ the chat server in this process
+                                          └─ Relay ── the line port of another one
+    chat      /ws on chat.websocket
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flux.chat.node import ChatNode
+from flux.chat.websocket import WebSockets
+from flux.config import HostPort, Settings, is_proxied
+from flux.errors import FluxError, NotFound
+from flux.gate.channel import GateRequest
+from flux.gate.site import GateSite
+from flux.interfaces import IState
+from flux.model import Assignment
+from flux.net.eager import make_eager
+from flux.net.listener import Listener
+from flux.net.relay import Relays
+from flux.net.upgrade import WebSocketResource
+from flux.net.websocket import WebSocketProtocol
+from flux.web.files import add_client
+
+
+class Browsers:
+    """What a gate has for browsers.
+
+    :param site: the gate's; the web client is put at its root, the WebSockets at ``/ws``.
+    :param node: the chat server in this process, if there is one.
+    :param state: knows where the others are.
+    """
+
+    def __init__(self, site: GateSite, settings: Settings, node: ChatNode | None, state: IState, reactor: Any) -> None:
+        self._settings = settings
+        self._state = state
+        self._node = node
+        self._here = WebSockets(node) if node is not None else None
+        self._relays = Relays(settings.limits.max_line, settings.gate.proxy_header, reactor)
+        # With one process there is nowhere else to connect to.
+        alone = settings.state.kind == "memory" or settings.gate.chat_via_gate == "yes"
+        add_client(site.root, "'self'" if alone else "'self' ws: wss:")
+        site.root.putChild(b"ws", WebSocketResource(self._build, lambda: self._settings.chat.origins, reactor))
+
+    def start(self) -> None:
+        """Begin to look after connections to other chat servers."""
+        self._relays.start()
+
+    async def stop(self) -> None:
+        """End the connections to other chat servers; the chat server in this process ends its own."""
+        await self._relays.stop()
+
+    def reload(self, settings: Settings) -> None:
+        """Go on with other origins."""
+        self._settings = settings
+
+    def address(self, assignment: Assignment) -> str:
+        """Where a browser is to connect, relative to the gate where it is here; empty: nowhere."""
+        via_gate = self._settings.gate.chat_via_gate
+        if self._node is not None and assignment.server == self._node.name:
+            return "/ws"
+        if via_gate == "yes" or (via_gate == "auto" and not assignment.websocket):
+            return f"/ws?server={assignment.server}"
+        return assignment.websocket
+
+    def _build(self, request: GateRequest) -> WebSocketProtocol:
+        address = request.address
+        [server] = (request.args or {}).get(b"server", [b""])[:1]
+        name = server.decode("latin-1")
+        if self._here is not None and self._node is not None and name in ("", self._node.name):
+            return self._here.build(address)
+        if not name or self._settings.gate.chat_via_gate == "no":
+            raise NotFound("there is no chat server here; a login gives the address of one")
+
+        async def find() -> tuple[str, int]:
+            return await self._find(name)
+
+        return self._relays.build(address, find)
+
+    async def _find(self, server: str) -> tuple[str, int]:
+        """:raises flux.errors.NotFound: there is no such server."""
+        problem: FluxError = NotFound(f"no chat server is called {server!r}")
+        try:
+            for node in (await self._state.snapshot()).nodes:
+                if node.name == server:
+                    return node.host, node.port
+        except FluxError as error:
+            problem = error
+        for static in self._settings.chatservers:
+            if static.name == server:
+                return static.host, static.port
+        raise problem
+
+
+class WebSocketPort:
+    """``chat.websocket``: a port of its own for the browsers of a chat server."""
+
+    def __init__(self, settings: Settings, node: ChatNode, reactor: Any) -> None:
+        self._settings = settings
+        self._here = WebSockets(node)
+        self._site = site = GateSite(settings, reactor, is_proxied(settings.chat.websocket))
+        site.root.putChild(b"ws", WebSocketResource(self._build, lambda: node.settings.chat.origins, reactor))
+        self.listener = Listener("chat.websocket", settings.chat.websocket, site, reactor)
+
+    def _build(self, request: GateRequest) -> WebSocketProtocol:
+        return self._here.build(request.address)
+
+    async def start(self) -> None:
+        """:raises flux.lifecycle.CannotStart: the address is taken, or not ours."""
+        await self.listener.start()
+        make_eager(self.listener.port, self._settings.chat.buffer)
+
+    async def stop(self) -> None:
+        """Accept nothing any more; what is open belongs to the chat server."""
+        await self.listener.stop()
+        await self._site.stop()
+
+    def reload(self, settings: Settings) -> None:
+        """Go on with other limits."""
+        self._site.reload(settings)
+
+    def address(self, host: str) -> str:
+        """What browsers are told to connect to.
+
+        :param host: where clients of the chat server are told to connect.
+        """
+        if self._settings.chat.websocket_url:
+            return self._settings.chat.websocket_url
+        scheme = "wss" if self._settings.chat.websocket.startswith("ssl:") else "ws"
+        return f"{scheme}://{HostPort(host, self.listener.address()[1])}/ws"

@@ -1,0 +1,115 @@
+"""HTTP as the web parts need it: connections that can be taken over, refusals, and whose request it is."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from flux.errors import BadRequest, FluxError, NotFound
+
+Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
+
+
+class Upgradable(HTTPChannel):
+    """An HTTP connection that another protocol can take over."""
+
+    _successor: Protocol | None = None
+
+    def upgrade(self, successor: Protocol) -> None:
+        """Hand the socket, and everything that arrives on it from now on, to ``successor``."""
+        self.setTimeout(None)
+        # The request that asked for this is never finished; the channel would keep it.
+        self.requests.clear()
+        transport: Any = self.transport
+        transport.unregisterProducer()
+        self._successor = successor
+        successor.makeConnection(transport)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._successor is None:
+            super().dataReceived(data)
+        else:
+            self._successor.dataReceived(data)
+
+    def rawDataReceived(self, data: bytes) -> None:
+        """What came in one piece with the request that asked for the upgrade is the successor's as well."""
+        if self._successor is None:
+            super().rawDataReceived(data)
+        else:
+            self._successor.dataReceived(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        if self._successor is not None:
+            self._successor.connectionLost(reason)
+
+
+def client_address(peer: str, forwarded: Sequence[bytes], proxies: Networks) -> str:
+    """Whose request this is: ``peer``'s own, or what the nearest proxy that is not one of ours said of it.
+
+    :param forwarded: the X-Forwarded-For headers.
+    """
+    if not proxies or not is_in(peer, proxies):
+        return peer
+    for hop in reversed(b",".join(forwarded).decode("latin-1").split(",")):
+        hop = hop.strip()
+        try:
+            hop = str(ipaddress.ip_address(hop))
+        except ValueError:
+            break
+        peer = hop
+        if not is_in(peer, proxies):
+            break
+    return peer
+
+
+def is_in(address: str, networks: Networks) -> bool:
+    """Whether an address is in one of ``networks``; False where it is none."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(parsed in network for network in networks)
+
+
+class Page(Resource):
+    """A resource that answers what it does not have with errors, as everything else under its site does."""
+
+    def getChild(self, path: bytes, request: Request) -> IResource:
+        """Nothing: what there is was put here."""
+        return _Nothing()
+
+    def render(self, request: Any) -> Any:
+        """What the method for the request's says."""
+        method = request.method.decode("latin-1")
+        render = getattr(self, f"render_{'GET' if method == 'HEAD' else method}", None)
+        return self.refuse_method(request) if render is None else render(request)
+
+    def refuse_method(self, request: Any) -> int:
+        """405."""
+        methods = [name.removeprefix("render_") for name in dir(self) if name.startswith("render_")]
+        allowed = ", ".join(sorted({*methods, "HEAD"}))
+        request.setHeader("allow", allowed)
+        return refuse(request, BadRequest(f"this path takes {allowed}"), 405)
+
+
+class _Nothing(Page):
+    """What a path leads to where there is nothing."""
+
+    isLeaf = True
+
+    def render(self, request: Any) -> int:
+        return refuse(request, NotFound("there is nothing here"))
+
+
+def refuse(request: Any, error: FluxError, status: int = 0) -> int:
+    """Answer a request, which is one of the gate's, with an error; what a resource then returns."""
+    request.fail(error, status)
+    return NOT_DONE_YET

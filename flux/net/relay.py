@@ -1,0 +1,294 @@
+"""A WebSocket connection on behalf of somebody else: its messages are lines of a connection to a chat server.
+
+::
+
+    browser ── Relay ── Upstream ── line port of a chat server
+       messages          lines
+
+For chat servers that clients cannot reach themselves.  Whoever of the two does not read
+makes the other one wait: nothing piles up in between.  The client's own address goes
+ahead in a PROXY header, where the chat server listens for one (``haproxy:``).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
+from twisted.internet.error import ConnectingCancelledError, ConnectionDone
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from flux.lifecycle import Tasks, every, within
+from flux.net.connection import BUSY, FULL, NORMAL, Gather
+from flux.net.websocket import WebSocketProtocol
+from flux.wire.named import MAX_REPLY
+
+#: Close codes for what is no fault of the client.
+GOING_AWAY = 1001
+TRY_AGAIN_LATER = 1013
+BAD_GATEWAY = 1014
+
+CONNECT_WITHIN = 5.0
+"""Seconds until a chat server that does not take the connection is given up."""
+
+LINGER = 5.0
+"""Seconds a connection that is closed may take to bring out its last lines."""
+
+LOOK_EVERY = 20.0
+"""Seconds between looks at who is still there."""
+
+Find = Callable[[], Awaitable[tuple[str, int]]]
+"""Finds host and port of a chat server."""
+
+
+class Relay(WebSocketProtocol):
+    """A client's side.
+
+    :param address: the client's own, without the port.
+    """
+
+    log = Logger()
+
+    def __init__(self, relays: Relays, conn: str, address: str, find: Find) -> None:
+        super().__init__(conn, Gather(), relays.max_line)
+        self._relays = relays
+        self._address = address
+        self._find = find
+        self._upstream: Upstream | None = None
+        self._left = False
+
+    def connectionMade(self) -> None:
+        """Connect to the chat server; until that is done, what the client says waits."""
+        super().connectionMade()
+        self._relays.add(self)
+        self.hold(BUSY)
+        self._relays.tasks.spawn(self._connect(), "connecting to a chat server")
+
+    async def _connect(self) -> None:
+        try:
+            upstream = await self._relays.connect(await self._find(), self)
+        except CancelledError:
+            raise
+        except Exception as problem:
+            self.log.warn("no chat server for {address}: {problem}", address=self._address, problem=problem)
+            self.close(TRY_AGAIN_LATER)
+            return
+        if self.closed:
+            upstream.end(True)
+            return
+        self._upstream = upstream
+        if self._relays.proxied:
+            upstream.write(proxy_header(self._address, upstream.transport))
+        self.release(BUSY)
+
+    def line_received(self, line: bytes) -> None:
+        """Hand a message on; the line ends that JSON allows between its parts are none to the chat server."""
+        assert self._upstream is not None
+        self._upstream.write(line.translate(_NO_LINE_ENDS) + b"\n")
+
+    def choke(self) -> None:
+        """The client does not read: nor is the chat server read."""
+        super().choke()
+        if self._upstream is not None:
+            self._upstream.read(False)
+
+    def keeps_up(self) -> None:
+        """The client has taken everything."""
+        if self._upstream is not None:
+            self._upstream.read(True)
+
+    def alive(self) -> None:
+        """The client was heard of lately: the chat server is to know. Empty lines mean nothing else to it."""
+        if self._upstream is not None:
+            self._upstream.write(b"\n")
+
+    def farewell(self) -> None:
+        """The client leaves of its own will, so it has what it was sent."""
+        self._left = True
+
+    def close(self, code: int = NORMAL) -> None:
+        """Say goodbye on both sides; who does not answer is cut after a while."""
+        if not self.closed:
+            super().close(code)
+            self._relays.closing(self)
+            if self._upstream is not None:
+                self._upstream.end(self._left)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The client is gone."""
+        super().connectionLost(reason)
+        self._relays.remove(self)
+        if self._upstream is not None:
+            self._upstream.end(self._left or bool(reason.check(ConnectionDone)))
+
+
+_NO_LINE_ENDS = bytes.maketrans(b"\r\n", b"  ")
+
+
+@implementer(IPushProducer)
+class Upstream(Protocol):
+    """The chat server's side; it produces nothing, but is told so when the chat server does not read."""
+
+    transport: Any
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+        self._partial = b""
+        self._over = False
+
+    def connectionMade(self) -> None:
+        self.transport.setTcpNoDelay(True)
+        self.transport.registerProducer(self, True)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Hand whole lines on."""
+        lines, newline, rest = data.rpartition(b"\n")
+        if not newline:
+            self._partial += data
+            if len(self._partial) > MAX_REPLY:
+                self._relay.close(BAD_GATEWAY)
+            return
+        self._relay.write(self._partial + lines + newline)
+        self._partial = rest
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The chat server has ended it; why, it has said before."""
+        self._over = True
+        self._relay.close(NORMAL if reason.check(ConnectionDone) else BAD_GATEWAY)
+
+    def write(self, data: bytes) -> None:
+        """Send, unless it is over."""
+        if not self._over:
+            self.transport.write(data)
+
+    def read(self, on: bool) -> None:
+        """Whether to read."""
+        if not self._over:
+            self.transport.resumeProducing() if on else self.transport.pauseProducing()
+
+    def end(self, clean: bool) -> None:
+        """End the connection; if not ``clean``, so that the chat server does not take what it sent for received."""
+        if not self._over:
+            self._over = True
+            if clean:
+                self.transport.unregisterProducer()
+                self.transport.loseConnection()
+            else:
+                self.transport.abortConnection()
+
+    def pauseProducing(self) -> None:
+        """The chat server does not read: nor is the client read."""
+        self._relay.hold(FULL)
+
+    def resumeProducing(self) -> None:
+        """It has taken everything."""
+        self._relay.release(FULL)
+
+    def stopProducing(self) -> None:
+        """The connection is gone."""
+
+
+class Relays:
+    """All connections that are relayed by a process.
+
+    :param proxied: whether chat servers expect PROXY headers.
+    :ivar max_line: longest message taken from a client, in bytes.
+    """
+
+    log = Logger()
+
+    def __init__(self, max_line: int, proxied: bool, reactor: Any) -> None:
+        self.max_line = max_line
+        self.proxied = proxied
+        self.tasks = Tasks(self.log)
+        self._reactor = reactor
+        self._all: set[Relay] = set()
+        self._overdue: dict[Relay, Any] = {}
+        self._count = 0
+        self._emptied: Deferred[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def start(self) -> None:
+        """Begin to look who is still there."""
+        self.tasks.spawn(
+            every(LOOK_EVERY, self._look, self._reactor, "looking at relayed connections", self.log), "looking"
+        )
+
+    def build(self, address: str, find: Find) -> Relay:
+        """A connection for a client at ``address`` to the chat server that ``find`` finds."""
+        self._count += 1
+        return Relay(self, f"r{self._count}", address, find)
+
+    async def connect(self, where: tuple[str, int], relay: Relay) -> Upstream:
+        """Connect to a chat server."""
+        endpoint = HostnameEndpoint(self._reactor, *where)
+        upstream = Upstream(relay)
+        connecting = connectProtocol(endpoint, upstream).addErrback(_cancelled)
+        await within(CONNECT_WITHIN, connecting, self._reactor, f"{where[0]}:{where[1]}")
+        return upstream
+
+    def add(self, relay: Relay) -> None:
+        """A connection has begun."""
+        self._all.add(relay)
+
+    def closing(self, relay: Relay) -> None:
+        """A connection is to end soon."""
+        if relay in self._all:
+            self._overdue[relay] = self._reactor.callLater(LINGER, relay.abort)
+
+    def remove(self, relay: Relay) -> None:
+        """A connection has ended."""
+        self._all.discard(relay)
+        if self._emptied is not None and not self._all and not self._emptied.called:
+            self._emptied.callback(None)
+        overdue = self._overdue.pop(relay, None)
+        if overdue is not None and overdue.active():
+            overdue.cancel()
+
+    async def stop(self) -> None:
+        """Say goodbye to all; those who do not answer within ``LINGER`` are cut."""
+        await self.tasks.stop()
+        for relay in list(self._all):
+            relay.close(GOING_AWAY)
+        if self._all:
+            self._emptied = Deferred()
+            await self._emptied
+
+    async def _look(self) -> None:
+        for relay in list(self._all):
+            if relay.heard:
+                relay.heard = False
+                relay.alive()
+            elif relay.probed:
+                self.log.info("a client fell silent, closed", conn=relay.conn)
+                relay.close()
+                continue
+            if not relay.choked:
+                relay.probe()
+
+
+def proxy_header(address: str, transport: Any) -> bytes:
+    """A PROXY header, version 1, that says whose connection this is."""
+    peer, here = transport.getPeer(), transport.getHost()
+    try:
+        client = ipaddress.ip_address(address)
+        family = "TCP4" if client.version == 4 else "TCP6"
+        target = peer.host if ipaddress.ip_address(peer.host).version == client.version else str(type(client)(0))
+    except ValueError:
+        return b"PROXY UNKNOWN\r\n"
+    return f"PROXY {family} {client} {target} {here.port} {peer.port}\r\n".encode()
+
+
+def _cancelled(failure: Failure) -> Failure:
+    if failure.check(ConnectingCancelledError):
+        raise CancelledError
+    return failure

@@ -1,0 +1,68 @@
+// Where one writes: Enter sends, Shift and Enter begin a new line.
+
+import { h, iconButton } from "./dom.js";
+
+const LONGEST = 8000;
+const SHOW_FROM = 7500;
+
+export function composer({ send, typing }) {
+  const counter = h("span", { class: "counter", "aria-live": "polite" });
+  const text = h("textarea", {
+    rows: 1, placeholder: "Write a message", autocapitalize: "sentences", enterKeyHint: "send",
+    on: { input: onInput, keydown: onKey },
+  });
+  const button = iconButton("send", "Send", submit, "main");
+  const element = h("form", {
+    class: "composer",
+    on: {
+      submit: (event) => {
+        event.preventDefault();
+        submit();
+      },
+    },
+  }, h("div", { class: "composer-box" }, text, counter, button));
+  const drop = () => length() === 0 || length() > LONGEST;
+
+  /** In characters, as the server counts. */
+  function length() {
+    return [...text.value.trim()].length;
+  }
+
+  function onInput() {
+    fit();
+    if (text.value.trim()) typing();
+  }
+
+  function fit() {
+    text.style.height = "auto";
+    text.style.height = `${text.scrollHeight}px`;
+    const count = length();
+    counter.textContent = count > SHOW_FROM ? `${count} / ${LONGEST}` : "";
+    counter.classList.toggle("over", count > LONGEST);
+    button.disabled = drop();
+  }
+
+  function onKey(event) {
+    // A phone's keyboard has no Shift and Enter; while a word is composed, Enter belongs to that.
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing || matchMedia("(pointer: coarse)").matches) return;
+    event.preventDefault();
+    submit();
+  }
+
+  function submit() {
+    if (drop()) return;
+    send(text.value.trim());
+    text.value = "";
+    fit();
+    text.focus();
+  }
+
+  button.disabled = true;
+  return {
+    element,
+    focus: () => text.focus(),
+    setName(name) {
+      text.setAttribute("aria-label", `Write to ${name}`);
+    },
+  };
+}

@@ -1,0 +1,57 @@
+// Where it begins: who is signed in, and what is shown.
+
+import { fill } from "./dom.js";
+import { Session } from "./session.js";
+import { Store } from "./store.js";
+import { shellView } from "./view_shell.js";
+import { signView } from "./view_sign.js";
+
+const KEPT = "flux.session";
+const app = document.getElementById("app");
+const store = new Store();
+let session = null;
+
+/** The token and where it belongs, for as long as this tab lives; never a password. */
+function keep(credentials) {
+  if (credentials) sessionStorage.setItem(KEPT, JSON.stringify(credentials));
+  else sessionStorage.removeItem(KEPT);
+}
+
+function kept() {
+  try {
+    return JSON.parse(sessionStorage.getItem(KEPT));
+  } catch {
+    return null;
+  }
+}
+
+function begin(credentials) {
+  keep(credentials);
+  store.clear();
+  session = new Session(store, credentials, keep);
+  fill(app, shellView(store, session, () => begin(session.credentials)));
+}
+
+/** Back to signing in, unless it is only the connection that somebody else has taken. */
+function leave(why) {
+  if (why === "takeover" || why === "in_use") return;
+  session = null;
+  keep(null);
+  store.clear();
+  document.title = "flux";
+  history.replaceState(null, "", location.pathname);
+  fill(app, signView(why, begin));
+}
+
+store.subscribe(() => {
+  const { state, why } = store.link;
+  if (session && state === "ended") leave(why);
+});
+
+window.addEventListener("beforeunload", (event) => {
+  if (session?.unsent) event.preventDefault();
+});
+
+const credentials = kept();
+if (credentials?.token) begin(credentials);
+else fill(app, signView("", begin));

@@ -1,0 +1,100 @@
+// A group: what it is about, who is in it, and what one may do there.
+
+import { avatar, confirmed, h, iconButton, showDialog } from "./dom.js";
+import { explain, problemLine } from "./form.js";
+import { peopleFinder } from "./view_new.js";
+import { go } from "./route.js";
+
+const ROLES = { owner: "Owner", admin: "Admin", member: "Member" };
+
+export function groupDialog(store, session, group) {
+  const { name } = store.groups.get(group);
+  return showDialog(name, (close) => {
+    const trouble = problemLine();
+    const members = h("ul", { class: "members" });
+    const inside = h("div", { class: "form" });
+
+    const act = async (type, fields) => {
+      trouble.say("");
+      try {
+        await session.changeMembers(type, group, fields);
+      } catch (error) {
+        trouble.say(explain(error));
+      }
+      await refresh();
+    };
+
+    async function refresh() {
+      try {
+        await session.refreshMembers(group);
+      } catch (error) {
+        trouble.say(explain(error));
+      }
+      render();
+    }
+
+    function render() {
+      const entry = store.groups.get(group);
+      if (!entry) return;
+      members.replaceChildren(...(entry.members ?? []).map((member) => memberRow(entry, member)));
+      inside.hidden = entry.role === "member";
+    }
+
+    function memberRow(entry, { id, name: who, role, online }) {
+      const mine = id === store.me.id;
+      const change = entry.role === "owner" && !mine;
+      const removable = !mine && (entry.role === "owner" || (entry.role === "admin" && role === "member"));
+      return h("li", { class: "row" },
+        avatar(who, id, { size: "small", online: online && !mine }),
+        h("span", { class: "row-text" }, h("span", { class: "row-name one-line" }, mine ? `${who} (you)` : who)),
+        change
+          ? h("select", { class: "select", "aria-label": `Role of ${who}`, on: { change: (event) => giveRole(who, id, event.target) } },
+            Object.entries(ROLES).map(([value, label]) => h("option", { value, selected: value === role }, label)))
+          : h("span", { class: "tag" }, ROLES[role]),
+        removable && iconButton("close", `Remove ${who}`, () => act("group.remove", { id })));
+    }
+
+    async function giveRole(who, id, select) {
+      const role = select.value;
+      if (role === "owner" && !await confirmed(`Hand the group over to ${who}? You stay as an admin.`, "Hand over")) {
+        render();
+        return;
+      }
+      act("group.role", { id, role });
+    }
+
+    inside.append(h("h3", null, "Add somebody"), peopleFinder(store, session, "Who?", (user) => [
+      h("button", { class: "button slim", type: "button", on: { click: () => act("group.add", { id: user.id }) } }, "Add"),
+    ]));
+
+    const leave = h("button", {
+      class: "button wide danger", type: "button",
+      on: {
+        click: async () => {
+          if (!await confirmed(`Leave ${name}?`, "Leave")) return;
+          trouble.say("");
+          try {
+            await session.ask("group.leave", { group });
+            close();
+            go("");
+            await session.refreshGroups();
+          } catch (error) {
+            trouble.say(error.name === "forbidden" ? "Hand the group over to somebody before you leave." : explain(error));
+          }
+        },
+      },
+    }, "Leave the group");
+
+    refresh();
+    const { description } = store.groups.get(group);
+    return [
+      h("div", null,
+        description && h("p", null, description),
+        h("p", { class: "quiet" }, `Number ${group}. Who has it can join, unless the group is by invitation only.`)),
+      h("section", null, h("h3", null, "Members"), members),
+      trouble,
+      inside,
+      leave,
+    ];
+  });
+}

@@ -1,0 +1,88 @@
+// The page of who is signed in: the side with its lists, the open conversation, and what the connection is like.
+
+import { fill, h } from "./dom.js";
+import { route } from "./route.js";
+import { chatView } from "./view_chat.js";
+import { sideView } from "./view_side.js";
+
+export function shellView(store, session, again) {
+  const state = h("div", { role: "status" });
+  const main = h("main", { class: "stage" });
+  const side = sideView(store, session);
+  const panes = h("div", { class: "panes" }, side.element, main);
+  const shell = h("div", { class: "shell" }, state, panes);
+  let shown;
+  let open = null;
+
+  function update() {
+    if (!shell.isConnected) {
+      stop();
+      return;
+    }
+    showLink();
+    side.update(route());
+    showMain();
+    const unread = [...store.conversations.values()].filter((conversation) => conversation.unread).length;
+    document.title = unread ? `(${unread}) flux` : "flux";
+  }
+
+  function showMain() {
+    const key = store.me ? route() : "";
+    const what = store.me ? key : null;
+    if (what !== shown) {
+      open?.close();
+      open = key ? chatView(store, session, key) : null;
+      fill(main, open ? open.element : nothing());
+      panes.classList.toggle("in-chat", Boolean(key));
+      if (key) open.focus();
+      else if (shown) side.focus(shown);
+      shown = what;
+    }
+    open?.update();
+  }
+
+  function nothing() {
+    const text = store.me ? "Choose somebody on the left, or write to somebody new." : "One moment.";
+    return h("div", { class: "nothing" }, h("img", { src: "favicon.svg", alt: "" }), h("p", null, text));
+  }
+
+  function showLink() {
+    const { link } = store;
+    const [text, button] = describe(link);
+    fill(state, text && h("div", { class: "link-state", data: { state: link.state } },
+      link.state === "ended" ? null : h("span", { class: "dot" }),
+      h("span", null, text),
+      button));
+  }
+
+  function describe({ state: how, until, why }) {
+    const now = h("button", { class: "link", type: "button", on: { click: () => session.hurry() } }, "Try now");
+    if (how === "connecting") return ["Connecting…"];
+    if (how === "again") return ["Connecting again…"];
+    if (how === "offline") return ["You are offline. What you write is sent later.", now];
+    if (how === "waiting") {
+      const seconds = Math.max(1, Math.ceil((until - Date.now()) / 1000));
+      return [`No connection. Trying again in ${seconds} s.`, now];
+    }
+    if (how === "ended" && (why === "takeover" || why === "in_use")) {
+      const back = h("button", { class: "button slim", type: "button", on: { click: again } }, "Use it here");
+      return [why === "takeover" ? "You have signed in elsewhere." : "You are signed in elsewhere.", back];
+    }
+    return [];
+  }
+
+  const unsubscribe = store.subscribe(update);
+  // While the seconds run down.
+  const ticking = setInterval(() => store.link.state === "waiting" && showLink(), 500);
+  window.addEventListener("hashchange", update);
+
+  function stop() {
+    unsubscribe();
+    clearInterval(ticking);
+    window.removeEventListener("hashchange", update);
+    open?.close();
+  }
+
+  queueMicrotask(update);
+  return shell;
+}

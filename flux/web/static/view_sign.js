@@ -1,0 +1,128 @@
+// Signing in, signing up, and a new password for who has forgotten the old one.
+
+import { fill, h } from "./dom.js";
+import { explain, field, form } from "./form.js";
+import * as gate from "./gate.js";
+
+const NOTICES = {
+  expired: "Your session has ended. Sign in again.",
+  password: "Your password was changed. Sign in with the new one.",
+  admin: "This session was ended by an administrator.",
+  logout: "You are signed out.",
+};
+
+/** The page for who is not signed in; `done` gets the credentials of a session. */
+export function signView(notice, done) {
+  const card = h("main", { class: "sign-card" });
+  const show = (page, props) => {
+    fill(card, brand(), ...page(show, done, props));
+    // Once it is on the page.
+    queueMicrotask(() => card.querySelector("input")?.focus());
+  };
+  show(signIn, { notice: NOTICES[notice] ?? "" });
+  return h("div", { class: "sign" }, card);
+}
+
+function brand() {
+  return h("div", { class: "brand" }, h("img", { src: "favicon.svg", alt: "" }), h("strong", null, "flux"));
+}
+
+function link(text, onclick) {
+  return h("button", { class: "link", type: "button", on: { click: onclick } }, text);
+}
+
+const password = (name, label, autocomplete, hint = "") =>
+  field(name, label, { type: "password", autocomplete, required: true, hint });
+
+function signIn(show, done, { notice = "", who = "" } = {}) {
+  return [
+    h("h1", null, "Sign in"),
+    notice && h("p", { class: "notice", role: "status" }, notice),
+    form({
+      button: "Sign in",
+      rename: { name: "who", email: "who" },
+      submit: async (values) => done(await gate.logIn(values.who.trim(), values.password)),
+    },
+    field("who", "Name or e-mail address", { autocomplete: "username", required: true, value: who, autocapitalize: "none", spellcheck: false }),
+    password("password", "Password", "current-password")),
+    h("p", { class: "sign-foot" },
+      link("Create an account", () => show(signUp)),
+      link("Forgot the password?", () => show(forgotten))),
+  ];
+}
+
+function signUp(show, done) {
+  const code = h("div", { class: "form", hidden: true });
+  const secret = password("password", "Password", "new-password", "At least 8 characters.");
+  const whole = form({
+    button: "Create the account",
+    submit: async (values) => {
+      const { name, password: chosen, email, code: given } = values;
+      const account = { name: name.trim(), password: chosen };
+      if (email?.trim()) Object.assign(account, { email: email.trim(), ...(given?.trim() && { code: given.trim() }) });
+      await gate.register(account);
+      done(await gate.logIn(account.name, chosen));
+    },
+  },
+  field("name", "Name", { autocomplete: "username", required: true, maxLength: 50, hint: "How others find you. It cannot be changed.", autocapitalize: "none", spellcheck: false }),
+  secret, code);
+  gate.rules().then((rules) => {
+    secret.querySelector(".hint").textContent = `At least ${rules.password_min} characters.`;
+    if (rules.code_required) {
+      fill(code, ...emailAndCode("register", whole));
+      code.hidden = false;
+    }
+  }, (error) => whole.show(error));
+  return [
+    h("h1", null, "Create an account"),
+    whole,
+    h("p", { class: "sign-foot" }, link("I have an account", () => show(signIn))),
+  ];
+}
+
+function forgotten(show) {
+  const whole = form({
+    button: "Set the password",
+    submit: async ({ email, code, password: chosen }) => {
+      await gate.resetPassword({ email: email.trim(), code: code.trim(), password: chosen });
+      show(signIn, { notice: "The new password is set. Sign in with it.", who: email.trim() });
+    },
+  });
+  whole.prepend(...emailAndCode("reset", whole), password("password", "New password", "new-password"));
+  return [
+    h("h1", null, "A new password"),
+    h("p", { class: "quiet" }, "If an account has your e-mail address, you get a code there."),
+    whole,
+    h("p", { class: "sign-foot" }, link("Back to signing in", () => show(signIn))),
+  ];
+}
+
+/** An address, a button that has a code sent there, and where to write the code. */
+function emailAndCode(purpose, whole) {
+  const sent = h("p", { class: "note", role: "status" });
+  const button = h("button", {
+    class: "button", type: "button",
+    on: {
+      click: async () => {
+        const input = whole.elements.namedItem("email");
+        button.disabled = true;
+        try {
+          await gate.sendCode(input.value.trim(), purpose);
+          sent.textContent = `A code is on its way to ${input.value.trim()}.`;
+          whole.elements.namedItem("code").focus();
+        } catch (error) {
+          sent.textContent = "";
+          const { name, retryAfter } = error;
+          whole.show(Object.assign(new Error(`email: ${explain(error)}`), { name: name === "rate_limited" ? "wait" : name, retryAfter }));
+        } finally {
+          button.disabled = false;
+        }
+      },
+    },
+  }, "Send code");
+  return [
+    field("email", "E-mail address", { type: "email", autocomplete: "email", required: true, maxLength: 254, beside: button }),
+    sent,
+    field("code", "Code from the e-mail", { autocomplete: "one-time-code", inputMode: "numeric", required: true, maxLength: 20 }),
+  ];
+}

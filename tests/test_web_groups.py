@@ -1,0 +1,146 @@
+"""The web client in a real browser: groups, history, and doing without a mouse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from browser import Tab
+from web_people import Lines, said, say, sign_up
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+
+
+# --- groups ------------------------------------------------------------------
+
+
+def test_a_group_from_its_beginning_to_its_end(tabs: Callable[..., Tab]) -> None:
+    owner, member = tabs(), tabs()
+    sign_up(owner, "owner")
+    sign_up(member, "member")
+    owner.click("New group")
+    owner.fill("Name", "Walkers")
+    owner.fill("What it is about", "Every Sunday at nine")
+    owner.click("Make the group")
+    owner.wait_text("Every Sunday at nine", ".chat-head")
+    group = owner.js("location.hash.split('/')[2]")
+    # Joining a group that is not there, and then the one that is.
+    member.click("New group")
+    member.fill("Number of the group", "987654")
+    member.click("Join")
+    member.wait_text("no such group", "[data-field=group] .problem")
+    member.fill("Number of the group", group)
+    member.click("Join")
+    member.wait_text("Walkers", ".chat-head")
+    owner.wait_text("member joined", ".log")
+    say(member, "May I bring a dog?")
+    owner.wait_text("May I bring a dog?", ".log")
+    assert owner.text(".message .who") == "member"
+    # A role, and the owner's leaving.
+    owner.click("About the group")
+    owner.wait("document.querySelectorAll('.members .row').length === 2")
+    owner.js("window.role = document.querySelector('.members select')")
+    owner.js("role.value = 'admin'; role.dispatchEvent(new Event('change'))")
+    owner.wait("document.querySelector('.members select').value === 'admin'")
+    member.wait_text("You are now admin", ".log")
+    owner.click("Leave the group")
+    owner.click("Leave")
+    owner.wait_text("Hand the group over", "dialog .problem:not(:empty)")
+    owner.click("Remove member")
+    owner.wait("document.querySelectorAll('.members .row').length === 1")
+    owner.press("Escape")
+    member.wait_text("You are not a member", ".chat-head")
+    member.click("Join the group")
+    member.wait_text("Every Sunday at nine", ".chat-head")
+    member.click("About the group")
+    member.click("Leave the group")
+    member.click("Leave")
+    member.wait_text("No conversations yet")
+
+
+# --- history -----------------------------------------------------------------
+
+
+def test_older_messages_come_while_scrolling_and_nothing_jumps(
+    tabs: Callable[..., Tab], lines: Callable[[str], Lines]
+) -> None:
+    writer = lines("chronicler")
+    tab = tabs()
+    sign_up(tab, "reader")
+    uid = tab.js("JSON.parse(sessionStorage['flux.session']).id")
+    texts = [f"page {number} " + "of a long story " * (number % 7) for number in range(180)]
+    for text in texts:
+        writer.ask("send", to=uid, text=text)
+    tab.wait_text("180", ".row .badge")
+    tab.click("chronicler", ".side")
+    tab.wait("document.querySelectorAll('.bubble').length >= 50")
+    # What is new begins in sight, unless it is more than there is.
+    tab.js("document.querySelector('.log').scrollTop = 1e9")
+    tab.wait("!document.querySelector('.row .badge')")
+    while tab.count(".bubble") < len(texts):
+        count = tab.count(".bubble")
+        tab.js("window.first = document.querySelector('.message'); document.querySelector('.log').scrollTop = 30")
+        tab.js("window.y = first.getBoundingClientRect().top")
+        tab.wait(f"document.querySelectorAll('.bubble').length > {count}")
+        assert abs(tab.js("first.getBoundingClientRect().top - y")) < 2
+        assert tab.js("first.isConnected")
+    tab.wait_text("This is where it began", ".log-top")
+    assert [text.rstrip() for text in said(tab)] == [text.rstrip() for text in texts]
+    # Somebody who reads what is old is not taken away from it.
+    tab.js("document.querySelector('.log').scrollTop = 500; window.before = document.querySelector('.log').scrollTop")
+    writer.ask("send", to=uid, text="news")
+    tab.click("1 new")
+    tab.wait_text("news", ".message:last-child")
+    tab.wait("!document.querySelector('.row .badge')")
+
+
+# --- the keyboard ------------------------------------------------------------
+
+
+def focused(tab: Tab) -> str:
+    script = """(() => {
+        const element = document.activeElement;
+        return (element.getAttribute('aria-label') ?? element.labels?.[0]?.innerText ?? element.innerText).trim();
+    })()"""
+    return str(tab.js(script))
+
+
+def test_everything_can_be_done_from_the_keyboard(tabs: Callable[..., Tab], lines: Callable[[str], Lines]) -> None:
+    lines("typist")
+    tab = tabs()
+    assert focused(tab) == "Name or e-mail address"
+    order = []
+    for _ in range(4):
+        tab.press("Tab")
+        order.append(focused(tab))
+    assert order == ["Password", "Sign in", "Create an account", "Forgot the password?"]
+    tab.press("Tab")
+    sign_up(tab, "keys")
+    while focused(tab) != "New conversation":
+        tab.press("Tab")
+    outline = "getComputedStyle(document.activeElement).outlineStyle"
+    assert tab.js(outline) == "solid"
+    tab.press("Enter")
+    tab.wait("document.querySelector('dialog[open]')")
+    assert focused(tab) == "Who?"
+    tab.press("Escape")
+    tab.wait("!document.querySelector('dialog')")
+    assert focused(tab) == "New conversation"
+    tab.press("Enter")
+    tab.type("typ")
+    tab.wait_text("typist", "dialog")
+    while focused(tab) != "Write":
+        tab.press("Tab")
+    tab.press("Enter")
+    tab.wait("document.activeElement.getAttribute('aria-label') === 'Write to typist'")
+    tab.type("without a mouse")
+    tab.press("Enter")
+    tab.wait_text("Sent", ".message.own .stamp")
+    tab.press("Escape")
+    tab.wait("location.hash === '#/'")
+    assert "typist" in focused(tab)
+    tab.press("Enter")
+    tab.wait_text("typist", ".chat-head")
+    tab.js("document.querySelector('[role=tab]').focus()")
+    tab.press("ArrowRight")
+    assert focused(tab) == "People"
