@@ -35,6 +35,8 @@ FLAGS = [
     "--hide-scrollbars",
     "--force-color-profile=srgb",
     "--remote-debugging-port=0",
+    # A name of this machine that is no loopback address to the browser, so that plain HTTP is not a secure context.
+    "--host-resolver-rules=MAP plain.test 127.0.0.1",
     # The page may not be in front: its timers count as if it were.
     "--disable-background-timer-throttling",
     "--disable-renderer-backgrounding",
@@ -105,7 +107,7 @@ class Browser:
         context = self.call("Target.createBrowserContext")["browserContextId"]
         target = self.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        tab = Tab(self, session, target)
+        tab = Tab(self, session, context)
         for domain in ("Page", "Runtime", "Network", "Log"):
             tab.call(f"{domain}.enable")
         tab.resize(width, height)
@@ -118,10 +120,10 @@ class Browser:
 class Tab:
     """A page."""
 
-    def __init__(self, browser: Browser, session: str, target: str) -> None:
+    def __init__(self, browser: Browser, session: str, context: str) -> None:
         self._browser = browser
         self._session = session
-        self._target = target
+        self._context = context
 
     def call(self, method: str, **params: Any) -> Any:
         return self._browser.call(method, self._session, **params)
@@ -138,7 +140,8 @@ class Tab:
         self.wait("!window.before && document.readyState === 'complete'")
 
     def close(self) -> None:
-        self._browser.call("Target.closeTarget", targetId=self._target)
+        """Close the tab, with what it has stored and the connections kept for it."""
+        self._browser.call("Target.disposeBrowserContext", browserContextId=self._context)
 
     def resize(self, width: int, height: int) -> None:
         self.call(

@@ -188,8 +188,8 @@ def tabs(browser: Browser, web_server: Server) -> Iterator[Callable[..., Tab]]:
     for tab in opened:
         tab.close()
     browser.events.clear()
-    # That a request was refused or reached nobody is no fault of the page.
-    no_fault = ("Failed to load resource", "WebSocket connection to")
+    # That a request was refused or reached nobody is no fault of the page, nor that HTTPS would protect it more.
+    no_fault = ("Failed to load resource", "WebSocket connection to", "The Cross-Origin-Opener-Policy header has been")
     assert [complaint for complaint in complaints if not complaint.startswith(no_fault)] == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
@@ -11,10 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from processes import PASSWORD, Person, Place
 from server_process import ServerProcess
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import ClientConnection, connect
 
 from flux.bench.servers import free_port, listens
 
@@ -27,7 +31,7 @@ class Nginx:
     """An nginx with the configuration of this project."""
 
     def __init__(self, folder: Path) -> None:
-        self.ports = {number: free_port() for number in ("8090", "8091", "8092", "9091", "9092")}
+        self.ports = {number: free_port() for number in ("8090", "8091", "8092", "9091", "9092", "80", "8080")}
         self._folder = folder
         self._file = folder / "nginx.conf"
         self._process: subprocess.Popen[bytes] | None = None
@@ -195,3 +199,27 @@ def test_a_server_that_dies_gets_nobody_until_it_is_back(site: Site) -> None:
     assert site.counts(6) == {"chat2": 6}
     site.start(1)
     until(lambda: site.come().server == "chat1")
+
+
+def test_browsers_reach_the_gate_with_their_own_addresses(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        nginx = Nginx(tmp_path)
+        stack.callback(nginx.stop)
+        listen = f"tcp:{nginx.ports['8080']}:interface=127.0.0.1:backlog=4096"
+        place = Place(tmp_path, stack, gate__listen=listen, gate__proxies="127.0.0.1")
+        server = place.start("flux")
+        nginx.configure()
+        nginx.start()
+        place.log_in("ann")
+        here = f"127.0.0.1:{nginx.ports['80']}"
+
+        def open_socket(address: str, page: str) -> ClientConnection:
+            return connect(f"ws://{here}/ws", origin=page, source_address=(address, 0))
+
+        assert urlopen(f"http://{here}/").read().startswith(b"<!doctype html>")
+        with open_socket("127.0.1.7", f"http://{here}") as socket:
+            socket.send(json.dumps({"type": "login", "name": "ann", "password": PASSWORD}))
+            assert json.loads(socket.recv())["type"] == "login.ok"
+            server.wait_for("logged in from 127.0.1.7")
+        with pytest.raises(InvalidStatus, match="403"):
+            open_socket("127.0.1.7", "http://elsewhere.example.net")

@@ -176,7 +176,8 @@ async def test_the_own_server_by_its_name_is_no_detour(server: GateServer) -> No
 )
 async def test_what_browsers_are_told(server: GateServer, via_gate: str, websocket: str, address: str) -> None:
     server.reload(f"gate.chat_via_gate={via_gate}")
-    browsers = server.assembly.browsers
+    assert server.assembly.gate is not None
+    browsers = server.assembly.gate.browsers
     assert browsers.address(Assignment(1, "two", 8090, "chat2", "t", 0, websocket)) == address
     assert browsers.address(Assignment(1, "one", 8090, "chat1", "t", 0, websocket)) == "/ws"
 

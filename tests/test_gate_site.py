@@ -207,6 +207,24 @@ async def test_connections_per_address(flush_logged_errors: Any) -> None:
         await close(clocked)
 
 
+async def test_idle_connections_make_room_for_others_of_their_address() -> None:
+    clocked = ClockedSite(limits__connections_per_address=2)
+    try:
+        first, second = await clocked.connect(), await clocked.connect()
+        for client in (second, first):
+            client.say(b"GET / HTTP/1.1\r\n\r\n")
+            assert (await client.answer())[0] == 404
+            clocked.pass_time(1)
+        for idle in (second, first):
+            client = await clocked.connect()
+            await idle.ended()
+            await client_turns(lambda: len(clocked.site._channels) == 2)
+            await clocked.heard(client, SLOW)
+        assert await (await clocked.connect()).error() == (429, "rate_limited")
+    finally:
+        await close(clocked)
+
+
 async def test_the_connections_of_a_trusted_proxy_are_not_counted() -> None:
     networks = (ipaddress.ip_network("127.0.0.0/8"),)
     clocked = ClockedSite(limits__connections_per_address=1, gate__proxies=networks)
@@ -245,10 +263,9 @@ async def test_an_upgraded_connection_belongs_to_somebody_else(clocked: ClockedS
     client = await clocked.connect()
     await clocked.heard(client, SLOW)
     [channel] = clocked.site._channels
-    other = Other()
-    channel.upgrade(other)
+    channel.upgrade(Other())
     assert clocked.site._channels == set()
-    assert clocked.site._per_address == {"127.0.0.1": 1}
+    assert clocked.site._per_address == {"127.0.0.1": {channel}}
     clocked.pass_time(2 * ANSWER_WITHIN)
     await clocked.site.stop()
     client.say(b"not HTTP\r\n\r\n")

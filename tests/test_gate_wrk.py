@@ -47,6 +47,7 @@ def processor_time(pid: int) -> float:
         ("get_test, connections kept", "/get_test?a=b", "", ""),
         ("get_test, one connection each", "/get_test?a=b", "Connection: close", ""),
         ("a static document", "/openapi.json", "", ""),
+        ("a file of the web client", "/main.js", "Accept-Encoding: gzip", ""),
         ("a login, the hash a constant", "/v1/login", "", LOGIN),
     ],
 )

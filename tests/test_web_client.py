@@ -57,6 +57,18 @@ def test_a_session_outlives_the_page_and_keeps_no_password(tabs: Callable[..., T
     tab.wait_text("Sign in")
 
 
+def test_plain_http_from_another_machine_will_do(tabs: Callable[..., Tab], web_server: Server) -> None:
+    tab = tabs(web_server.url.replace("127.0.0.1", "plain.test"))
+    assert tab.js("isSecureContext") is False
+    sign_up(tab, "plain")
+    other = tabs()
+    sign_up(other, "fancy")
+    write_to(tab, "fancy")
+    say(tab, "hello")
+    other.click("plain", ".side")
+    other.wait_text("hello", ".log")
+
+
 def test_a_second_place_takes_over_and_the_first_can_have_it_back(tabs: Callable[..., Tab]) -> None:
     first = tabs()
     sign_up(first, "twice")

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from flux.config import Settings
 from flux.gate.site import GateSite
-from flux.web.files import add_client
+from flux.web.files import client_files
 
 STATIC = Path(str(files("flux.web") / "static"))
 FILES = sorted(path.name for path in STATIC.iterdir())
@@ -34,7 +34,7 @@ class Answer:
 
 def ask(path: str, *headers: str, method: str = "GET") -> Answer:
     site = GateSite(Settings(), Clock())
-    add_client(site.root)
+    site.routes.update(client_files())
     channel = site.buildProtocol(None)
     transport = StringTransport()
     channel.makeConnection(transport)

@@ -30,6 +30,9 @@ class Server:
             "chat.listen": f"tcp:{self.chat_port}:interface=127.0.0.1",
             "status.listen": "tcp:0:interface=127.0.0.1",
             "gate.listen": f"tcp:{self.port}:interface=127.0.0.1",
+            "admin.listen": "",
+            # A browser keeps many connections open for a while, and all tabs come from one address.
+            "limits.connections_per_address": "0",
             "limits.messages_per_second": "0",
             **self.settings,
         }

@@ -24,13 +24,13 @@ from flux.net.listener import Listener
 from flux.net.relay import Relays
 from flux.net.upgrade import WebSocketResource
 from flux.net.websocket import WebSocketProtocol
-from flux.web.files import add_client
+from flux.web.files import client_files
 
 
 class Browsers:
     """What a gate has for browsers.
 
-    :param site: the gate's; the web client is put at its root, the WebSockets at ``/ws``.
+    :param site: the gate's; the web client is put at its top, the WebSockets at ``/ws``.
     :param node: the chat server in this process, if there is one.
     :param state: knows where the others are.
     """
@@ -43,7 +43,7 @@ class Browsers:
         self._relays = Relays(settings.limits.max_line, settings.gate.proxy_header, reactor)
         # With one process there is nowhere else to connect to.
         alone = settings.state.kind == "memory" or settings.gate.chat_via_gate == "yes"
-        add_client(site.root, "'self'" if alone else "'self' ws: wss:")
+        site.routes.update(client_files("'self'" if alone else "'self' ws: wss:"))
         site.root.putChild(b"ws", WebSocketResource(self._build, lambda: self._settings.chat.origins, reactor))
 
     def start(self) -> None:

@@ -1,4 +1,4 @@
-"""A gate and what belongs to it: mailer, way to the status services, port."""
+"""A gate and what belongs to it: mailer, way to the status services, what browsers need, port."""
 
 from __future__ import annotations
 
@@ -38,7 +38,6 @@ class GateService:
     :param placement: the status service of this process; None where there is none.
     :param node: the chat server of this process; None where there is none.
     :raises flux.lifecycle.CannotStart: there is no status service to ask, or no such mailer.
-    :ivar site: other modules put what they serve into ``site.root``.
     """
 
     log = Logger()
@@ -64,8 +63,8 @@ class GateService:
             raise CannotStart("gate.status: is empty, and there is no status service in this process")
         accounts = Accounts(settings, store, state, bus, passwords, metrics)
         self.site = GateSite(settings, reactor, is_proxied(settings.gate.listen))
-        self._browsers = Browsers(self.site, settings, node, state, reactor)
-        self.gate = Gate(accounts, store, state, placement, self.mailer, reactor, self._browsers.address)
+        self.browsers = browsers = Browsers(self.site, settings, node, state, reactor)
+        self.gate = Gate(accounts, store, state, placement, self.mailer, reactor, browsers.address)
         self.site.routes.update({**routes(self.gate), b"/openapi.json": Document(), b"/get_test": GetTest()})
         self.listener = Listener("gate.listen", settings.gate.listen, self.site, reactor)
 
@@ -80,7 +79,7 @@ class GateService:
         """Go on with other limits and rules."""
         self.gate.reload(settings)
         self.site.reload(settings)
-        self._browsers.reload(settings)
+        self.browsers.reload(settings)
 
     def url(self) -> str:
         """Where it is, as browsers write it."""
@@ -94,17 +93,17 @@ class GateService:
                 "gate.listen can be reached from other machines, and verification codes are not sent but logged: "
                 "set mail.kind to smtp or webhook"
             )
-        self._browsers.start()
+        self.browsers.start()
         try:
             await self.listener.start()
             make_eager(self.listener.port, BUFFER)
         except BaseException:
-            await self._browsers.stop()
+            await self.browsers.stop()
             await self.gate.stop()
             raise
 
     async def _stop(self) -> None:
         await self.listener.stop()
-        await self._browsers.stop()
+        await self.browsers.stop()
         await self.gate.stop()
         await self.site.stop()

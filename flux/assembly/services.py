@@ -112,10 +112,10 @@ class Assembly:
                 self.bus,
                 self.passwords,
                 self._account_metrics,
-                here,
-                self.node,
-                reactor,
-            )  # fmt: skip
+                placement=here,
+                node=self.node,
+                reactor=reactor,
+            )
             stages += self.gate.stages()
         stages = self._admin(backends) + stages
         self._stages = Stages(stages, reactor, self.log)
@@ -342,8 +342,8 @@ class Assembly:
             host, port = self.status_listener.address()
             lines += ["", f"status service listens on {host}:{port}"]
         if self.gate is not None:
-            lines.append(f"gate listens on {self.gate.url()}")
-            lines.append(f"  open {self.gate.url()}/ in a browser to chat")
+            url = self.gate.url()
+            lines += [f"gate listens on {url}", f"  open {url}/ in a browser to chat"]
         if self.admin is not None:
             host, port = self.admin_listener.address()
             lines.append(f"dashboard and metrics: http://{host}:{port}/")

@@ -197,6 +197,16 @@ def _parse_address(text: str) -> HostPort | None:
 
 ADDRESS = Kind("host:port, or nothing", _parse_address)
 
+
+def _parse_addresses(text: str) -> tuple[HostPort, ...]:
+    addresses = [_parse_address(part.strip()) for part in text.split(",")] if text else []
+    if None in addresses:
+        raise ValueError(f'"{text}" has nothing between two commas')
+    return tuple(address for address in addresses if address is not None)
+
+
+ADDRESSES = Kind("host:port, several of them separated by commas, or nothing", _parse_addresses)
+
 Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
 
@@ -221,16 +231,6 @@ def _parse_origins(text: str) -> tuple[str, ...]:
 
 
 ORIGINS = Kind("origins such as https://chat.example.net separated by commas, or * for all, or nothing", _parse_origins)
-
-
-def _parse_addresses(text: str) -> tuple[HostPort, ...]:
-    addresses = [_parse_address(part.strip()) for part in text.split(",")] if text else []
-    if None in addresses:
-        raise ValueError(f'"{text}" has nothing between two commas')
-    return tuple(address for address in addresses if address is not None)
-
-
-ADDRESSES = Kind("host:port, several of them separated by commas, or nothing", _parse_addresses)
 
 
 def _parse_host_or_nothing(text: str) -> str:

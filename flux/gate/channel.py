@@ -166,6 +166,11 @@ class Channel(Upgradable):
         )
         self.transport.write(head.encode() + body)
 
+    def make_room(self) -> None:
+        """Be closed in favour of another connection; what arrives meanwhile is not looked at."""
+        self.state, self.since = "refused", self.site.now
+        self.loseConnection()
+
     def expire(self, now: float) -> None:
         """Look whether the connection takes too long for what it does."""
         waited = now - self.since

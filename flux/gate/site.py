@@ -69,7 +69,7 @@ class GateSite(Site):
         self._clock = clock
         self._proxied = proxied
         self._channels: set[Channel] = set()
-        self._per_address: Counter[str] = Counter()
+        self._per_address: dict[str, set[Channel]] = {}
         self._refused: Counter[str] = Counter()
         self._tasks = Tasks(self.log_to)
         self._count = 0
@@ -114,7 +114,7 @@ class GateSite(Site):
         self.log_to.failure("answering {method} {path} failed", reason, method=request.method, path=request.path)
 
     def connected(self, channel: Channel) -> bool:
-        """Take a connection in; False where its address has too many already."""
+        """Take a connection in; False where its address has too many that are in use."""
         self._count += 1
         channel.conn = f"g{self._count}"
         self._channels.add(channel)
@@ -122,8 +122,14 @@ class GateSite(Site):
         if self._proxied or is_in(address, self.proxies):
             return True
         channel.counted = address
-        self._per_address[address] += 1
-        if not self._most or self._per_address[address] <= self._most:
+        theirs = self._per_address.setdefault(address, set())
+        theirs.add(channel)
+        if not self._most or len(theirs) <= self._most:
+            return True
+        # A browser keeps connections that it may never use again, and there may be many browsers behind an address.
+        idle = min((each for each in theirs if each.state == "idle"), key=lambda each: each.since, default=None)
+        if idle is not None:
+            idle.make_room()
             return True
         self._refused[address] += 1
         return False
@@ -136,7 +142,7 @@ class GateSite(Site):
         """A connection is gone."""
         if address := channel.counted:
             channel.counted = ""
-            self._per_address[address] -= 1
+            self._per_address[address].discard(channel)
             if not self._per_address[address]:
                 del self._per_address[address]
         self._forget(channel)

@@ -6,6 +6,7 @@ so many connections are open at once.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Mapping
 from importlib.resources import files
@@ -50,10 +51,11 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src {connect}; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
 """What a page may do: nothing that is not in its files, and no string becomes markup or a program."""
@@ -169,26 +171,38 @@ def refuse(request: Request, error: FluxError, status: int = 0) -> None:
 
 
 class StaticFile:
-    """A file of the package, kept in memory. Browsers ask each time whether it has changed: its ETag says so."""
+    """A file of the package, kept in memory, also packed. Browsers ask each time whether it has changed: its ETag
+    says so.
 
-    def __init__(self, name: str, body: bytes) -> None:
-        self._body = body
+    :param connect: where a page may connect to, as in a Content-Security-Policy.
+    """
+
+    def __init__(self, name: str, body: bytes, connect: str) -> None:
+        tag = hashlib.blake2b(body, digest_size=12).hexdigest()
         self._kind = TYPES[name[name.rindex(".") :]]
-        self._etag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'.encode()
+        self._plain = body, f'"{tag}"'.encode()
+        self._packed = gzip.compress(body, 9, mtime=0), f'"{tag}-gzip"'.encode()
+        self._headers = {
+            "Cache-Control": "no-cache",
+            "Content-Security-Policy": POLICY.format(connect=connect),
+            "Vary": "Accept-Encoding",
+        }
 
     def send(self, request: Request) -> None:
         """Answer with the file, or that it has not changed."""
-        unchanged = request.setETag(self._etag) is CACHED
-        headers = {"Cache-Control": "no-cache", "Content-Security-Policy": POLICY}
-        answer(request, 304 if unchanged else 200, b"" if unchanged else self._body, self._kind, headers)
+        packed = b"gzip" in (request.requestHeaders.getRawHeaders(b"accept-encoding") or [b""])[0]
+        body, tag = self._packed if packed else self._plain
+        headers = {**self._headers, "Content-Encoding": "gzip"} if packed else self._headers
+        unchanged = request.setETag(tag) is CACHED
+        answer(request, 304 if unchanged else 200, b"" if unchanged else body, self._kind, headers)
 
 
-def static_files(package: str) -> dict[bytes, StaticFile]:
+def static_files(package: str, connect: str = "'self'") -> dict[bytes, StaticFile]:
     """The files in the folder ``static`` of a package by path; ``index.html`` is also the page at ``/``."""
     found = {}
     for file in files(package).joinpath("static").iterdir():
         if file.name[file.name.rfind(".") :] in TYPES:
-            found[f"/{file.name}".encode()] = page = StaticFile(file.name, file.read_bytes())
+            found[f"/{file.name}".encode()] = page = StaticFile(file.name, file.read_bytes(), connect)
             if file.name == "index.html":
                 found[b"/"] = page
     return found

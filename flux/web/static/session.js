@@ -8,6 +8,7 @@
 
 import { locate, movedAddress, socketAddress } from "./gate.js";
 import { Link, Lost, Refused } from "./link.js";
+import { unique } from "./store.js";
 
 const ACK_AFTER = 250;
 const READ_AFTER = 300;
@@ -312,7 +313,7 @@ export class Session {
 
   /** Send a text; it is shown at once, and goes out when it can. */
   send(conversation, text) {
-    const cid = `${Date.now().toString(36).padStart(9, "0")}-${crypto.randomUUID().slice(0, 8)}`;
+    const cid = `${Date.now().toString(36).padStart(9, "0")}-${unique()}`;
     const entry = { cid, text, at: Date.now(), conversation, state: "waiting", problem: "" };
     conversation.outgoing.push(entry);
     this.typed.delete(conversation.key);

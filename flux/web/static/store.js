@@ -234,9 +234,15 @@ export class Store {
   /** Something to tell between the messages. */
   note(conversation, text) {
     const after = conversation.messages.at(-1)?.seq ?? 0;
-    conversation.events.push({ id: crypto.randomUUID(), after, text });
+    conversation.events.push({ id: unique(), after, text });
     this.change();
   }
+}
+
+/** A name that nothing else has. (Pages that came by plain HTTP have no `crypto.randomUUID`.) */
+export function unique() {
+  const random = [...crypto.getRandomValues(new Uint8Array(8))];
+  return random.map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /** Put a message in its place; false where it is there already. */
