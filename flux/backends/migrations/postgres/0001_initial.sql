@@ -169,9 +169,9 @@ END
 $$;
 
 -- One at a time changes what is between two accounts.
-CREATE FUNCTION lock_accounts(one bigint, other bigint) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+CREATE FUNCTION lock_accounts(ids bigint[]) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-    PERFORM FROM accounts WHERE id IN (one, other) ORDER BY id FOR NO KEY UPDATE;
+    PERFORM FROM accounts WHERE id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
 END
 $$;
 
@@ -192,7 +192,7 @@ CREATE FUNCTION friend_add(
 DECLARE
     theirs text;
 BEGIN
-    PERFORM lock_accounts(asking, asked);
+    PERFORM lock_accounts(ARRAY[asking, asked]);
     IF NOT EXISTS (SELECT FROM accounts WHERE id = asked) THEN
         RETURN 'nobody';
     ELSIF EXISTS (SELECT FROM blocks WHERE uid = asked AND blocked = asking) THEN
@@ -223,7 +223,7 @@ CREATE FUNCTION friend_answer(
 DECLARE
     theirs text;
 BEGIN
-    PERFORM lock_accounts(asking, asked);
+    PERFORM lock_accounts(ARRAY[asking, asked]);
     DELETE FROM friend_requests WHERE uid = asked AND sender = asking RETURNING remark INTO theirs;
     IF NOT FOUND THEN
         RETURN NULL;
@@ -237,7 +237,7 @@ $$;
 
 CREATE FUNCTION friend_remove(one bigint, other bigint) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-    PERFORM lock_accounts(one, other);
+    PERFORM lock_accounts(ARRAY[one, other]);
     DELETE FROM friend_requests WHERE uid IN (one, other) AND sender IN (one, other);
     DELETE FROM friends WHERE uid IN (one, other) AND friend IN (one, other);
 END
@@ -248,7 +248,7 @@ $$;
 CREATE FUNCTION set_block(blocker bigint, other bigint, wanted boolean) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-    PERFORM lock_accounts(blocker, other);
+    PERFORM lock_accounts(ARRAY[blocker, other]);
     IF wanted THEN
         IF NOT EXISTS (SELECT FROM accounts WHERE id = other) THEN
             RETURN false;
@@ -270,12 +270,12 @@ $$;
 
 -- --- chats and their members ---
 
--- Returns the chat in an array, which is empty where another transaction has made it.
+-- The caller has locked both accounts. Returns the chat in an array, which is empty where another transaction has
+-- made it.
 CREATE FUNCTION create_pair(one bigint, other bigint) RETURNS bigint[] LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     made bigint;
 BEGIN
-    PERFORM lock_accounts(one, other);
     INSERT INTO chats (low, high, barred) VALUES (one, other, is_barred(one, other))
     ON CONFLICT (low, high) WHERE low IS NOT NULL DO NOTHING RETURNING id INTO made;
     IF made IS NULL THEN
@@ -464,7 +464,8 @@ CREATE FUNCTION append_carefully(
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
-    pair    record;
+    lows    bigint[];
+    highs   bigint[];
     draft   record;
     earlier record;
     placed  bigint[];
@@ -475,7 +476,8 @@ DECLARE
     newest  bigint;
     changed boolean := false;
 BEGIN
-    FOR pair IN
+    SELECT array_agg(p.low ORDER BY p.low, p.high), array_agg(p.high ORDER BY p.low, p.high) INTO lows, highs
+    FROM (
         SELECT DISTINCT least(d.sender, d.receiver) AS low, greatest(d.sender, d.receiver) AS high
         FROM unnest(senders, tos) d (sender, receiver)
         WHERE d.receiver <> 0 AND d.receiver <> d.sender
@@ -484,10 +486,14 @@ BEGIN
             AND EXISTS (SELECT FROM accounts a WHERE a.id = d.sender)
             AND EXISTS (SELECT FROM accounts a WHERE a.id = d.receiver)
             AND NOT EXISTS (SELECT FROM blocks b WHERE b.uid = d.receiver AND b.blocked = d.sender)
-        ORDER BY 1, 2
-    LOOP
-        made := made || create_pair(pair.low, pair.high);
-    END LOOP;
+    ) p;
+    IF lows IS NOT NULL THEN
+        -- All accounts at once and ascending: pair by pair, the accounts of two transactions could be in opposite order.
+        PERFORM lock_accounts(lows || highs);
+        FOR i IN 1 .. cardinality(lows) LOOP
+            made := made || create_pair(lows[i], highs[i]);
+        END LOOP;
+    END IF;
 
     SELECT array_agg(
         CASE WHEN d.receiver <> 0
