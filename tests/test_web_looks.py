@@ -1,50 +1,15 @@
-"""How the web client looks in a real browser: nothing overlaps, sticks out or is cut off.
-
-With ``FLUX_SCREENSHOTS=FOLDER`` there are pictures, for people who want to look.
-"""
+"""How the web client looks in a real browser, at the sizes of a phone, a tablet and a screen, light and dark."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from browser import Tab
+from looks import check_looks
 from web_people import Lines, say, sign_up
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
-
-
-MISPLACED = """
-(() => {
-  const found = [];
-  const frame = [innerWidth, innerHeight];
-  if (document.documentElement.scrollWidth > innerWidth) found.push('the page is wider than the window');
-  const scope = document.querySelector('dialog[open]') ?? document.body;
-  const parts = 'button, input, textarea, select, h1, h2, .avatar, .badge, .bubble, .row-name';
-  for (const element of scope.querySelectorAll(parts)) {
-    const box = element.getBoundingClientRect();
-    if (!box.width || !box.height) continue;
-    const style = getComputedStyle(element);
-    if (style.clipPath !== 'none') continue;
-    const name = element.getAttribute('aria-label') ?? element.innerText ?? element.name;
-    if (box.left < -1 || box.right > innerWidth + 1) found.push(`${name}: outside at the side`);
-    const y = box.y + box.height / 2;
-    const middle = document.elementFromPoint(box.x + box.width / 2, Math.min(Math.max(y, 0), innerHeight - 1));
-    const area = element.closest('.log, .scroll, .dialog-body, .sign')?.getBoundingClientRect();
-    const insight = y > (area?.top ?? 0) && y < (area?.bottom ?? innerHeight);
-    if (insight && middle && !element.contains(middle) && !middle.contains(element)) {
-      found.push(`${name}: covered by ${middle.className || middle.tagName}`);
-    }
-    if (element.matches('button') && element.scrollWidth > element.clientWidth + 2) found.push(`${name}: cut`);
-  }
-  return found;
-})()
-"""
-
-SHOTS = os.environ.get("FLUX_SCREENSHOTS")
-"""A folder for pictures, for people who want to look."""
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -56,14 +21,7 @@ def test_nothing_overlaps_or_sticks_out(
     tab = tabs(width=width, height=740 if width < 500 else 900, dark=dark)
 
     def check(name: str) -> None:
-        # Until nothing moves any more.
-        tab.js(
-            "Promise.all(document.getAnimations().map((animation) =>"
-            " animation.effect.getTiming().iterations === Infinity ? 0 : animation.finished))"
-        )
-        if SHOTS:
-            tab.screenshot(Path(SHOTS) / f"{look}-{name}.png")
-        assert tab.js(MISPLACED) == [], name
+        check_looks(tab, f"{look}-{name}")
 
     check("1-sign-in")
     tab.click("Create an account")

@@ -34,7 +34,7 @@ class Server:
             # A browser keeps many connections open for a while, and all tabs come from one address.
             "limits.connections_per_address": "0",
             "limits.messages_per_second": "0",
-            **self.settings,
+            **{key.replace("__", "."): value for key, value in self.settings.items()},
         }
         command = [*twistd("flux", settings), f"--logfile={self.folder / 'flux.log'}"]
         # Options of twistd come before the command.
