@@ -59,15 +59,22 @@ class Chat:
 
     @property
     def head(self) -> int:
-        return len(self.messages)
+        return self.messages[-1][0].seq if self.messages else 0
+
+    def after(self, floor: int) -> list[Message]:
+        return [message for message, _ in self.messages if message.seq > floor]
 
     def visible(self, uid: int) -> list[Message]:
-        floor = 0 if self.open_history else self.members[uid].first - 1
-        return [message for message, _ in self.messages[floor:]]
+        return self.after(0 if self.open_history else self.members[uid].first - 1)
 
     def unread(self, uid: int) -> int:
         place = self.members[uid]
-        return sum(m.sender != uid for m, _ in self.messages[max(place.read, place.first - 1) :])
+        return sum(message.sender != uid for message in self.after(max(place.read, place.first - 1)))
+
+    def old(self, before: int) -> list[int]:
+        """The messages that may be removed."""
+        arrived = min((place.received for place in self.members.values()), default=self.head)
+        return [m.seq for m, _ in self.messages if m.at < before and m.seq <= min(arrived, self.head - 1)]
 
 
 class ModelStore:
@@ -365,7 +372,7 @@ class ModelStore:
         if found is None or uid not in found.members:
             return ()
         floor = max(after, found.members[uid].first - 1)
-        return tuple(message for message, _ in found.messages[floor:][:limit])
+        return tuple(found.after(floor)[:limit])
 
     def conversations(self, uid: int, limit: int) -> tuple[Conversation, ...]:
         mine = [chat for chat in self.chats.values() if uid in chat.members and chat.messages and chat.visible(uid)]
@@ -390,3 +397,17 @@ class ModelStore:
                 place = chat.members[move.uid]
                 place.received = max(place.received, min(move.received, chat.head))
                 place.read = max(place.read, min(move.read, chat.head))
+
+    def removed(self, before: int, left: dict[int, int], all_of_them: bool) -> int:
+        """What a store has removed, which has to be what it may, and all of that if it removes all; how many.
+
+        :param left: the lowest message of each chat that is still there.
+        """
+        count = 0
+        for chat in self.chats.values():
+            gone = [message.seq for message, _ in chat.messages if message.seq < left.get(chat.id, 1)]
+            old = chat.old(before)
+            assert gone == old if all_of_them else gone == old[: len(gone)], (chat, gone, old)
+            del chat.messages[: len(gone)]
+            count += len(gone)
+        return count

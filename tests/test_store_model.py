@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -51,7 +53,7 @@ moves = st.builds(
     received=st.integers(-1, 9),
     read=st.integers(-1, 9),
 )
-sends = st.tuples(st.just("append"), st.lists(drafts, min_size=1, max_size=8))
+sends = st.tuples(st.just("append"), st.lists(drafts, min_size=2, max_size=8))
 writes = st.one_of(
     sends,
     st.tuples(st.just("advance"), st.lists(moves, min_size=1, max_size=4)),
@@ -112,7 +114,10 @@ class StoreMachine(RuleBasedStateMachine):
     """The calls; subclasses know the store.
 
     :ivar model: what should be in it.
+    :ivar prunes_all: it removes all old messages that have arrived, not only most.
     """
+
+    prunes_all = True
 
     def __init__(self, model: ModelStore) -> None:
         super().__init__()
@@ -122,6 +127,10 @@ class StoreMachine(RuleBasedStateMachine):
 
     def open(self) -> Any:
         """A started store on what was stored before."""
+        raise NotImplementedError
+
+    def lowest(self) -> dict[int, int]:
+        """The lowest message of each chat that is in the store."""
         raise NotImplementedError
 
     async def outcome(self, name: str, *arguments: Any) -> Any:
@@ -140,6 +149,10 @@ class StoreMachine(RuleBasedStateMachine):
     def people(self) -> None:
         self.write([("create_account", name, fold(name), "h", "", "") for name in NAMES])
         self.write([("group_create", 1, "g", "", False, False), ("group_create", 2, "h", "", False, True)])
+        self.write([("group_join", uid, 1) for uid in (2, 3)])
+        # So that what comes next finds something to meet.
+        for sender, to, group in [(1, 2, 0), (2, 1, 0), (1, 0, 1), (2, 0, 1), (1, 2, 0), (3, 0, 1), (1, 3, 0), (2, 0, 2)]:
+            self.write([("append", [Draft(sender, to, group, text) for text in "xy"])], 1)
 
     @rule(calls=st.lists(writes, min_size=1, max_size=6), ms=st.integers(0, 3))
     def write(self, calls: list[tuple[Any, ...]], ms: int = 0) -> None:
@@ -179,8 +192,26 @@ class StoreMachine(RuleBasedStateMachine):
         for each in moved:
             each.clear()
 
+    @rule(but=chats, age=st.sampled_from([-1, -1, -1, 0, 1]), limit=st.integers(1, 6))
+    def prune(self, but: int, age: int, limit: int) -> None:
+        """Remove what is old, after everything has arrived but what is in one chat."""
+        moves = [
+            CursorMove(uid, self.model.sessions[uid], chat.id, chat.head, 0)
+            for chat in self.model.chats.values()
+            if chat.id != but
+            for uid in chat.members
+        ]
+        self.compare([("advance", moves)])
+        before = self.model.time - age
+        count = 0
+        while some := wait_for(self.outcome("prune", before, limit)):
+            count += some
+        assert count == self.model.removed(before, self.lowest(), self.prunes_all)
+
 
 class SqliteMachine(StoreMachine):
+    prunes_all = False  # but whole runs
+
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp())
         # Small enough that every run moves entries between the parts of the index and forgets chats.
@@ -200,6 +231,10 @@ class SqliteMachine(StoreMachine):
         )
         wait_for(store.start())
         return store
+
+    def lowest(self) -> dict[int, int]:
+        with closing(sqlite3.connect(self.folder / "flux.db")) as db:
+            return dict(db.execute("SELECT chat, min(seq) FROM messages GROUP BY chat").fetchall())
 
     def teardown(self) -> None:
         wait_for(self.store.stop())

@@ -57,6 +57,9 @@ class PostgresMachine(StoreMachine):
         wait_for(store.start())
         return store
 
+    def lowest(self) -> dict[int, int]:
+        return dict(self.database.query("SELECT chat, min(seq) FROM messages GROUP BY chat"))
+
     def teardown(self) -> None:
         wait_for(self.store.stop())
         self.database.check()
