@@ -151,8 +151,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.write([("group_create", 1, "g", "", False, False), ("group_create", 2, "h", "", False, True)])
         self.write([("group_join", uid, 1) for uid in (2, 3)])
         # So that what comes next finds something to meet.
-        for sender, to, group in [(1, 2, 0), (2, 1, 0), (1, 0, 1), (2, 0, 1), (1, 2, 0), (3, 0, 1), (1, 3, 0), (2, 0, 2)]:
-            self.write([("append", [Draft(sender, to, group, text) for text in "xy"])], 1)
+        for sent in [(1, 2, 0), (2, 1, 0), (1, 0, 1), (2, 0, 1), (1, 2, 0), (3, 0, 1), (1, 3, 0), (2, 0, 2)]:
+            self.write([("append", [Draft(*sent, text) for text in "xy"])], 1)
 
     @rule(calls=st.lists(writes, min_size=1, max_size=6), ms=st.integers(0, 3))
     def write(self, calls: list[tuple[Any, ...]], ms: int = 0) -> None:
