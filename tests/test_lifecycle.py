@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
-from twisted.logger import Logger
+from twisted.logger import Logger, capturedLogs, formatEvent
 
 from flux.lifecycle import (
     CannotStart,
     DeadlineExceeded,
+    Outage,
     Stage,
     Stages,
     Tasks,
@@ -373,3 +374,27 @@ async def test_a_stop_that_fails_or_hangs_holds_up_nobody(flush_logged_errors: A
     assert (late["stage"], late["late"]) == ("c", "stopping: nothing after 5 s")
     assert failed["stage"] == "b"
     assert failed["log_failure"].check(ZeroDivisionError)
+
+
+# --- Outage ------------------------------------------------------------------
+
+
+def test_an_outage_is_told_once_and_once_that_it_is_over() -> None:
+    clock = Clock()
+    outage = Outage(log, clock)
+    with capturedLogs() as logged:
+        outage.over("works")
+        for _ in range(3):
+            outage.failed("does not work: {error}", error="no answer")
+            clock.advance(1.5)
+        outage.over("works again, after {seconds} s")
+        outage.over("works again, after {seconds} s")
+        outage.failed("does not work: {error}", error="another")
+    told = [(event["log_level"].name, formatEvent(event)) for event in logged]
+    assert told == [
+        ("warn", "does not work: no answer"),
+        ("debug", "does not work: no answer"),
+        ("debug", "does not work: no answer"),
+        ("info", "works again, after 4.5 s"),
+        ("warn", "does not work: another"),
+    ]

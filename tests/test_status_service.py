@@ -12,7 +12,7 @@ from status_parts import HeldState, lease, settings, settled, texts
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.testing import MemoryReactorClock, StringTransport
-from twisted.logger import capturedLogs
+from twisted.logger import LogLevel, capturedLogs
 
 from flux.config import ChatServer, Settings
 from flux.errors import NotFound, TokenInvalid, Unavailable
@@ -261,7 +261,11 @@ async def test_an_outage_of_the_state_is_logged_once_and_ends(run) -> None:
         one.state.problem = None
         for _ in range(3):
             one.reactor.advance(3.1)
-    assert texts(logged) == ["the shared state is away: no connection", "the shared state is back"]
+    told = [event for event in logged if event["log_level"] is not LogLevel.debug]
+    assert texts(told) == [
+        "the loads of the chat servers cannot be read: no connection",
+        "the loads of the chat servers are read again, after 15.5 s",
+    ]
     assert await one.assign(1) == ["a"]
 
 

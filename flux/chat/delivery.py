@@ -31,7 +31,7 @@ from twisted.logger import Logger
 
 from flux.errors import FluxError, NotFound
 from flux.interfaces import IStore
-from flux.lifecycle import Tasks, backoff, sleep
+from flux.lifecycle import Outage, Tasks, backoff, sleep
 from flux.model import Changes, Cursor, MemberChange, Membership, Message
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Delivery:
         self._clock = clock
         self._tasks = tasks
         self._rng = rng
-        self._troubled = False
+        self._outage = Outage(self.log, clock)
         self._slots = DeferredSemaphore(catchups or 1_000_000)
         self._forgotten: set[Session] = set()
         self.spread = spread
@@ -350,12 +350,6 @@ class Delivery:
             return chat.members
         return tuple(participant.id for participant in (await self._refresh(chat.id)).participants)
 
-    def _trouble(self, what: str, error: FluxError) -> None:
-        """Log one such error until the store has answered: while it is away there are thousands."""
-        log = self.log.debug if self._troubled else self.log.warn
-        self._troubled = True
-        log("{what}: {error}", what=what, error=error)
-
     async def _read_members(self, chat: Chat) -> None:
         """Bring the members up to date, then let the waiting messages through."""
         for delay in backoff(0.1, 5.0, self._rng):
@@ -365,7 +359,9 @@ class Delivery:
                 # Whoever announced it has another store.
                 chat.waiting = []
             except FluxError as error:
-                self._trouble(f"the members of chat {chat.id} could not be read, trying again", error)
+                self._outage.failed(
+                    "the members of chat {chat} cannot be read: {error}", chat=chat.id, error=error.detail
+                )
                 await sleep(delay, self._clock)
                 continue
             break
@@ -385,7 +381,7 @@ class Delivery:
             chat = self.chats.get(number)
             newest, sessions = (chat.newest, tuple(chat.sessions)) if chat else (0, ())
             membership = await self._store.membership(number)
-            self._troubled = False
+            self._outage.over("messages and members are read again, after {seconds} s")
             if self._adopt(membership, newest, sessions):
                 return membership
 
@@ -446,7 +442,9 @@ class Delivery:
                         await self._fill_all(session)
                         break
                     except FluxError as error:
-                        self._trouble(f"filling {session.uid} failed, trying again", error)
+                        self._outage.failed(
+                            "messages for user {uid} cannot be read: {error}", uid=session.uid, error=error.detail
+                        )
                         await sleep(delay, self._clock)
             finally:
                 # First, because the next one in the queue runs inside release().
@@ -477,7 +475,7 @@ class Delivery:
             if position >= chat.head:
                 return
             messages = await self._store.fill(session.uid, chat.id, position, PAGE)
-            self._troubled = False
+            self._outage.over("messages and members are read again, after {seconds} s")
             if not self._is_in(session, chat):
                 return
             if not messages:

@@ -40,7 +40,7 @@ from flux.chat.sweep import Sweep
 from flux.config import Settings
 from flux.errors import FluxError, Unavailable
 from flux.interfaces import IBus, IBusSink, IPlacement, IState, IStore
-from flux.lifecycle import DeadlineExceeded, Spawned, Tasks, every, together, within
+from flux.lifecycle import DeadlineExceeded, Outage, Spawned, Tasks, every, together, within
 from flux.metrics import ChatMetrics
 from flux.model import (
     BusEvent,
@@ -128,7 +128,7 @@ class ChatNode:
         self.delivery = Delivery(
             store, self.sessions, clock, self.tasks, self._rng, self.limits.catchups, self._spread
         )  # fmt: skip
-        self.sweep = Sweep(store, self.sessions, self.delivery, self.cursors, self.spread, metrics)
+        self.sweep = Sweep(store, self.sessions, self.delivery, self.cursors, self.spread, metrics, clock)
         self.journal = Journal(store, self._settle, self.tasks, clock, metrics)
         self._departure = Departure(
             self.name, self.sessions, lambda: len(self.logging_in), placement, clock, self._rng
@@ -141,6 +141,7 @@ class ChatNode:
         self._swept = 0.0
         self._stopping = self._superseded = False
         self._beat: float | None = None
+        self._renewing = Outage(self.log, clock)
         self._unreleased: set[tuple[int, Route]] = set()
         self._emptied: Deferred[None] | None = None
         watch(self)
@@ -370,7 +371,9 @@ class ChatNode:
             await self._renew()
         except FluxError as error:
             self.spread.degraded = True
-            self.log.warn("the lease could not be renewed: {error}", error=error)
+            self._renewing.failed("the lease cannot be renewed: {error}", error=error.detail)
+        else:
+            self._renewing.over("the lease is renewed again, after {seconds} s")
 
     async def _renew(self) -> None:
         chat = self.settings.chat

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from flux.chat.cursors import Cursors
@@ -22,7 +23,7 @@ from flux.chat.session import Session
 from flux.chat.spread import Spread
 from flux.errors import FluxError, UserInvalid
 from flux.interfaces import IStore
-from flux.lifecycle import together
+from flux.lifecycle import Outage, together
 from flux.metrics import ChatMetrics
 from flux.model import Overview
 
@@ -46,6 +47,7 @@ class Sweep:
         cursors: Cursors,
         spread: Spread,
         metrics: ChatMetrics,
+        clock: IReactorTime,
     ) -> None:
         self._store = store
         self._sessions = sessions
@@ -55,6 +57,7 @@ class Sweep:
         self._metrics = metrics
         self._mark = 0
         self._running = False
+        self._outage = Outage(self.log, clock)
 
     async def begin(self) -> None:
         """From now on things move."""
@@ -71,7 +74,9 @@ class Sweep:
         except FluxError as error:
             self._spread.degraded = True
             self._metrics.sweeps_failed.inc()
-            self.log.warn("the sweep has to wait: {error}", error=error)
+            self._outage.failed("what moved in the store cannot be read: {error}", error=error.detail)
+        else:
+            self._outage.over("what moved in the store is read again, after {seconds} s")
         finally:
             self._running = False
 

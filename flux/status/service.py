@@ -19,7 +19,7 @@ from flux.balance import load_balancer
 from flux.config import Settings
 from flux.errors import FluxError, TokenInvalid
 from flux.interfaces import IState
-from flux.lifecycle import Tasks, every
+from flux.lifecycle import Outage, Tasks, every
 from flux.metrics import StatusMetrics
 from flux.model import Node
 from flux.status.health import HealthChecks
@@ -58,7 +58,7 @@ class StatusService:
         self._balancer = status.balancer
         self._heartbeat = status.heartbeat
         self._tasks = Tasks(self.log)
-        self._reachable = True
+        self._outage = Outage(self.log, reactor)
         self._static = settings.chatservers
         self._servers = Servers(reactor.seconds, status.heartbeat, self._static)
         self._health = HealthChecks(
@@ -159,13 +159,9 @@ class StatusService:
         try:
             await self.placement.refresh()
         except FluxError as error:
-            if self._reachable:
-                self._reachable = False
-                self.log.warn("the shared state is away: {why}", why=error.detail)
+            self._outage.failed("the loads of the chat servers cannot be read: {error}", error=error.detail)
         else:
-            if not self._reachable:
-                self._reachable = True
-                self.log.info("the shared state is back")
+            self._outage.over("the loads of the chat servers are read again, after {seconds} s")
 
     def _is_static(self, name: str) -> bool:
         """Whether only a health check can tell how the server is."""

@@ -29,7 +29,7 @@ from flux.backends.postgres.connection import Link, Run, connect
 from flux.backends.postgres.dsn import Dsn
 from flux.backends.postgres.failures import AGAIN, first_line
 from flux.errors import Unavailable
-from flux.lifecycle import Tasks, backoff, sleep, spawn
+from flux.lifecycle import Outage, Tasks, backoff, sleep, spawn
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -120,7 +120,8 @@ class Pool:
         self._complained = -COMPLAIN_EVERY
         self._open = False
         self._tasks = Tasks(self._log)
-        self._away_since: float | None = None
+        self._outage = Outage(self._log, reactor)
+        self._refused = Outage(self._log, reactor)
         self._ended: Deferred[None] | None = None
 
     async def start(self) -> None:
@@ -182,7 +183,7 @@ class Pool:
     def _accept(self, call: _Call[T], seconds: float) -> Deferred[T]:
         if not self._open:
             return fail(Unavailable("the store is closed"))
-        if self._away_since is not None:
+        if not self._links:
             return fail(self._away())
         if self._unfinished >= self._bound:
             return fail(Unavailable(f"the store is overloaded: {self._bound} calls are waiting"))
@@ -295,28 +296,26 @@ class Pool:
         self._links.discard(link)
         if link in self._idle:
             self._idle.remove(link)
-        self._log.warn("a connection to the database was lost: {reason}", reason=reason)
+        self._outage.failed("connections to the database are lost: {reason}", reason=reason)
         if not self._links:
-            self._away_since = self._reactor.seconds()
             for waiting in (self._ordered, self._any):
                 while call := _first(waiting):
                     self._finish(call, Failure(self._away()))
         self._tasks.spawn(self._connect_again(), "connecting to the database")
 
     async def _connect_again(self) -> None:
-        for attempt, pause in enumerate(backoff(*PAUSES, self._rng)):
+        for pause in backoff(*PAUSES, self._rng):
             await sleep(pause, self._reactor)
             try:
                 link = await self._connect()
             except Unavailable as error:
-                if attempt == 0:
-                    self._log.warn("no connection to the database yet: {error}", error=error.detail)
+                self._refused.failed("no connection to the database: {error}", error=error.detail)
             else:
                 break
-        if self._away_since is not None:
-            away, self._away_since = self._reactor.seconds() - self._away_since, None
-            self._log.info("the database is back after {away:.1f} s", away=away)
+        self._refused.over("the database takes connections again, after {seconds} s")
         self._links.add(link)
+        if len(self._links) == self._size:
+            self._outage.over("all connections to the database are there again, after {seconds} s")
         self._idle.append(link)
         self._dispatch()
 
