@@ -27,9 +27,9 @@ wrk.headers["Content-Type"] = "application/json"
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[tuple[ServerProcess, str]]:
+def running(tmp_path: Path, where: str) -> Iterator[tuple[ServerProcess, str]]:
     script = Path(__file__).parent / "constant_hash_server.py"
-    with server([sys.executable, str(script), str(tmp_path)], tmp_path, environment()) as process:
+    with server([sys.executable, str(script), str(tmp_path), where], tmp_path, environment()) as process:
         yield process, process.wait_for("http://")
         process.signal(signal.SIGTERM)
         assert process.end() == (0, "")
@@ -42,13 +42,14 @@ def processor_time(pid: int) -> float:
 
 
 @pytest.mark.parametrize(
-    ("what", "path", "header", "script"),
+    ("what", "path", "header", "script", "where"),
     [
-        ("get_test, connections kept", "/get_test?a=b", "", ""),
-        ("get_test, one connection each", "/get_test?a=b", "Connection: close", ""),
-        ("a static document", "/openapi.json", "", ""),
-        ("a file of the web client", "/main.js", "Accept-Encoding: gzip", ""),
-        ("a login, the hash a constant", "/v1/login", "", LOGIN),
+        ("get_test, connections kept", "/get_test?a=b", "", "", "here"),
+        ("get_test, one connection each", "/get_test?a=b", "Connection: close", "", "here"),
+        ("a static document", "/openapi.json", "", "", "here"),
+        ("a file of the web client", "/main.js", "Accept-Encoding: gzip", "", "here"),
+        ("a login, a constant instead of the hash", "/v1/login", "", LOGIN, "here"),
+        ("a login, the constant from the threads that hash", "/v1/login", "", LOGIN, "thread"),
     ],
 )
 def test_wrk(
