@@ -42,6 +42,9 @@ setup(
     zip_safe=False,
     install_requires=[
         "argon2-cffi>=25.1,<27",
+        # twisted[tls] brings these two; flux speaks with them itself.
+        "cryptography>=45",
+        "pyopenssl>=25.1",
         "hdrhistogram>=0.10,<0.11",
         "msgspec>=0.22,<1",
         "prometheus-client>=0.26,<1",

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import ITransport
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.internet.ssl import Certificate, trustRootFromCertificates
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool, ResponseDone
 from twisted.web.http import PotentialDataLoss
@@ -22,8 +19,6 @@ CONNECT_WITHIN = 10.0
 
 MOST_READ = 1024 * 1024
 """Longest answer, in bytes."""
-
-_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
 class Answer(NamedTuple):
@@ -116,18 +111,3 @@ def _reason(problem: Exception) -> str:
     if inner:
         return "; ".join(_reason(failure.value) for failure in inner)
     return str(problem).rstrip(".") or type(problem).__name__
-
-
-def trust_from(path: Path) -> Any:
-    """The certificates in a PEM file, as those to trust.
-
-    :raises OSError: it cannot be read.
-    :raises ValueError: there is none in it, or a broken one.
-    """
-    blocks = _CERTIFICATE.findall(path.read_bytes())
-    if not blocks:
-        raise ValueError(f"{path} holds no certificate (PEM)")
-    try:
-        return trustRootFromCertificates([Certificate.loadPEM(block) for block in blocks])
-    except Exception as problem:
-        raise ValueError(f"{path} holds a certificate that cannot be read") from problem

@@ -21,7 +21,7 @@ from flux.backends.mailers import outbox as outbox_module
 from flux.backends.mailers import smtp as smtp_module
 from flux.backends.mailers.outbox import Mail, NoSuchAddress, NotNow, Rejected
 from flux.bench.servers import free_port
-from flux.httpclient import trust_from
+from flux.tls.client import trust_from
 
 # aiosmtpd forgets to close what it has wrapped in TLS.
 pytestmark = [

@@ -21,7 +21,7 @@ from flux.backends.mailers import Outbox, WebhookPost
 from flux.backends.mailers.outbox import Mail, NoSuchAddress, NotNow, Rejected
 from flux.bench.servers import free_port
 from flux.errors import Unavailable
-from flux.httpclient import trust_from
+from flux.tls.client import trust_from
 
 SENDER = "flux <chat@example.net>"
 SECRET = "a secret of sixteen characters"

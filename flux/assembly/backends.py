@@ -22,9 +22,9 @@ from flux.backends.sqlite.backup import back_up
 from flux.backends.transfer import Copied, PostgresSide, Side, SqliteSide, copy
 from flux.config import Settings
 from flux.errors import Unavailable
-from flux.httpclient import trust_from
 from flux.interfaces import IBus, IMailer, IState, IStore
 from flux.lifecycle import CannotStart
+from flux.tls.client import trust_from
 
 
 def make_store(settings: Settings, reactor: Any) -> IStore:
@@ -107,10 +107,7 @@ def make_mailer(settings: Settings, reactor: Any) -> IMailer:
     mail = settings.mail
     if mail.kind == "log":
         return LogMailer()
-    try:
-        trust = trust_from(mail.ca) if mail.ca is not None else None
-    except (OSError, ValueError) as error:
-        raise CannotStart(f"mail.ca: {error}") from error
+    trust = make_trust("mail.ca", mail.ca)
     if mail.kind == "smtp":
         post: Any = SmtpPost(reactor, mail.host, mail.port, mail.security, mail.sender, mail.user, mail.password, trust)
     elif mail.kind == "webhook":
@@ -120,6 +117,17 @@ def make_mailer(settings: Settings, reactor: Any) -> IMailer:
         _verify("mail.kind", IMailer, mailer)
         return mailer
     return Outbox(post, reactor, mail.deadline, random.Random(secrets.randbits(64)))
+
+
+def make_trust(key: str, path: Path | None) -> Any:
+    """Whose certificates are believed, from a file; None, those the system trusts, where there is none.
+
+    :raises flux.lifecycle.CannotStart: it cannot be read.
+    """
+    try:
+        return trust_from(path) if path is not None else None
+    except (OSError, ValueError) as error:
+        raise CannotStart(f"{key}: {error}") from error
 
 
 def _own(key: str, path: str, settings: Settings, reactor: Any) -> Any:

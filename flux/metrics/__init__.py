@@ -16,8 +16,17 @@ from flux.metrics.backends import BackendMetrics, Observed
 from flux.metrics.chat import ChatMetrics
 from flux.metrics.process import ProcessMetrics
 from flux.metrics.status import StatusMetrics
+from flux.metrics.tls import TlsMetrics
 
-__all__ = ["AccountMetrics", "BackendMetrics", "ChatMetrics", "Observed", "ProcessMetrics", "StatusMetrics"]
+__all__ = [
+    "AccountMetrics",
+    "BackendMetrics",
+    "ChatMetrics",
+    "Observed",
+    "ProcessMetrics",
+    "StatusMetrics",
+    "TlsMetrics",
+]
 
 # A second line for each counter, which says when it was made, is of use to nobody here.
 disable_created_metrics()
