@@ -343,6 +343,7 @@ class Moved(Event, frozen=True, tag="moved"):
     token: str | UnsetType = UNSET
     server: str | UnsetType = UNSET
     websocket: str | UnsetType = UNSET
+    tls: bool | UnsetType = UNSET
 
 
 Notice = ReadUpTo | Typing | Presence | FriendRequested | FriendAnswered | GroupChanged
@@ -422,6 +423,7 @@ class Lease(Value, frozen=True):
     :ivar capacity: most sessions it takes; 0 means no limit.
     :ivar ttl: seconds until the lease lapses by itself.
     :ivar websocket: where browsers connect, empty where they cannot.
+    :ivar tls: whether clients begin with TLS.
     """
 
     name: str
@@ -433,6 +435,7 @@ class Lease(Value, frozen=True):
     weight: int
     ttl: float
     websocket: str = ""
+    tls: bool = False
 
 
 class Renewal(Value, frozen=True):
@@ -458,6 +461,7 @@ class Node(Value, frozen=True):
     :ivar reserved: assignments not yet covered by a heartbeat.
     :ivar heartbeat_age: seconds since the last heartbeat; -1 for a static server that never sent one.
     :ivar websocket: where browsers connect, empty where they cannot.
+    :ivar tls: whether clients begin with TLS.
     """
 
     name: str
@@ -470,6 +474,7 @@ class Node(Value, frozen=True):
     state: NodeState = "up"
     heartbeat_age: float = -1.0
     websocket: str = ""
+    tls: bool = False
 
     @property
     def load(self) -> int:
@@ -499,7 +504,8 @@ class Choice(Value, frozen=True):
 
 
 class Assignment(Value, frozen=True):
-    """What a user is told: connect there with this token before ``expires`` (ms); browsers to ``websocket``."""
+    """What a user is told: connect there, by TLS or not, with this token before ``expires`` (ms); browsers to
+    ``websocket``."""
 
     uid: int
     host: str
@@ -508,6 +514,7 @@ class Assignment(Value, frozen=True):
     token: str
     expires: int
     websocket: str = ""
+    tls: bool = False
 
 
 # --- operations --------------------------------------------------------------

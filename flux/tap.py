@@ -19,7 +19,7 @@ from twisted.application.service import IService
 from twisted.python.usage import Options
 
 import flux
-from flux.config import ConfigError, Mistake, Settings, load
+from flux.config import ConfigError, Mistake, Settings, load, with_identity
 from flux.log import Threshold, observer_for_twistd
 from flux.process import Assembly, ExitStatus, FluxProcess
 from flux.workers.handover import STARTED
@@ -75,6 +75,7 @@ class FluxOptions(Options):
         """
         settings = load(self._path, self._overrides)
         self._command.refuse(settings)
+        settings = with_identity(settings)
         return worker_settings(settings, self.worker) if self.worker else settings
 
     def of_worker(self, number: int) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from twisted.internet.threads import deferToThread
 
 from flux.assembly import Assembly, assemble
-from flux.config import load
+from flux.config import load, with_identity
 
 FREE = "tcp:0:interface=127.0.0.1"
 TOKEN = "a token of the admins"
@@ -35,7 +35,8 @@ async def running(folder: Path, *settings: str, roles: frozenset[str] = BOTH) ->
     from twisted.internet import reactor
 
     listen = [f"{section}.listen={FREE}" for section in ("chat", "status", "admin")]
-    made = assemble(load(None, [f"store.path={folder / 'flux.db'}", *listen, *settings]), roles, reactor)
+    given = with_identity(load(None, [f"store.path={folder / 'flux.db'}", *listen, *settings]))
+    made = assemble(given, roles, reactor)
     await made.start()
     try:
         yield made

@@ -221,8 +221,10 @@ def open_client(
         sock.connect(("127.0.0.1", port))
         sock.setblocking(False)
         connected = client or Client(terminator)
-        factory = Factory.forProtocol(lambda: connected)
+        factory = Factory()
         factory.noisy = False
+        # Not forProtocol: one in a layer of its own keeps the factory it has.
+        factory.buildProtocol = lambda addr: connected  # type: ignore[method-assign]
         reactor.adoptStreamConnection(sock.fileno(), socket.AF_INET, factory)
     finally:
         sock.close()

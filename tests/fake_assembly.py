@@ -68,6 +68,10 @@ def mail_check(settings: Settings, reactor: Any, to: str) -> Any:
     return f"e-mail to {to}", lambda: succeed("sent")
 
 
+def tls_checks(settings: Settings) -> list[Any]:
+    return []
+
+
 def own_observer() -> ILogObserver:
     """A log observer of the user's own, for ``--logger``."""
 

@@ -16,7 +16,7 @@ from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from flux.assembly import Assembly, assemble
-from flux.config import load
+from flux.config import load, with_identity
 from flux.errors import Unavailable
 from flux.httpclient import HttpClient
 from flux.interfaces import IMailer
@@ -94,7 +94,9 @@ class GateServer:
             "chat.drain=0",
         ]
         self.overrides = [*defaults, *changes]
-        self.assembly: Assembly = assemble(load(None, self.overrides), frozenset({"chat", "status", "gate"}), reactor)
+        self.assembly: Assembly = assemble(
+            with_identity(load(None, self.overrides)), frozenset({"chat", "status", "gate"}), reactor
+        )
         self.assembly.passwords._hasher = HASHER
         self.http = HttpClient(reactor)
         self.url = ""
@@ -121,7 +123,7 @@ class GateServer:
         return int(self.assembly.gate.listener.address()[1])
 
     def reload(self, *changes: str) -> None:
-        self.assembly.reload(load(None, [*self.overrides, *changes]))
+        self.assembly.reload(with_identity(load(None, [*self.overrides, *changes])))
 
     async def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Reply:
         """A request; headers are given with underscores for dashes, a body as what JSON says, or as it is."""

@@ -37,10 +37,11 @@ class StateContract:
     # leases
 
     async def test_a_renewed_lease_is_in_the_snapshot(self, state, elapse) -> None:
-        lease = self.lease(sessions=7, capacity=100, weight=3, websocket="wss://a.example/ws")
+        lease = self.lease(sessions=7, capacity=100, weight=3, websocket="wss://a.example/ws", tls=True)
         assert await state.renew(lease, []) == Renewal(lost=(), draining=False, superseded=False)
         (node,) = (await state.snapshot()).nodes
-        assert (node.name, node.host, node.port, node.websocket) == ("a", "a.example", 8090, "wss://a.example/ws")
+        assert (node.name, node.host, node.port) == ("a", "a.example", 8090)
+        assert (node.websocket, node.tls) == ("wss://a.example/ws", True)
         assert (node.sessions, node.reserved, node.capacity, node.weight, node.state) == (7, 0, 100, 3, "up")
         await elapse(4 * self.second)
         (node,) = (await state.snapshot()).nodes

@@ -112,7 +112,7 @@ async def test_ports_and_the_servers_of_the_static_list(
 async def test_a_server_has_the_time_the_configuration_gives_it() -> None:
     reactor = MemoryReactorClock()
     server = ChatServer("far", host="127.0.0.1", port=1)
-    done = Deferred.fromCoroutine(check.answers(server, 2.5, reactor))
+    done = Deferred.fromCoroutine(check.answers(server, load(None, ["status.check_timeout=2.5"]), reactor))
     [(host, port, factory, timeout, _)] = reactor.tcpClients
     assert (host, port, timeout) == ("127.0.0.1", 1, 2.5)
     factory.clientConnectionFailed(None, Failure(TCPTimedOutError()))

@@ -10,13 +10,15 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from certificates import Authority
 from processes import PASSWORD, Person, Place
 from server_process import ServerProcess
+from tls_parts import Peer, der
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -223,3 +225,20 @@ def test_browsers_reach_the_gate_with_their_own_addresses(tmp_path: Path) -> Non
             server.wait_for("logged in from 127.0.1.7")
         with pytest.raises(InvalidStatus, match="403"):
             open_socket("127.0.1.7", "http://elsewhere.example.net")
+
+
+def test_tls_is_behind_the_header_that_nginx_sends(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        nginx, authority = Nginx(tmp_path), Authority(tmp_path)
+        stack.callback(nginx.stop)
+        certificate, key = authority.issue("localhost")
+        place = Place(tmp_path, stack, tls__certificate=str(certificate), tls__key=str(key))
+        place.settings["chat.listen"] = f"haproxy:tcp:{nginx.ports['9091']}:interface=127.0.0.1"
+        server = place.start("flux")
+        nginx.configure()
+        nginx.start()
+        ann = stack.enter_context(closing(Peer(nginx.ports["8091"], authority, address="127.0.1.7")))
+        assert ann.certificate == der(certificate)
+        assert ann.ask("register", name="ann", password=PASSWORD)["type"] == "register.ok"
+        assert ann.ask("login", name="ann", password=PASSWORD)["type"] == "login.ok"
+        server.wait_for("logged in from 127.0.1.7")

@@ -41,7 +41,7 @@ async def test_from_an_address_to_a_chat(server: GateServer) -> None:
     login = await server.ok("/v1/login", email=ANN.lower(), password=PASSWORD)
     host, port = server.assembly.chat_listener.address()
     profile = {"id": 1, "name": "ann", "nick": "Annie", "description": "", "sex": "", "icon": "a.png"}
-    placed = {"host": host, "port": port, "server": "chat1", "email": ANN, "websocket": "/ws"}
+    placed = {"host": host, "port": port, "server": "chat1", "email": ANN, "websocket": "/ws", "tls": False}
     assert (profile | placed).items() <= login.items()
     assert login.keys() - (profile | placed).keys() == {"token", "expires"}
     client = server.chat()

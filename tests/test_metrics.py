@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from admin_parts import login, running
+from certificates import Authority
 from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
@@ -36,7 +37,8 @@ def exported(registry: CollectorRegistry) -> dict[str, str]:
 
 async def test_the_documented_metrics_are_those_there_are(tmp_path: Path) -> None:
     rows = re.findall(r"^\| `(flux_\w+)(?:\{[\w, ]+\})?` \| (\w+) \| .+ \|$", DOCS.read_text("utf-8"), re.MULTILINE)
-    async with running(tmp_path) as assembly:
+    certificate, key = Authority(tmp_path).issue("localhost")
+    async with running(tmp_path, f"tls.certificate={certificate}", f"tls.key={key}") as assembly:
         assert exported(assembly.registry) == dict(rows)
     assert len(rows) == len(dict(rows))
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from chat_server import PASSWORD, ChatServer, Client, RunningNode
+from tls_parts import TlsServer
 from websocket_client import WebSocketServer
 
 BUFFER = 16 * 1024
@@ -17,7 +18,7 @@ BUFFER = 16 * 1024
 TEXT = "x" * 4000
 
 
-@pytest_twisted.async_yield_fixture(params=[ChatServer, WebSocketServer])
+@pytest_twisted.async_yield_fixture(params=[ChatServer, WebSocketServer, TlsServer])
 async def server(tmp_path, request):
     server = await request.param(tmp_path, chat__buffer=BUFFER).start()
     for running in server.nodes:

@@ -125,6 +125,7 @@ async def test_a_chat_server_for_one(port, peer) -> None:
         "port": 8090,
         "server": "a",
         "websocket": "",
+        "tls": False,
     }
     assert tokens.matches(token, await port.state.token_digest(7))
     assert isinstance(expires, int)
@@ -139,7 +140,7 @@ async def test_a_chat_server_for_each_of_many(port, peer) -> None:
     assert reply["ref"] == 3
     assert [assignment["uid"] for assignment in reply["assignments"]] == uids
     assert {tuple(sorted(assignment)) for assignment in reply["assignments"]} == {
-        ("expires", "host", "port", "server", "token", "uid", "websocket")
+        ("expires", "host", "port", "server", "tls", "token", "uid", "websocket")
     }
     assert len(json.dumps(reply)) < 2**20
 
@@ -173,6 +174,7 @@ async def test_the_servers(port, peer) -> None:
                 "state": "up",
                 "heartbeat_age": 1.5,
                 "websocket": "",
+                "tls": False,
             }
         ],
     }

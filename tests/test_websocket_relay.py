@@ -17,7 +17,7 @@ from websocket_client import WebSocketClient, frame
 from flux.chat.protocol import ChatFactory
 from flux.gate.site import GateSite
 from flux.net.eager import make_eager
-from flux.net.relay import LOOK_EVERY, Relays
+from flux.net.relay import LOOK_EVERY, Relays, Target
 from flux.net.upgrade import WebSocketResource
 
 TEXT = "x" * 4000
@@ -42,8 +42,8 @@ class Gate:
         self.clients: list[WebSocketClient] = []
 
     def _build(self, request: Any) -> Any:
-        async def find() -> tuple[str, int]:
-            return "127.0.0.1", self.target
+        async def find() -> Target:
+            return Target("127.0.0.1", self.target)
 
         return self.relays.build(request.address, find)
 

@@ -13,7 +13,7 @@ from flux.assembly.backends import (
     make_state,
     make_store,
 )
-from flux.assembly.checks import Step, checks, mail_check
+from flux.assembly.checks import Step, checks, mail_check, tls_checks
 from flux.assembly.services import Assembly, assemble
 
 __all__ = [
@@ -28,4 +28,5 @@ __all__ = [
     "make_mailer",
     "make_state",
     "make_store",
+    "tls_checks",
 ]

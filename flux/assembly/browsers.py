@@ -9,7 +9,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+from twisted.internet.interfaces import IProtocolFactory
 
 from flux.chat.node import ChatNode
 from flux.chat.websocket import WebSockets
@@ -21,10 +24,13 @@ from flux.interfaces import IState
 from flux.model import Assignment
 from flux.net.eager import make_eager
 from flux.net.listener import Listener
-from flux.net.relay import Relays
+from flux.net.relay import Relays, Target
 from flux.net.upgrade import WebSocketResource
 from flux.net.websocket import WebSocketProtocol
 from flux.web.files import client_files
+
+Around = Callable[[str, str, IProtocolFactory], IProtocolFactory]
+"""Puts TLS around a factory, where ``tls.listeners`` names the listener; given that name and the key of its setting."""
 
 
 class Browsers:
@@ -33,14 +39,17 @@ class Browsers:
     :param site: the gate's; the web client is put at its top, the WebSockets at ``/ws``.
     :param node: the chat server in this process, if there is one.
     :param state: knows where the others are.
+    :param trust: whose certificates theirs must be signed by; None: those the system trusts.
     """
 
-    def __init__(self, site: GateSite, settings: Settings, node: ChatNode | None, state: IState, reactor: Any) -> None:
+    def __init__(
+        self, site: GateSite, settings: Settings, node: ChatNode | None, state: IState, trust: Any, reactor: Any
+    ) -> None:
         self._settings = settings
         self._state = state
         self._node = node
         self._here = WebSockets(node) if node is not None else None
-        self._relays = Relays(settings.limits.max_line, settings.gate.proxy_header, reactor)
+        self._relays = Relays(settings.limits.max_line, settings.gate.proxy_header, reactor, trust)
         # With one process there is nowhere else to connect to.
         alone = settings.state.kind == "memory" or settings.gate.chat_via_gate == "yes"
         site.routes.update(client_files("'self'" if alone else "'self' ws: wss:"))
@@ -76,35 +85,36 @@ class Browsers:
         if not name or self._settings.gate.chat_via_gate == "no":
             raise NotFound("there is no chat server here; a login gives the address of one")
 
-        async def find() -> tuple[str, int]:
+        async def find() -> Target:
             return await self._find(name)
 
         return self._relays.build(address, find)
 
-    async def _find(self, server: str) -> tuple[str, int]:
+    async def _find(self, server: str) -> Target:
         """:raises flux.errors.NotFound: there is no such server."""
         problem: FluxError = NotFound(f"no chat server is called {server!r}")
         try:
             for node in (await self._state.snapshot()).nodes:
                 if node.name == server:
-                    return node.host, node.port
+                    return Target(node.host, node.port, node.tls)
         except FluxError as error:
             problem = error
         for static in self._settings.chatservers:
             if static.name == server:
-                return static.host, static.port
+                return Target(static.host, static.port, static.tls)
         raise problem
 
 
 class WebSocketPort:
     """``chat.websocket``: a port of its own for the browsers of a chat server."""
 
-    def __init__(self, settings: Settings, node: ChatNode, reactor: Any) -> None:
+    def __init__(self, settings: Settings, node: ChatNode, around: Around, reactor: Any) -> None:
         self._settings = settings
         self._here = WebSockets(node)
         self._site = site = GateSite(settings, reactor, is_proxied(settings.chat.websocket))
         site.root.putChild(b"ws", WebSocketResource(self._build, lambda: node.settings.chat.origins, reactor))
-        self.listener = Listener("chat.websocket", settings.chat.websocket, site, reactor)
+        factory = around("websocket", "chat.websocket", site)
+        self.listener = Listener("chat.websocket", settings.chat.websocket, factory, reactor)
 
     def _build(self, request: GateRequest) -> WebSocketProtocol:
         return self._here.build(request.address)
@@ -130,5 +140,5 @@ class WebSocketPort:
         """
         if self._settings.chat.websocket_url:
             return self._settings.chat.websocket_url
-        scheme = "wss" if self._settings.chat.websocket.startswith("ssl:") else "ws"
+        scheme = "wss" if self._settings.secure("websocket") else "ws"
         return f"{scheme}://{HostPort(host, self.listener.address()[1])}/ws"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from flux.accounts.rules import check_email
-from flux.assembly.backends import make_mailer, make_state, make_store
+from flux.assembly.backends import make_mailer, make_state, make_store, make_trust
 from flux.backends.postgres import PostgresStore
 from flux.backends.redis import check_redis
 from flux.backends.sqlite import SqliteStore
@@ -14,6 +15,9 @@ from flux.config import HostPort, Settings
 from flux.errors import Unavailable
 from flux.gate.status_client import Lost, StatusClient
 from flux.lifecycle import CannotStart
+from flux.tls.client import tls_endpoints
+from flux.tls.identity import BadIdentity, read_identity
+from flux.tls.server import describe, server_options
 
 Step = tuple[str, Callable[[], Awaitable[object]]]
 """A name, and what tries it: returns a sentence or nothing, or raises."""
@@ -47,9 +51,29 @@ def checks(settings: Settings, reactor: Any) -> list[Step]:
     return steps + gate_checks(settings, reactor)
 
 
+def tls_checks(settings: Settings) -> list[Step]:
+    """What ``flux check`` says of the certificate, which has to be one that a process can listen with."""
+    path, tls = settings.tls.certificate, settings.tls
+    if path is None:
+        return []
+
+    async def check() -> str:
+        try:
+            identity = read_identity(path, tls.key, time.time())
+            server_options(identity)
+        except BadIdentity as problem:
+            raise Unavailable(f"tls.{problem.part}: {problem}") from None
+        soon = identity.days_left(time.time()) < tls.warn_days
+        about = f"it is {describe(identity, time.time())}" + ("; renew it" if soon else "")
+        return f"{about}\nfor {', '.join(tls.listeners) or 'no listener'} (tls.listeners)"
+
+    return [(f"certificate {path}", check)]
+
+
 def gate_checks(settings: Settings, reactor: Any) -> list[Step]:
     """What ``flux check`` tries of what the gate needs."""
     mailer = make_mailer(settings, reactor)
+    trust = make_trust("tls.ca", settings.tls.ca)
 
     async def check_mailer() -> str:
         await mailer.start()
@@ -58,7 +82,8 @@ def gate_checks(settings: Settings, reactor: Any) -> list[Step]:
     def check_status(address: HostPort) -> Callable[[], Awaitable[None]]:
         async def check() -> None:
             try:
-                await StatusClient(reactor, (), settings.status.cluster_key).check(address)
+                endpoint = tls_endpoints(reactor, trust) if settings.gate.status_tls else None
+                await StatusClient(reactor, (), settings.status.cluster_key, endpoint=endpoint).check(address)
             except Lost as problem:
                 raise Unavailable(f"{problem}\nStart that service, or correct gate.status.") from problem
 

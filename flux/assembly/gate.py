@@ -9,7 +9,7 @@ from twisted.logger import Logger
 from flux.accounts.accounts import Accounts
 from flux.accounts.passwords import Passwords
 from flux.assembly.backends import make_mailer
-from flux.assembly.browsers import Browsers
+from flux.assembly.browsers import Around, Browsers
 from flux.chat.node import ChatNode
 from flux.config import HostPort, Settings, is_local, is_proxied
 from flux.gate import api, classic  # noqa: F401 - they fill the table
@@ -24,6 +24,7 @@ from flux.lifecycle import CannotStart, Stage
 from flux.metrics import AccountMetrics
 from flux.net.eager import make_eager
 from flux.net.listener import Listener
+from flux.tls.client import tls_endpoints
 
 STOP_WITHIN = 10.0
 """Seconds until a gate that does not come to an end is left behind: above what its requests and connections get."""
@@ -37,6 +38,7 @@ class GateService:
 
     :param placement: the status service of this process; None where there is none.
     :param node: the chat server of this process; None where there is none.
+    :param trust: whose certificates other servers' must be signed by; None: those the system trusts.
     :raises flux.lifecycle.CannotStart: there is no status service to ask, or no such mailer.
     """
 
@@ -52,21 +54,27 @@ class GateService:
         metrics: AccountMetrics,
         placement: IPlacement | None,
         node: ChatNode | None,
+        around: Around,
+        trust: Any,
         reactor: Any,
     ) -> None:
         self._settings = settings
         self.mailer = make_mailer(settings, reactor)
         self._status: StatusClient | None = None
         if settings.gate.status:
-            placement = self._status = StatusClient(reactor, settings.gate.status, settings.status.cluster_key)
+            endpoint = tls_endpoints(reactor, trust) if settings.gate.status_tls else None
+            placement = self._status = StatusClient(
+                reactor, settings.gate.status, settings.status.cluster_key, endpoint=endpoint
+            )
         if placement is None:
             raise CannotStart("gate.status: is empty, and there is no status service in this process")
         accounts = Accounts(settings, store, state, bus, passwords, metrics)
         self.site = GateSite(settings, reactor, is_proxied(settings.gate.listen))
-        self.browsers = browsers = Browsers(self.site, settings, node, state, reactor)
+        self.browsers = browsers = Browsers(self.site, settings, node, state, trust, reactor)
         self.gate = Gate(accounts, store, state, placement, self.mailer, reactor, browsers.address)
         self.site.routes.update({**routes(self.gate), b"/openapi.json": Document(), b"/get_test": GetTest()})
-        self.listener = Listener("gate.listen", settings.gate.listen, self.site, reactor)
+        factory = around("gate", "gate.listen", self.site)
+        self.listener = Listener("gate.listen", settings.gate.listen, factory, reactor)
 
     def stages(self) -> list[Stage]:
         """How it starts and stops."""
@@ -83,7 +91,7 @@ class GateService:
 
     def url(self) -> str:
         """Where it is, as browsers write it."""
-        scheme = "https" if self._settings.gate.listen.startswith("ssl:") else "http"
+        scheme = "https" if self._settings.secure("gate") else "http"
         return f"{scheme}://{HostPort(*self.listener.address())}"
 
     async def _start(self) -> None:

@@ -20,13 +20,14 @@ from functools import partial
 from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.logger import Logger
 
 from flux.accounts.passwords import Passwords
 from flux.accounts.rules import check_password
 from flux.admin.service import AdminService
 from flux.admin.sources import Sources
-from flux.assembly.backends import make_state, make_store
+from flux.assembly.backends import make_state, make_store, make_trust
 from flux.assembly.browsers import WebSocketPort
 from flux.assembly.gate import GateService
 from flux.chat import insight, requests_account, requests_message, requests_people  # noqa: F401 - they fill the table
@@ -36,12 +37,13 @@ from flux.config import Difference, Settings, is_proxied
 from flux.errors import Unavailable
 from flux.interfaces import IState, IStore
 from flux.lifecycle import CannotStart, Stage, Stages
-from flux.metrics import AccountMetrics, BackendMetrics, ChatMetrics, Observed, StatusMetrics
+from flux.metrics import AccountMetrics, BackendMetrics, ChatMetrics, Observed, StatusMetrics, TlsMetrics
 from flux.model import Node
 from flux.net.eager import make_eager
 from flux.net.listener import Listener
 from flux.status.protocol import StatusFactory
 from flux.status.service import StatusService
+from flux.tls.server import ServerTls
 from flux.workers.handover import DRAINED, OWN, Lifeline, SharedPort
 
 LONGEST_DRAIN = 3610.0
@@ -75,6 +77,8 @@ class Assembly:
         self._stopping = False
         self.registry = registry = CollectorRegistry()
         backends = BackendMetrics(registry)
+        self._trust = make_trust("tls.ca", settings.tls.ca)
+        self.tls = self._tls()
         self.store = cast(IStore, Observed(make_store(settings, reactor), IStore, "store", backends))
         state, self.bus = make_state(settings, reactor)
         self.state = cast(IState, Observed(state, IState, "state", backends))
@@ -114,11 +118,29 @@ class Assembly:
                 self._account_metrics,
                 placement=here,
                 node=self.node,
+                around=self._around,
+                trust=self._trust,
                 reactor=reactor,
             )
             stages += self.gate.stages()
         stages = self._admin(backends) + stages
+        if self.tls is not None:
+            stages.insert(0, Stage("TLS", self.tls.start, self.tls.stop))
         self._stages = Stages(stages, reactor, self.log)
+
+    def _tls(self) -> ServerTls | None:
+        settings = self._settings
+        if settings.tls.certificate is None:
+            return None
+        if settings.identity is None:
+            raise CannotStart("tls.certificate: has not been read")
+        return ServerTls(settings.identity, settings.tls.warn_days, TlsMetrics(self.registry), self._reactor)
+
+    def _around(self, listener: str, key: str, factory: IProtocolFactory) -> IProtocolFactory:
+        """TLS around a factory, where that is for ``listener``."""
+        if self.tls is None or not self._settings.wraps(listener):
+            return factory
+        return self.tls.around(key, factory)
 
     def _hashing(self) -> Stage:
         """What all services of the process share that check passwords; the threads bound its memory."""
@@ -159,7 +181,9 @@ class Assembly:
             hash_password=hash_password if people else None,
         )
         self.admin = admin = AdminService(settings, sources, self.registry, backends, self._reactor)
-        self.admin_listener = listener = Listener("admin.listen", endpoint, admin.site, self._reactor)
+        self.admin_listener = listener = Listener(
+            "admin.listen", endpoint, self._around("admin", "admin.listen", admin.site), self._reactor
+        )
 
         async def start() -> None:
             await listener.start()
@@ -173,7 +197,7 @@ class Assembly:
 
     def _service(self, settings: Settings, metrics: StatusMetrics | None = None) -> StatusService:
         try:
-            return StatusService(settings, self.state, self._reactor, random.Random(), metrics)
+            return StatusService(settings, self.state, self._reactor, random.Random(), metrics, self._trust)
         except ValueError as error:
             raise CannotStart(f"status.balancer: {error}") from None
 
@@ -181,7 +205,9 @@ class Assembly:
         settings = self._settings
         self.status = self._placing = status = self._service(settings, StatusMetrics(self.registry))
         self.status_factory = factory = StatusFactory(status, settings, self._reactor)
-        self.status_listener = listener = Listener("status.listen", settings.status.listen, factory, self._reactor)
+        self.status_listener = listener = Listener(
+            "status.listen", settings.status.listen, self._around("status", "status.listen", factory), self._reactor
+        )
 
         async def listen() -> None:
             # Its answers do not come in gathered batches, so eager writes would be system calls for nothing.
@@ -212,13 +238,13 @@ class Assembly:
             drained=self._drained,
             metrics=ChatMetrics(self.registry, self._account_metrics),
         )
-        factory = ChatFactory(node, is_proxied(settings.chat.listen))
+        factory = self._around("chat", "chat.listen", ChatFactory(node, is_proxied(settings.chat.listen)))
         own = OWN if self._worker else None
         self.chat_listener = listener = Listener("chat.listen", settings.chat.listen, factory, self._reactor, own)
         if self._worker:
             self._shared = SharedPort(settings.chat.listen, factory, self._reactor)
         if settings.chat.websocket:
-            self.websocket = WebSocketPort(settings, node, self._reactor)
+            self.websocket = WebSocketPort(settings, node, self._around, self._reactor)
 
         async def listen() -> None:
             ports = [listener] if self._shared is None else [listener, self._shared]
@@ -229,7 +255,8 @@ class Assembly:
                 host, port = self.advertised()
                 if self.websocket is not None:
                     await self.websocket.start()
-                await node.take_lease(host, port, self.websocket.address(host) if self.websocket is not None else "")
+                websocket = self.websocket.address(host) if self.websocket is not None else ""
+                await node.take_lease(host, port, websocket, settings.advertise_tls)
                 if self.status is not None:
                     # Or it would learn of this server only with its next look.
                     await self.status.placement.refresh()
@@ -312,6 +339,8 @@ class Assembly:
     def reload(self, settings: Settings) -> None:
         """Go on with new values of the live keys."""
         self._settings = settings
+        if self.tls is not None and settings.identity is not None:
+            self.tls.use(settings.identity, settings.tls.warn_days)
         if self.admin is not None:
             self.admin.reload(settings)
         if self.status is not None:
@@ -337,25 +366,30 @@ class Assembly:
             if is_proxied(self._settings.chat.listen):
                 lines.append(f"flux chat server {name!r} listens on {host}:{port} for a proxy that sends PROXY headers")
             else:
-                lines += self._first_steps(name, host, port)
+                lines += self._first_steps(name, host, port, self._settings.secure("chat"))
         if "status" in self._roles:
             host, port = self.status_listener.address()
-            lines += ["", f"status service listens on {host}:{port}"]
+            tls = " with TLS" if self._settings.secure("status") else ""
+            lines += ["", f"status service listens on {host}:{port}{tls}"]
         if self.gate is not None:
             url = self.gate.url()
             lines += [f"gate listens on {url}", f"  open {url}/ in a browser to chat"]
         if self.admin is not None:
             host, port = self.admin_listener.address()
-            lines.append(f"dashboard and metrics: http://{host}:{port}/")
+            scheme = "https" if self._settings.secure("admin") else "http"
+            lines.append(f"dashboard and metrics: {scheme}://{host}:{port}/")
         return "\n".join(lines)
 
     @staticmethod
-    def _first_steps(name: str, host: str, port: int) -> list[str]:
+    def _first_steps(name: str, host: str, port: int, tls: bool) -> list[str]:
+        chat, netcat = f"flux chat {host}:{port}", f"nc {host} {port}"
+        if tls:
+            chat, netcat = f"flux chat --tls {host}:{port}", f"openssl s_client -quiet -connect {host}:{port}"
         return [
-            f"flux chat server {name!r} listens on {host}:{port}",
+            f"flux chat server {name!r} listens on {host}:{port}{' with TLS' if tls else ''}",
             "",
-            f"  flux chat {host}:{port}          the terminal client",
-            f"  nc {host} {port}                 or type JSON lines yourself:",
+            f"  {chat:<30} the terminal client",
+            f"  {netcat:<30} or type JSON lines yourself:",
             "",
             '  {"type":"register","name":"ann","password":"correct horse"}',
             '  {"type":"login","name":"ann","password":"correct horse"}',

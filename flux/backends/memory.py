@@ -340,6 +340,7 @@ class MemoryState:
                 state="draining" if name in self._draining else "up",
                 heartbeat_age=now - held.renewed,
                 websocket=held.lease.websocket,
+                tls=held.lease.tls,
             )
             for name, held in self._leases.items()
         )

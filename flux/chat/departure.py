@@ -222,4 +222,4 @@ class _Plan:
 
 
 def _moved(to: Assignment, reason: MoveReason, grace: int) -> Moved:
-    return Moved(to.host, to.port, reason, grace, to.token, to.server, to.websocket or UNSET)
+    return Moved(to.host, to.port, reason, grace, to.token, to.server, to.websocket or UNSET, to.tls or UNSET)

@@ -137,7 +137,7 @@ class ChatNode:
         self._tell_draining = draining or (lambda draining: None)
         self._drained = drained or (lambda: None)
         self._fatal = fatal or (lambda reason: None)
-        self._host, self._port, self._websocket = "", 0, ""
+        self._host, self._port, self._websocket, self._tls = "", 0, "", False
         self._swept = 0.0
         self._stopping = self._superseded = False
         self._beat: float | None = None
@@ -155,12 +155,14 @@ class ChatNode:
         self._swept = self.clock.seconds()
         await self.bus.listen(self.name, self.boot, self)
 
-    async def take_lease(self, host: str, port: int, websocket: str = "") -> None:
+    async def take_lease(self, host: str, port: int, websocket: str = "", tls: bool = False) -> None:
         """Announce this node as reachable at ``host:port``, by browsers at ``websocket``, and keep doing so.
+
+        :param tls: clients have to begin with TLS there.
 
         :raises flux.errors.Unavailable: another live server has this name.
         """
-        self._host, self._port, self._websocket = host, port, websocket
+        self._host, self._port, self._websocket, self._tls = host, port, websocket, tls
         for node in (await self.state.snapshot()).nodes:
             if node.name == self.name and (node.host, node.port) != (host, port):
                 raise Unavailable(
@@ -379,7 +381,7 @@ class ChatNode:
         chat = self.settings.chat
         lease = Lease(
             self.name, self.boot, self._host, self._port, len(self.sessions), chat.capacity, chat.weight,
-            self.settings.status.lease, self._websocket,
+            self.settings.status.lease, self._websocket, self._tls,
         )  # fmt: skip
         routes = {uid: session.number for uid, session in self.sessions.items() if session.placed}
         renewal = await self.state.renew(lease, list(routes.items()))

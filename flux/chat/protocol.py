@@ -23,6 +23,7 @@ from flux.chat.session import Dialect, Session
 from flux.errors import LineTooLong, RateLimited
 from flux.net.connection import CLOSING, NORMAL, POLICY_VIOLATION, TOO_BIG, Connection
 from flux.net.lines import LineProtocol
+from flux.tls.layer import socket_below
 from flux.wire.catalogue import Rejected
 from flux.wire.named import NAMED, sniff
 from flux.wire.numbered import NUMBERED
@@ -155,7 +156,7 @@ class ChatConnection(Connection):
         """The session ends with its connection."""
         if reason.check(ConnectionDone):
             self.farewell()
-        if not self.address and not self.closed and getattr(self.transport, "disconnecting", False):
+        if not self.address and not self.closed and getattr(socket_below(self.transport), "disconnecting", False):
             # What reads the header has closed the connection, nobody else did.
             self.node.connections.without_header(_host(self._proxy))
         super().connectionLost(reason)

@@ -26,9 +26,10 @@ from twisted.internet.task import react
 
 from flux.cli import admin_port
 from flux.cli.progress import ProgressBar
-from flux.client import Address, ClientError, parse_address
+from flux.cli.way import Way, add_arguments, find_way
+from flux.client import Address, ClientError
 from flux.client.status import StatusClient
-from flux.config import ConfigError, load, reachable_at
+from flux.config import ConfigError, load
 from flux.errors import FluxError, Forbidden, UnknownType
 from flux.lifecycle import DeadlineExceeded, sleep
 from flux.model import Node, NodeState
@@ -56,6 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--set", metavar="SECTION.KEY=VALUE", action="append", default=[], dest="overrides",
         help="instead of what the file says, status.cluster_key=file:/path for instance; may be given many times",
     )  # fmt: skip
+    add_arguments(common)
     common.add_argument("--json", action="store_true", help="print for programs")
     commands = parser.add_subparsers(dest="action", required=True)
 
@@ -81,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
     async def ask(reactor: Any) -> None:
         nonlocal result
-        client = StatusClient(reactor, [address], key=key)
+        client = StatusClient(reactor, [address], key=key, endpoint=lambda host, port: way.endpoint(reactor))
         try:
             await _act(args, client, reactor, status)
             result = 0
@@ -101,7 +103,8 @@ def run(args: argparse.Namespace) -> int:
         if "does" in args:
             admin_port.run(args)
             return 0
-        address, key = _where(args)
+        way, key = _where(args)
+        address = way.address
         react(ask)
     except admin_port.Refused as error:
         complain(error)
@@ -113,19 +116,14 @@ def run(args: argparse.Namespace) -> int:
     return result
 
 
-def _where(args: argparse.Namespace) -> tuple[Address, str]:
-    """The status port's address, and its key.
+def _where(args: argparse.Namespace) -> tuple[Way, str]:
+    """The way to the status port, and its key.
 
     :raises ConfigError: the configuration is wrong.
     :raises ValueError: the address is none, or the configuration does not tell it.
     """
-    settings = load(args.config, args.overrides).status
-    here = reachable_at(settings.listen)
-    if args.status:
-        return parse_address(args.status, Address(*(here or ("127.0.0.1", 50052)))), settings.cluster_key
-    if here is None:
-        raise ValueError(f"status.listen = {settings.listen} does not tell where to connect; give --status HOST:PORT")
-    return Address(*here), settings.cluster_key
+    settings = load(args.config, args.overrides)
+    return find_way(settings, "status", settings.status.listen, args.status, 50052, args), settings.status.cluster_key
 
 
 def _forbidden(address: Address, key: str, error: Forbidden) -> str:

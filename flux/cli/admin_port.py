@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flux.client import Address, parse_address
-from flux.config import load, reachable_at
+from flux.cli.way import Way, add_arguments, find_way
+from flux.config import load
 
 WITHIN = 15.0
 """Seconds an admin port may take to answer."""
@@ -51,8 +51,9 @@ class AdminPort:
     :param token: what it wants to be shown; empty: nothing.
     """
 
-    def __init__(self, address: Address, token: str) -> None:
-        self._address = address
+    def __init__(self, way: Way, token: str) -> None:
+        self._way = way
+        self._address = way.address
         self._token = token
 
     def get(self, path: str, **query: object) -> Any:
@@ -74,11 +75,14 @@ class AdminPort:
             headers["Authorization"] = f"Bearer {self._token}"
         connection = http.client.HTTPConnection(self._address.host, self._address.port, timeout=WITHIN)
         try:
+            connection.connect()
+            if self._way.name:
+                connection.sock = self._way.context().wrap_socket(connection.sock, server_hostname=self._way.name)
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
             status, text = answer.status, answer.read()
         except (OSError, http.client.HTTPException) as error:
-            why = str(error) or type(error).__name__
+            why = getattr(error, "verify_message", "") or str(error) or type(error).__name__
             raise NotAnswered(f"{self._address}: {why}. Is the server running, and is this its admin.listen?") from None
         finally:
             connection.close()
@@ -113,6 +117,7 @@ def configure(commands: Any) -> None:
         "--set", metavar="SECTION.KEY=VALUE", action="append", default=[], dest="overrides",
         help="instead of what the file says, admin.token=file:/path for instance; may be given many times",
     )  # fmt: skip
+    add_arguments(common)
     common.add_argument("--json", action="store_true", help="print for programs")
 
     def command(name: str, text: str, does: Any) -> argparse.ArgumentParser:
@@ -146,15 +151,9 @@ def run(args: argparse.Namespace) -> None:
     :raises ValueError: an argument is wrong, or the configuration does not tell where to ask.
     :raises flux.config.ConfigError: the configuration is wrong.
     """
-    settings = load(args.config, args.overrides).admin
-    here = reachable_at(settings.endpoint(True)) if settings.endpoint(True) else None
-    if args.admin:
-        address = parse_address(args.admin, Address(*(here or ("127.0.0.1", 9090))))
-    elif here is not None:
-        address = Address(*here)
-    else:
-        raise ValueError(f"admin.listen = {settings.listen} does not tell where to connect; give --admin HOST:PORT")
-    args.does(args, AdminPort(address, settings.token))
+    settings = load(args.config, args.overrides)
+    way = find_way(settings, "admin", settings.admin.endpoint(True), args.admin, 9090, args)
+    args.does(args, AdminPort(way, settings.admin.token))
 
 
 def _user(args: argparse.Namespace) -> int | str:

@@ -20,7 +20,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol, serverFromString
-from twisted.internet.interfaces import IReactorTime, ITCPTransport
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import react
 from twisted.python.failure import Failure
@@ -28,6 +28,7 @@ from twisted.python.failure import Failure
 from flux.config import ChatServer, ConfigError, HostPort, Settings, load
 from flux.errors import in_words
 from flux.lifecycle import CannotStart, within
+from flux.tls.client import TlsEndpoint, Trust
 
 #: A name, and what tries it; a text that it returns is shown, an error is what is wrong and what to do.
 Step = tuple[str, Callable[[], Awaitable[object]]]
@@ -87,7 +88,7 @@ def steps(settings: Settings, reactor: Any, mail_to: str = "") -> list[Step]:
 
     :raise CannotStart: a backend that is named does not exist.
     """
-    from flux.assembly import checks, mail_check
+    from flux.assembly import checks, mail_check, tls_checks
 
     listening = [
         ("chat.listen", settings.chat.listen),
@@ -98,6 +99,7 @@ def steps(settings: Settings, reactor: Any, mail_to: str = "") -> list[Step]:
     if endpoint := settings.admin.endpoint(True):
         listening.append(("admin.listen", endpoint))
     return [
+        *tls_checks(settings),
         *checks(settings, reactor),
         *([mail_check(settings, reactor, mail_to)] if mail_to else []),
         *(
@@ -108,7 +110,7 @@ def steps(settings: Settings, reactor: Any, mail_to: str = "") -> list[Step]:
         *(
             (
                 f"chat server {server.name} at {HostPort(server.host, server.port)}",
-                partial(answers, server, settings.status.check_timeout, reactor),
+                partial(answers, server, settings, reactor),
             )
             for server in settings.chatservers
         ),
@@ -163,12 +165,14 @@ class _Visit(Protocol):
         self.gone.callback(None)
 
 
-async def answers(server: ChatServer, timeout: float, reactor: Any) -> None:
-    """Connect to a server of the static list within ``timeout`` seconds.
+async def answers(server: ChatServer, settings: Settings, reactor: Any) -> None:
+    """Connect to a server of the static list within ``status.check_timeout``.
 
-    :raise CheckFailed: nobody listens there.
+    :raise CheckFailed: nobody listens there, or not as the list says.
     """
-    endpoint = HostnameEndpoint(reactor, server.host, server.port, timeout)
+    endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, server.host, server.port, settings.status.check_timeout)
+    if server.tls:
+        endpoint = TlsEndpoint(endpoint, server.host, Trust(settings.tls.ca), reactor)
     try:
         visit = await connectProtocol(endpoint, _Visit())
     except Exception as error:

@@ -35,6 +35,8 @@ What it promises:
     gate = GateClient(reactor, "https://chat.example.net")
     await client.login_through(gate.locator("zhang san", password="correct horse"))
 
+- With ``tls=True`` every connection begins with TLS, and the server's certificate is checked against those that the
+  system trusts, or ``trust=trust_from(path)``. Assignments say themselves whether a server speaks TLS.
 - Requests (``friends()``, ``history()``, ... one method per request of the protocol, or ``request(struct, reply)``)
   raise the error the server named (:mod:`flux.errors`), :class:`NotConnected` or ``flux.lifecycle.DeadlineExceeded``.
 
@@ -66,6 +68,7 @@ from flux.model import (
     ReadUpTo,
     Typing,
 )
+from flux.tls.client import trust_from
 
 __all__ = [
     "Address",
@@ -93,4 +96,5 @@ __all__ = [
     "Typing",
     "parse_address",
     "parse_url",
+    "trust_from",
 ]

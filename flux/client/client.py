@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from msgspec import UNSET
 from twisted.internet.defer import CancelledError, Deferred
@@ -38,6 +38,7 @@ from flux.client.seen import Seen
 from flux.errors import AlreadyLoggedIn, FluxError, Internal, NoServer, RateLimited, TokenInvalid, Unavailable
 from flux.lifecycle import DeadlineExceeded, Spawned, backoff, sleep, spawn, within
 from flux.model import Assignment, Event, Kicked, Message, Moved, Notice
+from flux.tls.client import TlsEndpoint
 from flux.wire import replies, requests
 from flux.wire.catalogue import Reply, Request
 from flux.wire.replies import LoginOk, SendOk
@@ -78,7 +79,11 @@ class Client(Calls):
     :param reactor: any Twisted reactor.
     :param addresses: where chat servers listen; tried in order, from the one that last worked. They may be left
         out where :meth:`login_through` asks for them.
-    :param endpoint: how an address is reached, if not by plain TCP.
+    :param tls: every connection begins with TLS, whatever assignments and ``moved`` say of it. Without it those that
+        say so do, and none to ``addresses``.
+    :param trust: whose certificates a server's must be signed by (:func:`flux.client.trust_from`); None: those the
+        system trusts.
+    :param endpoint: how an address is reached, if not by TCP; TLS goes on top.
     :param max_pending: most sends that may wait for their receipts.
     :param longest_pause: between attempts to reconnect, and to send what the server could not take, in seconds.
     :ivar events: what happens, in order: an asynchronous iterator for one consumer.
@@ -93,6 +98,8 @@ class Client(Calls):
         reactor: IReactorTime,
         addresses: Sequence[tuple[str, int]] = (),
         *,
+        tls: bool = False,
+        trust: Any = None,
         endpoint: Callable[[str, int], IStreamClientEndpoint] | None = None,
         max_pending: int = 1000,
         longest_pause: float = LONGEST_PAUSE,
@@ -101,6 +108,10 @@ class Client(Calls):
         self._reactor = reactor
         self._addresses = deque(Address(*address) for address in addresses)
         self._endpoint = endpoint or partial(HostnameEndpoint, reactor)
+        self._tls = tls
+        #: Addresses of which we were told that they speak TLS.
+        self._secure: set[Address] = set()
+        self._trust = trust
         self._longest_pause = longest_pause
         self._rng = rng or random.Random()
         self.events = Inbox(reactor, self._choke)
@@ -144,7 +155,7 @@ class Client(Calls):
 
         async def register(address: Address) -> replies.RegisterOk:
             connection = self._new_connection()
-            await connection.connect(self._endpoint(*address), address)
+            await self._connect(connection, address)
             try:
                 return await connection.request(asked, replies.RegisterOk)
             finally:
@@ -272,6 +283,19 @@ class Client(Calls):
     def _new_connection(self) -> Connection:
         return Connection(self._reactor, self._rng, self._pushed, self._lost)
 
+    def _told(self, host: str, port: int, tls: bool) -> Address:
+        """Somebody who knows has told of an address."""
+        address = Address(host, port)
+        (self._secure.add if tls else self._secure.discard)(address)
+        return address
+
+    async def _connect(self, connection: Connection, address: Address) -> None:
+        """:raises NotConnected: it cannot be reached, or not by TLS."""
+        endpoint = self._endpoint(address.host, address.port)
+        if self._tls or address in self._secure:
+            endpoint = TlsEndpoint(endpoint, address.host, self._trust, self._reactor)
+        await connection.connect(endpoint, address)
+
     async def _first_address(self, attempt: Callable[[Address], Awaitable[R]]) -> R:
         """The outcome of ``attempt`` at the first address that can be reached and serves."""
         problem: Exception = ClientError("no address to connect to")
@@ -296,7 +320,7 @@ class Client(Calls):
         except Exception as problem:
             self._log.failure("asking for a server failed")
             raise NotConnected(f"asking for a server failed: {problem}") from problem
-        address = Address(place.host, place.port)
+        address = self._told(place.host, place.port, place.tls)
         if self._serving is not None:
             self._enter(Connecting(*address))
         self._credentials.id, self._credentials.token = place.uid, place.token
@@ -310,7 +334,7 @@ class Client(Calls):
         if token is not None:
             credentials = requests.Login(id=credentials.id, token=token, acks=True)
         try:
-            await connection.connect(self._endpoint(*address), address)
+            await self._connect(connection, address)
             login = await connection.request(credentials, LoginOk)
         except NotConnected:
             if self._kicked_opening in _TERMINAL:
@@ -430,7 +454,7 @@ class Client(Calls):
 
     async def _move(self, moved: Moved) -> bool:
         """Log in where the server says, while the old connection still serves."""
-        address = Address(moved.host, moved.port)
+        address = self._told(moved.host, moved.port, moved.tls is True)
         if address in self._addresses:
             self._addresses.remove(address)
         self._addresses.appendleft(address)

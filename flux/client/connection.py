@@ -19,7 +19,13 @@ import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import connectProtocol
 from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionDone, DNSLookupError
-from twisted.internet.interfaces import IPushProducer, IReactorTime, IStreamClientEndpoint, ITCPTransport
+from twisted.internet.interfaces import (
+    IPushProducer,
+    IReactorTime,
+    ISSLTransport,
+    IStreamClientEndpoint,
+    ITCPTransport,
+)
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -107,6 +113,7 @@ class Connection(Protocol):
         self.alive = False
         self.paused = False
         self._why = ""
+        self._heard = False
         self._gone: Deferred[None] = Deferred()
         self._clock = clock
         self._rng = rng
@@ -215,6 +222,7 @@ class Connection(Protocol):
         self.transport.setTcpNoDelay(True)
 
     def dataReceived(self, data: bytes) -> None:
+        self._heard = True
         for line in self._framer.feed(data):
             if not self.alive:
                 return
@@ -234,6 +242,8 @@ class Connection(Protocol):
         self.alive = False
         done = reason.check(ConnectionDone)
         why = self._why or ("the server closed the connection" if done else "the connection broke")
+        if not self._why and not self._heard and not ISSLTransport.providedBy(self.transport):
+            why += " without a word; perhaps it wants TLS"
         waiting, self._waiting = list(self._waiting.values()), {}
         self._lost(self, why)
         for answer in waiting:

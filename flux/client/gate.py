@@ -186,7 +186,9 @@ class Locator:
         else:
             self.account = place = await self._gate.login(self._user, password=self._password, email=self._email)
         self._token = place.token
-        return Assignment(place.id, place.host, place.port, place.server, place.token, place.expires)
+        return Assignment(
+            place.id, place.host, place.port, place.server, place.token, place.expires, place.websocket, place.tls
+        )
 
     def password_changed(self, new: str) -> None:
         """From now on the password is another, and the token void."""

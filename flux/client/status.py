@@ -10,7 +10,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint
@@ -23,6 +23,7 @@ from flux.client.lines import decode_status
 from flux.errors import FluxError
 from flux.lifecycle import DeadlineExceeded, Tasks
 from flux.model import Assignment, Node
+from flux.tls.client import TlsEndpoint
 from flux.wire.catalogue import Reply, Request
 from flux.wire.status import (
     Auth,
@@ -48,7 +49,10 @@ class StatusClient:
 
     :param addresses: where they listen; one that cannot be reached makes room for the next.
     :param key: ``status.cluster_key``, where there is one.
-    :param endpoint: how an address is reached, if not by plain TCP.
+    :param tls: connections begin with TLS.
+    :param trust: whose certificates a service's must be signed by (:func:`flux.client.trust_from`); None: those the
+        system trusts.
+    :param endpoint: how an address is reached, if not by TCP; TLS goes on top.
     """
 
     _log = Logger()
@@ -59,6 +63,8 @@ class StatusClient:
         addresses: Sequence[tuple[str, int]],
         *,
         key: str = "",
+        tls: bool = False,
+        trust: Any = None,
         endpoint: Callable[[str, int], IStreamClientEndpoint] | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -66,6 +72,8 @@ class StatusClient:
         self._addresses = deque(Address(*address) for address in addresses)
         self._key = key
         self._endpoint = endpoint or partial(HostnameEndpoint, reactor)
+        self._tls = tls
+        self._trust = trust
         self._rng = rng or random.Random()
         self._connection: Connection | None = None
         self._connecting = False
@@ -80,7 +88,14 @@ class StatusClient:
         """
         answer = await self.request(GetChatServer(uid=uid), GetChatServerOk)
         return Assignment(
-            answer.uid, answer.host, answer.port, answer.server, answer.token, answer.expires, answer.websocket
+            answer.uid,
+            answer.host,
+            answer.port,
+            answer.server,
+            answer.token,
+            answer.expires,
+            answer.websocket,
+            answer.tls,
         )
 
     async def servers(self) -> list[Node]:
@@ -165,7 +180,10 @@ class StatusClient:
 
     async def _open(self, address: Address) -> Connection:
         connection = Connection(self._reactor, self._rng, lambda _, event: None, self._lost, decode_status)
-        await connection.connect(self._endpoint(*address), address)
+        endpoint = self._endpoint(address.host, address.port)
+        if self._tls:
+            endpoint = TlsEndpoint(endpoint, address.host, self._trust, self._reactor)
+        await connection.connect(endpoint, address)
         if self._key:
             try:
                 await connection.request(Auth(key=self._key), AuthOk, ANSWER_WITHIN)

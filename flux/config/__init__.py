@@ -6,7 +6,7 @@
 """
 
 from flux.config.kinds import HostPort, is_local, is_proxied, reachable_at, with_port
-from flux.config.loading import ConfigError, Mistake, load
+from flux.config.loading import ConfigError, Mistake, load, with_identity
 from flux.config.settings import (
     SECTIONS,
     Admin,
@@ -22,6 +22,7 @@ from flux.config.settings import (
     State,
     Status,
     Store,
+    Tls,
     keys,
 )
 
@@ -43,10 +44,12 @@ __all__ = [
     "State",
     "Status",
     "Store",
+    "Tls",
     "is_local",
     "is_proxied",
     "keys",
     "load",
     "reachable_at",
+    "with_identity",
     "with_port",
 ]

@@ -124,6 +124,21 @@ def _parse_yes_no(text: str) -> bool:
 
 YES_NO = Kind("yes or no", _parse_yes_no)
 
+
+def some_of(*names: str) -> Kind:
+    """Some of ``names``, or none."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        chosen = tuple(part.strip() for part in text.split(",")) if text else ()
+        for one in chosen:
+            choice(*names).parse(one)
+            if chosen.count(one) > 1:
+                raise ValueError(f'"{one}" stands there twice')
+        return chosen
+
+    return Kind(f"some of {', '.join(names)}, separated by commas, or nothing", parse)
+
+
 MOST_NAME = 64
 """Characters of a name."""
 
@@ -332,6 +347,11 @@ def _parse_endpoint_or_nothing(text: str) -> str:
     return _parse_endpoint(text) if text else ""
 
 
+def is_ssl(endpoint: str) -> bool:
+    """Whether an endpoint brings TLS of its own."""
+    return (endpoint.partition(":")[2] if is_proxied(endpoint) else endpoint).startswith("ssl:")
+
+
 ENDPOINT_OR_NOTHING = Kind(f"{ENDPOINT.expected}, or nothing", _parse_endpoint_or_nothing)
 
 
@@ -374,6 +394,18 @@ def secret(minimum: int) -> Kind:
 def secret_text(what: str) -> Kind:
     """A text that holds a secret, such as an address with a password in it."""
     return Kind(f"env:NAME, file:/path or {what}", _look_up, secret=True)
+
+
+def _parse_key_file(text: str) -> Path | str | None:
+    if not text:
+        return None
+    where, _, rest = text.partition(":")
+    if where == "env":
+        return _look_up(text)
+    return _parse_path(rest if where == "file" else text)
+
+
+KEY_FILE = Kind("the path of a file, or env:NAME for the key itself, or nothing", _parse_key_file, secret=True)
 
 
 def _look_up(text: str) -> str:

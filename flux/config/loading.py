@@ -13,15 +13,16 @@ and does not tell on which line a value stands.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from flux.config.kinds import MOST_NAME, is_local, is_proxied, is_this_machine
-from flux.config.settings import SECTIONS, ChatServer, Key, Mail, Settings, keys
+from flux.config.kinds import MOST_NAME, is_local, is_proxied, is_ssl, is_this_machine
+from flux.config.settings import LISTENERS, SECTIONS, ChatServer, Key, Mail, Settings, keys
 
 
 class Entry(NamedTuple):
@@ -81,6 +82,28 @@ def load(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Setti
     if given.mistakes:
         raise ConfigError(given.mistakes)
     return settings
+
+
+def with_identity(settings: Settings) -> Settings:
+    """The settings of a process that listens: with the certificate and the key that ``[tls]`` names.
+
+    Reads files likewise.
+
+    :raise ConfigError: one of them cannot be used.
+    """
+    tls = settings.tls
+    if tls.certificate is None:
+        return settings
+    # A tenth of what it takes to start a command, of which few listen.
+    from flux.tls.identity import BadIdentity, read_identity
+    from flux.tls.server import server_options
+
+    try:
+        identity = read_identity(tls.certificate, tls.key, time.time())
+        server_options(identity)
+    except BadIdentity as problem:
+        raise ConfigError([Mistake(f"tls.{problem.part}", str(problem))]) from None
+    return replace(settings, identity=identity)
 
 
 # --- what is written ---------------------------------------------------------
@@ -246,11 +269,24 @@ def _relations(settings: Settings, servers: Sequence[str], given: _Given) -> Non
             "status.heartbeat", f"{status.heartbeat:g} s; expected at most half of status.lease ({status.lease:g} s)"
         )
     _mail(settings.mail, report)
+    _tls(settings, report)
     if settings.chat.workers > 1:
         _workers(settings, report)
     for server in servers:
         if server in SECTIONS:
             report("chatservers.name", f'"{server}" is the name of a section of its own; expected another name')
+
+
+def _tls(settings: Settings, report: Callable[[str, str], None]) -> None:
+    """Report a key without a certificate, and TLS within TLS."""
+    if settings.tls.certificate is None and settings.tls.key is not None:
+        report("tls.certificate", "is missing; expected the path of the certificate that tls.key belongs to")
+    for listener in LISTENERS:
+        name, endpoint = f"{listener}.listen", getattr(getattr(settings, listener, None), "listen", "")
+        if listener == "websocket":
+            name, endpoint = "chat.websocket", settings.chat.websocket
+        if settings.wraps(listener) and is_ssl(endpoint):
+            report(name, f"brings TLS of its own; expected tcp:, or tls.listeners without {listener}")
 
 
 def _mail(mail: Mail, report: Callable[[str, str], None]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flux.config.kinds import (
     ADDRESS,
@@ -20,6 +20,7 @@ from flux.config.kinds import (
     ENDPOINT_OR_NOTHING,
     HOST,
     HOST_OR_NOTHING,
+    KEY_FILE,
     NAME,
     NAMES,
     NETWORKS,
@@ -38,11 +39,16 @@ from flux.config.kinds import (
     Networks,
     choice,
     duration,
+    is_ssl,
     secret,
     secret_text,
     size,
+    some_of,
     whole,
 )
+
+if TYPE_CHECKING:
+    from flux.tls.identity import Identity
 
 
 class Key(NamedTuple):
@@ -70,6 +76,9 @@ def keys(section: type) -> dict[str, Key]:
 #: Processes of one server.
 MOST_WORKERS = 64
 
+#: What listens in a process.
+LISTENERS = ("chat", "websocket", "gate", "status", "admin")
+
 #: Limits for which 0 means: none.
 COUNT = whole(0)
 
@@ -82,6 +91,9 @@ class Chat:
     listen: str = _key(ENDPOINT, "tcp:8090:interface=127.0.0.1:backlog=4096", "Where clients connect.")
     advertise: HostPort | None = _key(
         ADDRESS, "", "host:port that clients are told to connect to; empty: what it listens on."
+    )
+    advertise_tls: str = _key(
+        choice("auto", "yes", "no"), "auto", "Whether clients begin with TLS there; auto: where listen does."
     )
     websocket: str = _key(ENDPOINT_OR_NOTHING, "", "Where browsers connect by WebSocket; empty: only through a gate.")
     websocket_url: str = _key(
@@ -155,6 +167,7 @@ class Gate:
     status: tuple[HostPort, ...] = _key(
         ADDRESSES, "", "Status services to ask for chat servers; empty: the one in this process."
     )
+    status_tls: bool = _key(YES_NO, "no", "Whether those status services speak TLS.")
     require_code: str = _key(
         choice("auto", "yes", "no"),
         "auto",
@@ -284,6 +297,26 @@ class ChatServer:
     port: int = _key(PORT, None, "Where it listens.", live=True)
     capacity: int = _key(COUNT, "0", "Sessions it takes; 0: no limit.", live=True)
     weight: int = _key(whole(1, 100), "1", "Its share of the users, relative to other servers.", live=True)
+    tls: bool = _key(YES_NO, "no", "Whether it speaks TLS.", live=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """``[tls]``: the certificate of this process, and whose it believes."""
+
+    certificate: Path | None = _key(
+        PATH_OR_NOTHING, "", "Our certificate and those that lead to a root (PEM); empty: no TLS.", live=True
+    )
+    key: Path | str | None = _key(
+        KEY_FILE, "", "The private key of the certificate (PEM); empty: it is in the same file.", live=True
+    )
+    listeners: tuple[str, ...] = _key(some_of(*LISTENERS), "chat, websocket, gate", "What has TLS with it.")
+    warn_days: int = _key(
+        whole(0, 365), "14", "Days before the certificate expires from which on the log warns.", live=True
+    )
+    ca: Path | None = _key(
+        PATH_OR_NOTHING, "", "Certificates (PEM) that other servers' must be signed by; empty: those of the system."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +340,7 @@ SECTIONS: dict[str, type] = {
     "mail": Mail,
     "limits": Limits,
     "chatservers": ChatServerNames,
+    "tls": Tls,
     "log": Log,
 }
 
@@ -320,7 +354,11 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A complete configuration; ``Settings()`` is the default one."""
+    """A complete configuration; ``Settings()`` is the default one.
+
+    :ivar identity: what the files of ``[tls]`` held when they were read, for whoever listens with it; see
+        :func:`flux.config.with_identity`.
+    """
 
     chat: Chat = Chat()
     status: Status = Status()
@@ -330,14 +368,35 @@ class Settings:
     state: State = State()
     mail: Mail = Mail()
     limits: Limits = Limits()
+    tls: Tls = Tls()
     log: Log = Log()
     chatservers: tuple[ChatServer, ...] = ()
+    identity: Identity | None = None
 
     @property
     def require_code(self) -> bool:
         """Whether registering takes a verification code."""
         wanted = self.gate.require_code
         return wanted == "yes" or (wanted == "auto" and self.mail.kind != "log")
+
+    def wraps(self, listener: str) -> bool:
+        """Whether the certificate of ``[tls]`` is for this one of :data:`LISTENERS`."""
+        return self.tls.certificate is not None and listener in self.tls.listeners
+
+    def secure(self, listener: str) -> bool:
+        """Whether connections to this one of :data:`LISTENERS` begin with TLS, as far as we are concerned."""
+        endpoint: str = self.chat.websocket if listener == "websocket" else getattr(self, listener).listen
+        return self.wraps(listener) or is_ssl(endpoint)
+
+    @property
+    def advertise_tls(self) -> bool:
+        """Whether clients are told to begin with TLS."""
+        told = self.chat.advertise_tls
+        return told == "yes" or (told == "auto" and self.secure("chat"))
+
+    def _begins_or_ends_tls(self, new: Settings) -> bool:
+        """Whether ``new`` has a certificate where there was none, or none any more: listeners cannot take that up."""
+        return (self.tls.certificate is None) != (new.tls.certificate is None)
 
     def difference(self, new: Settings) -> Difference:
         """What ``new`` would change."""
@@ -350,7 +409,11 @@ class Settings:
                 continue
             for key in keys(section).values():
                 if getattr(getattr(self, name), key.name) != getattr(getattr(new, name), key.name):
-                    (live if key.live else restart).append(f"{name}.{key.name}")
+                    at_once = key.live and not (section is Tls and self._begins_or_ends_tls(new))
+                    (live if at_once else restart).append(f"{name}.{key.name}")
+        if self.identity != new.identity and "tls.certificate" not in (*live, *restart):
+            # The files are where they were, with something else in them.
+            live.append("tls.certificate")
         return Difference(tuple(live), tuple(restart))
 
     def with_live(self, new: Settings) -> Settings:
@@ -363,4 +426,6 @@ class Settings:
             for name, section in SECTIONS.items()
             if section is not ChatServerNames
         }
-        return replace(self, **sections, chatservers=new.chatservers)
+        if self._begins_or_ends_tls(new):
+            return replace(self, **{**sections, "tls": self.tls}, chatservers=new.chatservers)
+        return replace(self, **sections, chatservers=new.chatservers, identity=new.identity)

@@ -89,7 +89,7 @@ async def login(gate: Gate, call: Call, body: Credentials) -> LoggedIn:
     return LoggedIn(
         id=known.id, name=known.name, nick=known.nick, description=known.description, sex=known.sex, icon=known.icon,
         email=known.email, host=place.host, port=place.port, server=place.server, token=place.token,
-        expires=place.expires, websocket=place.websocket,
+        expires=place.expires, websocket=place.websocket, tls=place.tls,
     )  # fmt: skip
 
 
@@ -102,7 +102,7 @@ async def find_server(gate: Gate, call: Call) -> Place:
     assignment = await gate.place(call.uid)
     return Place(
         id=call.uid, host=assignment.host, port=assignment.port, server=assignment.server, token=assignment.token,
-        expires=assignment.expires, websocket=assignment.websocket,
+        expires=assignment.expires, websocket=assignment.websocket, tls=assignment.tls,
     )  # fmt: skip
 
 

@@ -106,6 +106,10 @@ class GateSite(Site):
         for channel in list(self._channels):
             channel.transport.abortConnection()
 
+    def acceptableProtocols(self) -> list[bytes]:
+        """What TLS agrees on (ALPN): HTTP/2 is not spoken here, whatever is installed."""
+        return [b"http/1.1"]
+
     def log(self, request: Any) -> None:
         """No access log."""
 

@@ -27,9 +27,10 @@ from twisted.internet import tcp
 from twisted.internet.interfaces import IPushProducer, ISSLTransport, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
-from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from flux.tls.layer import left_below, socket_below
 
 #: Why reading is held; a connection may have several reasons at once.
 BUSY = 1
@@ -52,8 +53,7 @@ MAX_GATHERED = 64 * 1024
 
 def _can_half_close(transport: Any) -> bool:
     """Whether a transport can end its writing alone: a socket's can, also behind a PROXY header; TLS cannot."""
-    socket = transport.transport if isinstance(transport, ProtocolWrapper) else transport
-    return isinstance(socket, tcp.Connection) and not ISSLTransport.providedBy(transport)
+    return isinstance(socket_below(transport), tcp.Connection) and not ISSLTransport.providedBy(transport)
 
 
 class Gather:
@@ -281,7 +281,7 @@ class Connection(Protocol):
     def drained(self) -> bool:
         """Whether everything written has left this process's buffers."""
         transport = self.transport
-        return not self._out and not getattr(transport, "_tempDataLen", 0) and not getattr(transport, "dataBuffer", b"")
+        return not self._out and not left_below(transport)
 
     def taken(self) -> int:
         """Bytes the kernel has taken, where the transport counts them: a sign of progress."""

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
 from twisted.internet.error import ConnectingCancelledError, ConnectionDone
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IPushProducer, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -28,6 +28,7 @@ from zope.interface import implementer
 from flux.lifecycle import Tasks, every, within
 from flux.net.connection import BUSY, FULL, NORMAL, Gather
 from flux.net.websocket import WebSocketProtocol
+from flux.tls.client import TlsEndpoint
 from flux.wire.named import MAX_REPLY
 
 #: Close codes for what is no fault of the client.
@@ -44,8 +45,17 @@ LINGER = 5.0
 LOOK_EVERY = 20.0
 """Seconds between looks at who is still there."""
 
-Find = Callable[[], Awaitable[tuple[str, int]]]
-"""Finds host and port of a chat server."""
+
+class Target(NamedTuple):
+    """Where a chat server is."""
+
+    host: str
+    port: int
+    tls: bool = False
+
+
+Find = Callable[[], Awaitable[Target]]
+"""Finds a chat server."""
 
 
 class Relay(WebSocketProtocol):
@@ -73,7 +83,7 @@ class Relay(WebSocketProtocol):
 
     async def _connect(self) -> None:
         try:
-            upstream = await self._relays.connect(await self._find(), self)
+            upstream = await self._relays.connect(await self._find(), self, self._address)
         except CancelledError:
             raise
         except Exception as problem:
@@ -84,8 +94,6 @@ class Relay(WebSocketProtocol):
             upstream.end(True)
             return
         self._upstream = upstream
-        if self._relays.proxied:
-            upstream.write(proxy_header(self._address, upstream.transport))
         self.release(BUSY)
 
     def line_received(self, line: bytes) -> None:
@@ -199,14 +207,16 @@ class Relays:
     """All connections that are relayed by a process.
 
     :param proxied: whether chat servers expect PROXY headers.
+    :param trust: whose certificates theirs must be signed by; None: those the system trusts.
     :ivar max_line: longest message taken from a client, in bytes.
     """
 
     log = Logger()
 
-    def __init__(self, max_line: int, proxied: bool, reactor: Any) -> None:
+    def __init__(self, max_line: int, proxied: bool, reactor: Any, trust: Any = None) -> None:
         self.max_line = max_line
-        self.proxied = proxied
+        self._proxied = proxied
+        self._trust = trust
         self.tasks = Tasks(self.log)
         self._reactor = reactor
         self._all: set[Relay] = set()
@@ -228,12 +238,21 @@ class Relays:
         self._count += 1
         return Relay(self, f"r{self._count}", address, find)
 
-    async def connect(self, where: tuple[str, int], relay: Relay) -> Upstream:
-        """Connect to a chat server."""
-        endpoint = HostnameEndpoint(self._reactor, *where)
+    async def connect(self, where: Target, relay: Relay, address: str) -> Upstream:
+        """Connect to a chat server on behalf of a client at ``address``."""
+
+        def header(transport: Any) -> bytes:
+            return proxy_header(address, transport) if self._proxied else b""
+
+        endpoint: IStreamClientEndpoint = HostnameEndpoint(self._reactor, where.host, where.port)
+        if where.tls:
+            # The header is for who takes the connection, before anything is encrypted.
+            endpoint = TlsEndpoint(endpoint, where.host, self._trust, self._reactor, header)
         upstream = Upstream(relay)
         connecting = connectProtocol(endpoint, upstream).addErrback(_cancelled)
-        await within(CONNECT_WITHIN, connecting, self._reactor, f"{where[0]}:{where[1]}")
+        await within(CONNECT_WITHIN, connecting, self._reactor, f"{where.host}:{where.port}")
+        if not where.tls:
+            upstream.write(header(upstream.transport))
         return upstream
 
     def add(self, relay: Relay) -> None:

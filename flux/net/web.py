@@ -137,6 +137,10 @@ class BoundedSite(Site):
         )
         self.channels: set[Channel] = set()
 
+    def acceptableProtocols(self) -> list[bytes]:  # noqa: N802 - Twisted's name
+        """What TLS agrees on (ALPN): HTTP/2 is not spoken here, whatever is installed."""
+        return [b"http/1.1"]
+
     def log(self, request: Any) -> None:
         """No access log: who did something is logged by what does it."""
 

@@ -1,4 +1,4 @@
-"""Active health checks of the static list: does the server accept a TCP connection?
+"""Active health checks of the static list: does the server accept a TCP connection, with TLS where it speaks that?
 
 One failure takes a server out and one success brings it back.  More patience would
 only give users a dead server for longer; a server that flaps is one that half of its
@@ -17,11 +17,13 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
 from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
 
 from flux.config import ChatServer
 from flux.lifecycle import DeadlineExceeded, Spawned, Tasks, every, within
+from flux.tls.client import TlsEndpoint, TlsFailed
 
 JITTER = 0.1
 """Checks are this much early or late, relative to the interval, so that status processes do not keep step."""
@@ -42,6 +44,7 @@ class HealthChecks:
     :param reactor: clock, resolver and TCP.
     :param needed: asked by name whether a check would tell anything.
     :param report: called with each result: name, and what is wrong, empty if nothing is.
+    :param trust: whose certificates those of servers with TLS must be signed by; None: those the system trusts.
     :ivar interval: seconds between two checks of a server.
     :ivar timeout: seconds after which a check has failed.
     """
@@ -56,6 +59,7 @@ class HealthChecks:
         interval: float,
         timeout: float,
         rng: random.Random,
+        trust: Any = None,
     ) -> None:
         self.interval = interval
         self.timeout = timeout
@@ -63,6 +67,7 @@ class HealthChecks:
         self._needed = needed
         self._report = report
         self._rng = rng
+        self._trust = trust
         self._tasks = Tasks(self.log)
         self._watched: frozenset[ChatServer] = frozenset()
         self._checks: dict[ChatServer, Spawned] = {}
@@ -107,12 +112,16 @@ class HealthChecks:
     async def _problem(self, server: ChatServer) -> str:
         """What is wrong with ``server``; empty if nothing is."""
         try:
-            endpoint = HostnameEndpoint(self._reactor, server.host, server.port, self.timeout)
+            endpoint: IStreamClientEndpoint = HostnameEndpoint(self._reactor, server.host, server.port, self.timeout)
+            if server.tls:
+                endpoint = TlsEndpoint(endpoint, server.host, self._trust, self._reactor)
             await within(self.timeout, connectProtocol(endpoint, _Visit()), self._reactor, "connecting")
         except CancelledError:
             raise
         except (DeadlineExceeded, ConnectingCancelledError, ConnectTimeout):
             return f"no answer within {self.timeout:g} s"
+        except TlsFailed as error:
+            return error.why
         except Exception as error:
             return f"{type(error).__name__}: {error}"
         return ""

@@ -107,7 +107,7 @@ class _Batch:
     def add(self, uid: int, node: Node, loads: dict[str, int], expires: int) -> Assignment:
         """``uid`` gets ``node``, and a fresh token."""
         token = tokens.new_token()
-        assignment = Assignment(uid, node.host, node.port, node.name, token, expires, node.websocket)
+        assignment = Assignment(uid, node.host, node.port, node.name, token, expires, node.websocket, node.tls)
         self.chosen[uid] = assignment, loads
         self.choices.append(Choice(uid, node.name, tokens.digest(token)))
         self.per_server[node.name] += 1

@@ -214,6 +214,7 @@ class StatusConnection(LineProtocol):
                     token=one.token,
                     expires=one.expires,
                     websocket=one.websocket,
+                    tls=one.tls,
                 ),
             )
         else:

@@ -158,6 +158,7 @@ class Servers:
                     reserved=reserved.get(server.name, 0),
                     capacity=server.capacity,
                     weight=server.weight,
+                    tls=server.tls,
                     state="down" if not up else "draining" if server.name in draining else "up",
                 )
         self.nodes = tuple(known.values())

@@ -37,6 +37,7 @@ class StatusService:
     """Which chat servers live, and which one a user gets.
 
     :param reactor: clock, resolver and TCP.
+    :param trust: see :class:`HealthChecks`.
     :raises ValueError: ``status.balancer`` names none.
     :ivar placement: the service's :class:`flux.interfaces.IPlacement`.
     """
@@ -50,6 +51,7 @@ class StatusService:
         reactor: Any,
         rng: random.Random,
         metrics: StatusMetrics | None = None,
+        trust: Any = None,
     ) -> None:
         status = settings.status
         self._state = state
@@ -62,7 +64,7 @@ class StatusService:
         self._static = settings.chatservers
         self._servers = Servers(reactor.seconds, status.heartbeat, self._static)
         self._health = HealthChecks(
-            reactor, self._is_static, self._servers.checked, status.check_interval, status.check_timeout, rng
+            reactor, self._is_static, self._servers.checked, status.check_interval, status.check_timeout, rng, trust
         )
         self.placement = Placement(
             state,

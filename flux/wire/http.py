@@ -110,6 +110,8 @@ class Account(msgspec.Struct, gc=False, kw_only=True):
 class LoggedIn(Account, kw_only=True):
     """Where to chat now: connect to `host`:`port` and log in there with `id` and `token`, before `expires`.
 
+    The connection begins with TLS if `tls` says so.
+
     `websocket` is the same server's WebSocket address, relative to this one where browsers reach it through the gate,
     and empty where they cannot. Until it expires the token is also
     the key to `/v1/profile`. An earlier token of the account is void.
@@ -121,6 +123,7 @@ class LoggedIn(Account, kw_only=True):
     token: str
     expires: int
     websocket: str = ""
+    tls: bool = False
 
 
 class Place(msgspec.Struct, gc=False, kw_only=True):
@@ -133,6 +136,7 @@ class Place(msgspec.Struct, gc=False, kw_only=True):
     token: str
     expires: int
     websocket: str = ""
+    tls: bool = False
 
 
 class PasswordReset(Body):

@@ -35,7 +35,7 @@ class GetChatServer(Request, tag="get_chat_server"):
     uid: fields.Id = 0
     uids: Uids | UnsetType = UNSET
     leaving: ServerName | UnsetType = UNSET
-    answer: ClassVar[str] = "uid, host, port, server, token, expires; or assignments: a list of those"
+    answer: ClassVar[str] = "uid, host, port, server, token, expires, websocket, tls; or assignments: a list of those"
 
 
 class VerifyToken(Request, tag="login"):
@@ -92,6 +92,7 @@ class GetChatServerOk(Reply, tag="get_chat_server.ok"):
     token: str
     expires: int
     websocket: str = ""
+    tls: bool = False
 
 
 class GetChatServersOk(Reply, tag="get_chat_server.ok"):

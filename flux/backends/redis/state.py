@@ -47,6 +47,7 @@ class _About(msgspec.Struct, frozen=True):
     capacity: int
     weight: int
     websocket: str = ""
+    tls: bool = False
 
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -123,7 +124,7 @@ class RedisState:
 
     async def renew(self, lease: Lease, routes: Sequence[tuple[int, int]]) -> Renewal:
         """See :meth:`IState.renew`. Many routes are renewed in parts, the first of which sets the lease."""
-        about = _About(lease.host, lease.port, lease.sessions, lease.capacity, lease.weight, lease.websocket)
+        about = _About(lease.host, lease.port, lease.sessions, lease.capacity, lease.weight, lease.websocket, lease.tls)
         says = msgspec.json.encode(about).decode()
         parts = []
         for start in range(0, max(1, len(routes)), PART):
@@ -194,6 +195,7 @@ class RedisState:
                     state="draining" if name in draining else "up",
                     heartbeat_age=(now - int(renewed)) / 1000,
                     websocket=lease.websocket,
+                    tls=lease.tls,
                 )
             )
         return Snapshot(nodes=tuple(nodes), reserved=reserved, draining=frozenset(draining))

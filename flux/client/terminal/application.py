@@ -15,6 +15,7 @@ from flux.client.terminal.entrance import GateTerminal
 from flux.client.terminal.screen import TerminalScreen
 from flux.client.terminal.start import Terminal
 from flux.client.terminal.text import clean, error
+from flux.httpclient import HttpClient
 from flux.lifecycle import DeadlineExceeded, spawn, within
 
 #: How long a terminated process gets to say goodbye, in seconds.
@@ -37,10 +38,12 @@ class _Bugs:
             self._screen.show(error(f"A bug of flux chat: {what}. Please report it."))
 
 
-def chat(where: Address | str, user: str, password: str | None) -> None:
+def chat(where: Address | str, user: str, password: str | None, tls: bool = False, trust: Any = None) -> None:
     """Run the reactor until the person leaves or the process is told to stop; then the terminal is as it was.
 
     :param where: a chat server, or the URL of a gate.
+    :param tls: see :class:`flux.client.Client`.
+    :param trust: whose certificates servers' must be signed by, a gate's too; None: those the system trusts.
     """
     from twisted.internet import reactor as installed
 
@@ -51,9 +54,11 @@ def chat(where: Address | str, user: str, password: str | None) -> None:
         globalLogBeginner.beginLoggingTo([_Bugs(screen)], redirectStandardIO=False, discardBuffer=True)
         terminal: Terminal
         if isinstance(where, str):
-            terminal = GateTerminal(reactor, GateClient(reactor, where), screen, lambda: Client(reactor))
+            gate = GateClient(reactor, where, http=HttpClient(reactor, trust))
+            terminal = GateTerminal(reactor, gate, screen, lambda: Client(reactor, tls=tls, trust=trust))
         else:
-            terminal = Terminal(reactor, where, screen, lambda: Client(reactor, [where]))
+            address = where
+            terminal = Terminal(reactor, address, screen, lambda: Client(reactor, [address], tls=tls, trust=trust))
         running = spawn(terminal.run(user, password), "the chat", _log)
 
         async def stop() -> None:
