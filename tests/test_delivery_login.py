@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from delivery_lab import Client, InlineStore, Lab, every_order, now, opened_store
 
-from flux.model import Kick, Route
+from flux.model import CursorMove, Kick, Route
 
 
 @pytest.fixture
@@ -149,6 +149,23 @@ def test_a_sweep_ends_a_superseded_login_that_is_still_under_way(lab: Lab) -> No
     lab.advance(6)
     assert sessions(lab, ann) == [newer]
     assert kicked(older) == ["takeover"]
+
+
+def test_a_sweep_does_not_pass_by_a_login_that_has_read_before(lab: Lab) -> None:
+    """What moves between a login's read and its answer is news to the session, which is in no chat yet."""
+    ann, bob = lab.accounts(2)
+    chat = lab.commit(bob, ann).chat
+    now(lab.store.advance([CursorMove(ann, 0, chat, 1, 0)]))
+    lab.advance(6)
+    client = lab.client("A", ann).login()
+    lab.steps.until("A.store.overview", " = ")
+    slow = lab.steps.hold("A.store.overview", " = ")
+    # Nobody sends a hint, as when the shared state is away.
+    lab.commit(bob, ann)
+    lab.advance(6)
+    slow.run()
+    lab.advance(6)
+    assert client.pushed == {chat: [2]}
 
 
 def test_a_node_that_stood_still_looks_before_it_serves_on(lab: Lab) -> None:

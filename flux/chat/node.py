@@ -128,7 +128,9 @@ class ChatNode:
         self.delivery = Delivery(
             store, self.sessions, clock, self.tasks, self._rng, self.limits.catchups, self._spread
         )  # fmt: skip
-        self.sweep = Sweep(store, self.sessions, self.delivery, self.cursors, self.spread, metrics, clock)
+        self.sweep = Sweep(
+            store, self.sessions, self.logging_in, self.delivery, self.cursors, self.spread, metrics, clock
+        )  # fmt: skip
         self.journal = Journal(store, self._settle, self.tasks, clock, metrics)
         self._departure = Departure(
             self.name, self.sessions, lambda: len(self.logging_in), placement, clock, self._rng

@@ -12,7 +12,7 @@ The last happens after a failover that lost its tail, or a restored backup, with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -35,6 +35,7 @@ class Sweep:
     """Looks what moved, one look at a time.
 
     :param sessions: the node's table of live sessions by account.
+    :param logging_in: accounts of logins that are under way.
     """
 
     log = Logger()
@@ -43,6 +44,7 @@ class Sweep:
         self,
         store: IStore,
         sessions: dict[int, Session],
+        logging_in: Collection[int],
         delivery: Delivery,
         cursors: Cursors,
         spread: Spread,
@@ -51,6 +53,7 @@ class Sweep:
     ) -> None:
         self._store = store
         self._sessions = sessions
+        self._logging_in = logging_in
         self._delivery = delivery
         self._cursors = cursors
         self._spread = spread
@@ -58,6 +61,7 @@ class Sweep:
         self._mark = 0
         self._running = False
         self._outage = Outage(self.log, clock)
+        self._late: set[Session] = set()
 
     async def begin(self) -> None:
         """From now on things move."""
@@ -91,10 +95,24 @@ class Sweep:
         for uid, number in changes.sessions:
             _kick_if_older(self._sessions.get(uid), number)
         self._mark = changes.mark
+        await self._read_late()
         if forgotten := self._delivery.forgotten():
             # What is sent while they are read, the next look finds, and soon.
             self._spread.degraded = True
             await self._read(forgotten, self._enter_anew)
+
+    async def _read_late(self) -> None:
+        """Read again for those that were logging in when the last look was over.
+
+        What that one found may have moved after their login had read, and they were in no chat yet.
+        """
+        here = map(self._sessions.get, self._logging_in)
+        late, self._late = self._late, {session for session in here if session is not None and not session.placed}
+        try:
+            await self._read(list(late), self._compare)
+        except FluxError:
+            self._late |= late
+            raise
 
     def _compare(self, session: Session, overview: Overview) -> None:
         _kick_if_older(session, overview.session)
