@@ -206,19 +206,35 @@ class InlineStore(SqliteStore):
         self._writer.runner.db.execute("PRAGMA synchronous = OFF")  # type: ignore[attr-defined]
         return self
 
+    def contents(self, every_mark: bool = False) -> str:
+        """Everything in it: the rows of all tables, and what it says has moved.
+
+        :param every_mark: since any mark that was ever given, not only since it was opened.
+        """
+        writer = self._writer.runner  # type: ignore[attr-defined]
+        changes = writer.changes
+        tables = [
+            name for (name,) in writer.db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY 1")
+        ]
+        rows = {table: sorted(map(repr, writer.db.execute(f'SELECT * FROM "{table}"'))) for table in tables}
+        marks = range(changes._start, changes._number + 1) if every_mark else (changes._start,)
+        moved = [[sorted(kind) for kind in (it.heads, it.members, it.sessions)] for it in map(changes.since, marks)]
+        return f"{rows} {moved} {changes._number}"
+
 
 class Stepped:
     """One node's way to a backend.
 
     :param steps: where calls become steps; None makes every answer immediate.
     :param ordered: calls take effect in the order they were made.
+    :ivar target: the backend.
     :ivar fault: asked with the method's name before each call: "" to let it work, "before" to
         fail it without effect, "after" to lose its answer.
     """
 
     def __init__(self, node: str, name: str, target: Any, steps: Steps | None, ordered: bool) -> None:
         self._label = f"{node}.{name}"
-        self._target = target
+        self.target = target
         self.steps = steps
         self._ordered = ordered
         self.fault: Callable[[str], str] = lambda method: ""
@@ -230,12 +246,12 @@ class Stepped:
         def call(*arguments: Any) -> Awaitable[Any]:
             fault = self.fault(method)
             if self.steps is None:
-                return _faulty(fault, lambda: getattr(self._target, method)(*arguments))
+                return _faulty(fault, lambda: getattr(self.target, method)(*arguments))
             deferred: Deferred[Any] = Deferred(lambda _: None)
             label = f"{self._label}.{method}{arguments}"
 
             def take_effect() -> None:
-                answer = _faulty(fault, lambda: getattr(self._target, method)(*arguments))
+                answer = _faulty(fault, lambda: getattr(self.target, method)(*arguments))
                 self.steps.add(f"{label} = {_plain(answer)}", lambda: answer.chainDeferred(deferred))  # type: ignore[union-attr]
 
             self.steps.add(label, take_effect, self._label if self._ordered else None)
@@ -501,18 +517,21 @@ class Lab:
 
     def new_node(self, name: str) -> ChatNode:
         """A node that is not started yet."""
-        changes = {"limits__messages_per_second": 0, "limits__connections_per_address": 0} | self._changes
-        settings = with_changes(Settings(), chat__name=name, **changes)
         store = Stepped(name, "store", self.store, None, ordered=False)
         state = Stepped(name, "state", self.state, None, ordered=True)
+        self.backends[name] = (store, state)
+        return self.node_on(name, store, state, self.bus)
+
+    def node_on(self, name: str, store: Any, state: Any, bus: Any, metrics: Any = None) -> ChatNode:
+        """A node on these backends, with a clock of its own."""
+        changes = {"limits__messages_per_second": 0, "limits__connections_per_address": 0} | self._changes
+        settings = with_changes(Settings(), chat__name=name, **changes)
         clock = self.clocks[name] = Clock()
         clock.advance(self.clock.seconds())
-        node = ChatNode(
-            settings, store, state, self.bus, clock, NoHashing(),  # type: ignore[arg-type]
-            rng=random.Random(0), fatal=self.fatal.append, wall_clock=clock.seconds,
+        node = self.nodes[name] = ChatNode(
+            settings, store, state, bus, clock, NoHashing(),  # type: ignore[arg-type]
+            rng=random.Random(0), fatal=self.fatal.append, wall_clock=clock.seconds, metrics=metrics,
         )  # fmt: skip
-        self.nodes[name] = node
-        self.backends[name] = (store, state)
         return node
 
     def require(self, truth: bool, otherwise: str) -> None:

@@ -64,7 +64,7 @@ class History:
         shutil.copy(self._kept, self._folder / f"{self._number}.db")
         self.store = self.lab.store = InlineStore(self._folder / f"{self._number}.db").open()
         for store, _ in self.lab.backends.values():
-            store._target = View(self.store)
+            store.target = View(self.store)
 
 
 @pytest.fixture
