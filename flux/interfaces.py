@@ -23,6 +23,7 @@ from zope.interface import Attribute, Interface
 from flux.errors import FluxError
 from flux.model import (
     Assignment,
+    Ban,
     BusEvent,
     Changes,
     Choice,
@@ -124,6 +125,25 @@ class IStore(Interface):
 
         :raises flux.errors.UserInvalid: no such account.
         """
+
+    # bans
+
+    def ban(ban: Ban) -> Awaitable[None]:
+        """Keep a ban of an account, or of a network, in place of an earlier one of the same.
+
+        Bans that were over at ``ban.at`` are removed. What a ban means is for those who ask.
+
+        :raises flux.errors.UserInvalid: no such account.
+        """
+
+    def unban(uid: int, network: str) -> Awaitable[bool]:
+        """Remove the ban of account ``uid``, or if that is 0 of ``network``; False where there was none."""
+
+    def bans(limit: int) -> Awaitable[tuple[Ban, ...]]:
+        """Bans, the newest first; some may be over."""
+
+    def network_bans() -> Awaitable[tuple[Ban, ...]]:
+        """All bans of networks; some may be over. Every process asks for them every few seconds."""
 
     # friends
 

@@ -49,10 +49,30 @@ class Profile(Value, frozen=True):
     icon: str = ""
 
 
+class Ban(Value, frozen=True):
+    """Somebody is kept out: an account, or the addresses of a network.
+
+    :ivar uid: the account; 0 where it is a network.
+    :ivar network: the addresses, ``10.0.0.0/8``; empty where it is an account.
+    :ivar reason: for whoever is kept out, too; may be empty.
+    :ivar at: since when.
+    :ivar until: when it is over; 0: never.
+    :ivar name: of the account.
+    """
+
+    uid: int = 0
+    network: str = ""
+    reason: str = ""
+    at: int = 0
+    until: int = 0
+    name: str = ""
+
+
 class Credentials(Value, frozen=True):
     """What a password login is checked against, and what its owner is shown then.
 
     :ivar email: the verified e-mail address; empty where there is none.
+    :ivar ban: of the account, perhaps one that is over.
     """
 
     id: int
@@ -63,6 +83,7 @@ class Credentials(Value, frozen=True):
     description: str = ""
     sex: str = ""
     icon: str = ""
+    ban: Ban | None = None
 
 
 class Friend(Value, frozen=True):
@@ -169,6 +190,7 @@ class Overview(Value, frozen=True):
     """All that a login needs, read in one snapshot begun after the call.
 
     :ivar session: the account's newest session number.
+    :ivar ban: of the account, perhaps one that is over.
     """
 
     profile: Profile
@@ -177,6 +199,7 @@ class Overview(Value, frozen=True):
     groups: tuple[Group, ...]
     cursors: tuple[Cursor, ...]
     session: int
+    ban: Ban | None = None
 
 
 class CursorMove(Value, frozen=True):

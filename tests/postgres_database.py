@@ -15,6 +15,7 @@ from flux.bench.engines import PostgresServer
 
 #: Depends on others before what it depends on.
 TABLES = (
+    "bans",
     "messages",
     "members",
     "groups",

@@ -10,14 +10,21 @@ from __future__ import annotations
 from store_contract_cursors import CursorsContract
 from store_contract_groups import GroupsContract
 from store_contract_messages import AppendContract, PruneContract, ReadingContract
-from store_contract_people import AccountsContract, FriendsContract
+from store_contract_people import AccountsContract, BansContract, FriendsContract
 from zope.interface.verify import verifyObject
 
 from flux.interfaces import IStore
 
 
 class StoreContract(
-    AccountsContract, FriendsContract, GroupsContract, AppendContract, ReadingContract, PruneContract, CursorsContract
+    AccountsContract,
+    BansContract,
+    FriendsContract,
+    GroupsContract,
+    AppendContract,
+    ReadingContract,
+    PruneContract,
+    CursorsContract,
 ):
     def test_it_provides_the_interface(self, store) -> None:
         assert verifyObject(IStore, store)

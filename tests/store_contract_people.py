@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from flux.errors import BadRequest, Forbidden, NotFound, UserExists, UserInvalid
 from flux.interfaces import IStore
-from flux.model import Credentials, Cursor, Draft, Friend, FriendRequest, Group, Overview, Profile
+from flux.model import Ban, Credentials, Cursor, Draft, Friend, FriendRequest, Group, Overview, Profile
 from flux.names import fold
 
 
@@ -205,6 +205,61 @@ class AccountsContract:
             await store.append([Draft(ann, bob, 0, "x")])
             overview, [cursor] = await store.overview(bob), (await store.overview(ann)).cursors
             assert (overview.cursors[0].head, cursor.head) == (head, head)
+
+
+class BansContract:
+    async def test_a_ban_is_where_a_login_looks_and_in_the_list(self, store) -> None:
+        ann, bob = await people(store, "ann", "bob")
+        ban = Ban(ann, "", "spam \U0001f4a9", 1000, 5000, "ann")
+        await store.ban(ban)
+        assert (await store.credentials(ann, "")).ban == (await store.overview(ann)).ban == ban
+        assert (await store.credentials(0, "ann")).ban == ban
+        assert (await store.credentials(bob, "")).ban is None
+        assert (await store.overview(bob)).ban is None
+        assert await store.bans(10) == (ban,)
+        assert await store.network_bans() == ()
+
+    async def test_networks_are_told_from_accounts(self, store) -> None:
+        await people(store, "ann")
+        four, six = Ban(0, "10.0.0.0/8", "", 1, 0), Ban(0, "2001:db8::/32", "", 2, 0)
+        account = Ban(1, "", "", 3, 0, "ann")
+        for ban in (six, account, four):
+            await store.ban(ban)
+        assert set(await store.network_bans()) == {four, six}
+        assert await store.bans(10) == (account, six, four)
+        assert await store.bans(2) == (account, six)
+
+    async def test_a_ban_replaces_an_earlier_one_of_the_same(self, store) -> None:
+        await people(store, "ann")
+        for ban in (Ban(1, "", "a", 1, 0, "ann"), Ban(1, "", "b", 2, 9, "ann"), Ban(0, "10.0.0.1/32", "c", 3, 0)):
+            await store.ban(ban)
+        await store.ban(again := Ban(0, "10.0.0.1/32", "d", 4, 0))
+        assert await store.bans(10) == (again, Ban(1, "", "b", 2, 9, "ann"))
+
+    async def test_what_is_over_goes_with_the_next_one_and_not_before(self, store) -> None:
+        await people(store, "ann", "bob")
+        await store.ban(Ban(1, "", "", 10, 20, "ann"))
+        await store.ban(Ban(0, "10.0.0.1/32", "", 11, 20))
+        await store.ban(ever := Ban(0, "10.0.0.2/32", "", 12, 0))
+        assert len(await store.bans(10)) == 3
+        # Its own earlier one, which is over, is no obstacle.
+        await store.ban(anew := Ban(1, "", "again", 20, 30, "ann"))
+        assert await store.bans(10) == (anew, ever)
+
+    async def test_a_ban_is_lifted_once(self, store) -> None:
+        await people(store, "ann", "bob")
+        await store.ban(Ban(1, "", "", 1, 0, "ann"))
+        await store.ban(Ban(0, "10.0.0.0/8", "", 1, 0))
+        for uid, network, there in ((2, "", False), (0, "10.0.0.1/32", False), (1, "", True), (0, "10.0.0.0/8", True)):
+            assert await store.unban(uid, network) is there
+            assert await store.unban(uid, network) is False
+        assert await store.bans(10) == ()
+        assert (await store.credentials(1, "")).ban is None
+
+    async def test_nobody_cannot_be_banned(self, store) -> None:
+        with pytest.raises(UserInvalid):
+            await store.ban(Ban(7, "", "", 1, 0))
+        assert await store.bans(10) == ()
 
 
 class FriendsContract:

@@ -28,7 +28,7 @@ from flux.bench.engines import PostgresServer
 from flux.cli.main import main
 from flux.errors import Unavailable
 from flux.interfaces import IStore
-from flux.model import CursorMove, Draft, Receipt
+from flux.model import Ban, CursorMove, Draft, Receipt
 
 ODD = [
     "plain",
@@ -91,6 +91,8 @@ async def inhabit(store: IStore) -> list[int]:
     await befriend(store, ids[0], ids[1])
     await store.friend_add(ids[2], ids[0], "please\tdo", "the \\one", True)
     await store.block(ids[3], ids[4])
+    await store.ban(Ban(ids[5], "", "spam\t\\", 1, 2**62))
+    await store.ban(Ban(0, "2001:db8::/32", "", 2, 0))
     groups = [(await store.group_create(ids[n], f"group {n}", "", n % 2 == 0, n == 1)).group for n in range(3)]
     for uid in ids[1:8]:
         await store.group_add(ids[0], groups[0], uid)
@@ -121,7 +123,7 @@ async def inhabit(store: IStore) -> list[int]:
 
 async def everything(store: IStore, ids: list[int]) -> list[Any]:
     """All that a store says of these people."""
-    said: list[Any] = [await store.credentials(0, "", "ann@example.org")]
+    said: list[Any] = [await store.credentials(0, "", "ann@example.org"), await store.bans(9)]
     for uid in ids:
         overview = await store.overview(uid)
         said += [overview, await store.conversations(uid, 100), await store.credentials(uid, "")]
@@ -261,13 +263,16 @@ async def test_migrations_are_shown_and_applied(configured: Path, database: Data
     for file in ("lite.ini", "post.ini"):
         shown = flux(configured, "migrate", "-c", file)
         assert (shown.returncode, shown.stderr) == (0, "")
-        assert "the database has schema 0; this flux knows 1\nto apply: 0001_initial\n" in shown.stdout
+        assert (
+            "the database has schema 0; this flux knows 2\nto apply: 0001_initial\nto apply: 0002_bans\n"
+            in shown.stdout
+        )
         assert database.query("SELECT to_regclass('accounts')") == [(None,)]
         assert not (configured / "flux.db").exists()
         applied = flux(configured, "migrate", "-c", file, "--apply")
-        assert applied.stdout.endswith("applied 0001_initial\n")
+        assert applied.stdout.endswith("applied 0001_initial\napplied 0002_bans\n")
         again = flux(configured, "migrate", "-c", file, "--apply")
-        assert again.stdout == "the database has schema 1; this flux knows 1\nnothing to apply\n"
+        assert again.stdout == "the database has schema 2; this flux knows 2\nnothing to apply\n"
         if file == "lite.ini":
             (configured / "flux.db").unlink()
     for store in (sqlite_store(configured / "flux.db"), postgres_store(database)):

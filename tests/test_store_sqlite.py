@@ -21,7 +21,7 @@ from store_invariants import check_file, check_invariants
 from flux.backends.sqlite import SqliteStore, runs, schema, writer
 from flux.errors import BadRequest, Forbidden, NotFound, Unavailable, UserExists
 from flux.interfaces import IStore
-from flux.model import CursorMove, Draft, Message
+from flux.model import Ban, CursorMove, Draft, Message
 
 
 @pytest_twisted.async_yield_fixture
@@ -150,6 +150,21 @@ async def test_a_file_without_the_tables_of_its_version_is_refused(opened, tmp_p
         await opened(path)
 
 
+async def test_a_file_of_an_earlier_flux_is_brought_up_to_date(opened, tmp_path) -> None:
+    first = schema.migrations()[0].script
+    path = spoiled(
+        tmp_path,
+        f"{first}; PRAGMA application_id = 0x666C7578; PRAGMA user_version = 1;"
+        "INSERT INTO accounts (name, key, password_hash, email, nick) VALUES ('ann', 'ann', 'h', '', '');"
+        "INSERT INTO sessions VALUES (1, 5)",
+    )
+    store = await opened(path)
+    assert (await store.credentials(1, "")).ban is None
+    assert await store.open_session(1) == 6
+    await store.ban(Ban(1, "", "spam", 1, 0))
+    assert (await store.overview(1)).ban == Ban(1, "", "spam", 1, 0, "ann")
+
+
 async def test_a_file_that_is_no_database_is_refused(opened, tmp_path) -> None:
     path = tmp_path / "flux.db"
     path.write_bytes(b"not a database at all" * 100)
@@ -185,7 +200,7 @@ async def test_the_checks_tell_what_a_store_can_do(tmp_path) -> None:
     steps = SqliteStore(tmp_path / "flux.db", reactor).checks()
     results = {name: await step() for name, step in steps}
     assert list(results) == ["open", "schema", "write and fsync", "close"]
-    assert "schema 1" in results["schema"]
+    assert "schema 2" in results["schema"]
     assert re.search(r"a commit takes [0-9.]+ ms", results["write and fsync"])
     check_file(tmp_path / "flux.db")
 
@@ -394,7 +409,9 @@ async def test_messages_are_found_in_both_parts_of_the_index(opened, monkeypatch
 
 # --- the statements ----------------------------------------------------------
 
-TABLES = "accounts sessions boots friends friend_requests blocks chats groups members messages runs a c f g l m p r u"
+TABLES = (
+    "accounts bans sessions boots friends friend_requests blocks chats groups members messages runs a b c f g l m p r u"
+)
 WHOLE = re.compile(rf"SCAN ({TABLES.replace(' ', '|')})\b")
 """Reading a whole table, or a whole index of it, under its name or a name that a statement gives it."""
 
@@ -424,6 +441,11 @@ async def test_no_statement_reads_a_whole_table(opened) -> None:
     await calls.profile(ann)
     await calls.set_profile(ann, None, None, None, None)
     await calls.search("a", 5)
+    await calls.ban(Ban(ann, "", "", 1, 0))
+    await calls.ban(Ban(0, "10.0.0.0/8", "", 1, 0))
+    await calls.unban(ann, "")
+    await calls.network_bans()
+    await calls.bans(5)
     await calls.open_session(ann)
     await calls.friend_add(ann, bob, "", "", True)
     await calls.friend_add(ann, bob, "", "", True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from flux.backends.postgres.append import LARGEST_ID
 from flux.backends.postgres.arrays import integers
 from flux.backends.postgres.connection import Prepared, Run
 from flux.errors import FluxError, UserExists, UserInvalid
-from flux.model import Credentials, Profile
+from flux.model import Ban, Credentials, Profile
 from flux.names import fold
 
 LAST = "\U0010ffff"
@@ -16,10 +18,10 @@ LAST = "\U0010ffff"
 
 PROFILE = "id, name, nick, description, sex, icon"
 
-CREDENTIALS = (
-    "SELECT id, name, password_hash, CASE WHEN verified IS NULL THEN '' ELSE email END, nick, description, sex, icon"
-    " FROM accounts WHERE {} = %s"
-)
+CREDENTIALS = """
+    SELECT a.id, a.name, a.password_hash, CASE WHEN a.verified IS NULL THEN '' ELSE a.email END, a.nick, a.description,
+        a.sex, a.icon, b.reason, b.at, b.until
+    FROM accounts a LEFT JOIN bans b ON b.network = '' AND b.uid = a.id WHERE a.{} = %s"""
 BY_ID, BY_KEY, BY_ADDRESS = (Prepared(CREDENTIALS.format(column)) for column in ("id", "key", "verified"))
 OPEN_SESSIONS = Prepared("SELECT uid, number FROM open_sessions(%s)")
 
@@ -51,7 +53,11 @@ async def credentials(run: Run, uid: int, key: str, verified: str) -> Credential
         rows = await run(BY_ID, (uid,))
     else:
         rows = await run(BY_KEY, (key,)) if key else await run(BY_ADDRESS, (verified,))
-    return Credentials(*rows[0]) if rows else None
+    if not rows:
+        return None
+    *_, reason, at, until = rows[0]
+    known = Credentials(*rows[0][:-3])
+    return known if at is None else replace(known, ban=Ban(known.id, "", reason, at, until, known.name))
 
 
 async def set_email(run: Run, uid: int, email: str, verified: str) -> None:

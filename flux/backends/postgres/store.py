@@ -10,7 +10,7 @@ from typing import Any
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from flux.backends.postgres import accounts, append, changes, cursors, friends, groups, history, prune, schema
+from flux.backends.postgres import accounts, append, bans, changes, cursors, friends, groups, history, prune, schema
 from flux.backends.postgres.connection import Link, Run, connect
 from flux.backends.postgres.dsn import Dsn
 from flux.backends.postgres.failures import first_line
@@ -19,6 +19,7 @@ from flux.backends.postgres.pool import Pool
 from flux.errors import FluxError, Unavailable
 from flux.interfaces import IStore
 from flux.model import (
+    Ban,
     Changes,
     Conversation,
     Credentials,
@@ -228,6 +229,20 @@ class PostgresStore:
 
     def overview(self, uid: int) -> Awaitable[Overview]:
         return self._overviews.call(uid)
+
+    # bans
+
+    def ban(self, ban: Ban) -> Awaitable[None]:
+        return self._pool.call(bans.ban, ban)
+
+    def unban(self, uid: int, network: str) -> Awaitable[bool]:
+        return self._pool.call(bans.unban, uid, network)
+
+    def bans(self, limit: int) -> Awaitable[tuple[Ban, ...]]:
+        return self._pool.call(bans.bans, limit)
+
+    def network_bans(self) -> Awaitable[tuple[Ban, ...]]:
+        return self._pool.call(bans.network_bans)
 
     # friends
 

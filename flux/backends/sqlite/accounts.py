@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 
+from msgspec.structs import replace
+
 from flux.backends.sqlite.chats import LARGEST_ID
 from flux.backends.sqlite.rows import all_rows, one_row
 from flux.backends.sqlite.writer import Writer
 from flux.errors import UserExists, UserInvalid
-from flux.model import Credentials, Profile
+from flux.model import Ban, Credentials, Profile
 from flux.names import fold
 
 LAST = "\U0010ffff"
@@ -16,7 +18,10 @@ LAST = "\U0010ffff"
 
 PROFILE = "id, name, nick, description, sex, icon"
 
-CREDENTIALS = "id, name, password_hash, CASE WHEN verified IS NULL THEN '' ELSE email END, nick, description, sex, icon"
+CREDENTIALS = """
+    SELECT a.id, a.name, a.password_hash, CASE WHEN a.verified IS NULL THEN '' ELSE a.email END, a.nick, a.description,
+        a.sex, a.icon, b.reason, b.at, b.until
+    FROM accounts a LEFT JOIN bans b ON b.network = '' AND b.uid = a.id"""
 
 TAKEN = "this e-mail address belongs to another account"
 
@@ -50,12 +55,12 @@ def create_account(
 
 def credentials(db: sqlite3.Connection, uid: int, key: str, verified: str) -> Credentials | None:
     column, value = ("id", uid) if uid else ("key", key) if key else ("verified", verified)
-    row = one_row(
-        db,
-        f"SELECT {CREDENTIALS} FROM accounts WHERE {column} = ?",
-        (value,),
-    )
-    return Credentials(*row) if row else None
+    row = one_row(db, f"{CREDENTIALS} WHERE a.{column} = ?", (value,))
+    if row is None:
+        return None
+    *_, reason, at, until = row
+    known = Credentials(*row[:-3])
+    return known if at is None else replace(known, ban=Ban(known.id, "", reason, at, until, known.name))
 
 
 def set_email(writer: Writer, uid: int, email: str, verified: str) -> None:

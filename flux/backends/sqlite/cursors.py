@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from flux.backends.sqlite.accounts import profile
+from flux.backends.sqlite.bans import ban_of
 from flux.backends.sqlite.friends import friend_requests, friends
 from flux.backends.sqlite.groups import groups
 from flux.backends.sqlite.rows import all_rows
@@ -56,4 +57,5 @@ def overview(db: sqlite3.Connection, uid: int) -> Overview:
         groups=groups(db, uid),
         cursors=tuple(Cursor(*row) for row in all_rows(db, CURSORS, (uid,))),
         session=all_rows(db, "SELECT number FROM sessions WHERE uid = ?", (uid,))[0][0],
+        ban=ban_of(db, uid),
     )

@@ -12,7 +12,7 @@ from typing import TypeVar
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from flux.backends.sqlite import accounts, cursors, friends, groups, history, prune
+from flux.backends.sqlite import accounts, bans, cursors, friends, groups, history, prune
 from flux.backends.sqlite.append import append
 from flux.backends.sqlite.lanes import IReactor, Lane
 from flux.backends.sqlite.reader import Reader
@@ -21,6 +21,7 @@ from flux.backends.sqlite.writer import AfterCommit, Writer
 from flux.errors import FluxError
 from flux.interfaces import IStore
 from flux.model import (
+    Ban,
     Changes,
     Conversation,
     Credentials,
@@ -215,6 +216,20 @@ class SqliteStore:
 
     def overview(self, uid: int) -> Awaitable[Overview]:
         return self._read(cursors.overview, uid)
+
+    # bans
+
+    def ban(self, ban: Ban) -> Awaitable[None]:
+        return self._write(bans.ban, ban)
+
+    def unban(self, uid: int, network: str) -> Awaitable[bool]:
+        return self._write(bans.unban, uid, network)
+
+    def bans(self, limit: int) -> Awaitable[tuple[Ban, ...]]:
+        return self._read(bans.bans, limit)
+
+    def network_bans(self) -> Awaitable[tuple[Ban, ...]]:
+        return self._read(bans.network_bans)
 
     # friends
 

@@ -17,6 +17,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "friends": ("uid", "friend", "remark", "mutual"),
     "friend_requests": ("uid", "sender", "note", "remark", "at"),
     "blocks": ("uid", "blocked"),
+    "bans": ("network", "uid", "reason", "at", "until"),
     "chats": ("id", "low", "high", "version"),
     "groups": ("chat", "name", "description", "closed", "open_history"),
     "members": ("uid", "chat", "first", "received", "read", "role"),
