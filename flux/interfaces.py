@@ -16,7 +16,7 @@ runs them unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 
 from zope.interface import Attribute, Interface
 
@@ -362,6 +362,21 @@ class IState(Interface):
 
     def failures(keys: Sequence[str]) -> Awaitable[list[tuple[int, float]]]:
         """Per key: failures counted, and seconds until the counter is forgotten."""
+
+    # bans of network addresses
+
+    def offend(offences: Mapping[str, int], most: int, window: float, ban: float) -> Awaitable[tuple[str, ...]]:
+        """Count offences of addresses, and ban for ``ban`` seconds those that have come to ``most``; returns these.
+
+        A counter starts with its first offence and lives ``window`` seconds, or until the ban.
+        While an address is banned nothing of it is counted, so a ban does not grow by itself.
+        """
+
+    def banned() -> Awaitable[dict[str, float]]:
+        """The banned addresses, and in how many seconds each ban is over."""
+
+    def pardon(address: str) -> Awaitable[bool]:
+        """End the ban of an address and forget its offences; False where it was not banned."""
 
     # verification codes
 

@@ -339,6 +339,54 @@ class StateContract:
         await state.fail(["x"], 10 * self.second)
         assert [count for count, _ in await state.failures(["x"])] == [1]
 
+    # bans of network addresses
+
+    async def test_offences_are_counted_until_they_are_too_many(self, state) -> None:
+        window, ban = 60 * self.second, 30 * self.second
+        assert await state.offend({"10.0.0.1": 3, "10.0.0.2": 1}, 5, window, ban) == ()
+        assert await state.offend({"10.0.0.1": 1}, 5, window, ban) == ()
+        assert await state.banned() == {}
+        assert await state.offend({"10.0.0.2": 1, "10.0.0.1": 1}, 5, window, ban) == ("10.0.0.1",)
+        banned = await state.banned()
+        assert set(banned) == {"10.0.0.1"}
+        assert 25 * self.second < banned["10.0.0.1"] <= ban
+        assert await state.offend({"10.0.0.2": 99, "2001:db8::/64": 5}, 5, window, ban) == ("10.0.0.2", "2001:db8::/64")
+        assert set(await state.banned()) == {"10.0.0.1", "10.0.0.2", "2001:db8::/64"}
+
+    async def test_offences_are_no_failures_of_that_name(self, state) -> None:
+        await state.fail(["10.0.0.1"], 60 * self.second)
+        assert await state.offend({"10.0.0.1": 1}, 2, 60 * self.second, 60 * self.second) == ()
+        assert [count for count, _ in await state.failures(["10.0.0.1"])] == [1]
+
+    async def test_offences_are_forgotten_after_their_window(self, state, elapse) -> None:
+        window, ban = 10 * self.second, 60 * self.second
+        await state.offend({"10.0.0.1": 4}, 5, window, ban)
+        await elapse(6 * self.second)
+        assert await state.offend({"10.0.0.1": 0}, 5, window, ban) == ()
+        await elapse(6 * self.second)
+        assert await state.offend({"10.0.0.1": 4}, 5, window, ban) == ()
+
+    async def test_a_ban_lapses_and_does_not_grow_meanwhile(self, state, elapse) -> None:
+        window, ban = 60 * self.second, 10 * self.second
+        assert await state.offend({"10.0.0.1": 5}, 5, window, ban) == ("10.0.0.1",)
+        await elapse(6 * self.second)
+        assert await state.offend({"10.0.0.1": 50}, 5, window, ban) == ()
+        assert (await state.banned())["10.0.0.1"] <= 4.1 * self.second
+        await elapse(6 * self.second)
+        assert await state.banned() == {}
+        # It begins anew.
+        assert await state.offend({"10.0.0.1": 4}, 5, window, ban) == ()
+        assert await state.offend({"10.0.0.1": 1}, 5, window, ban) == ("10.0.0.1",)
+
+    async def test_who_is_pardoned_begins_anew(self, state) -> None:
+        window = ban = 60 * self.second
+        await state.offend({"10.0.0.1": 5, "10.0.0.2": 4}, 5, window, ban)
+        assert await state.pardon("10.0.0.1") is True
+        assert await state.pardon("10.0.0.1") is False
+        assert await state.pardon("10.0.0.2") is False
+        assert await state.banned() == {}
+        assert await state.offend({"10.0.0.1": 4, "10.0.0.2": 4}, 5, window, ban) == ()
+
     # verification codes
 
     async def test_the_right_code_is_accepted_once(self, state) -> None:

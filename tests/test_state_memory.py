@@ -51,6 +51,13 @@ async def test_failure_counters_are_bounded_and_the_fresh_ones_stay(state, clock
     assert counted[-1][0] == 1
 
 
+async def test_bans_are_bounded_and_the_longest_stay(state, monkeypatch) -> None:
+    monkeypatch.setattr(memory, "MOST_BANS", 3)
+    for number in range(6):
+        await state.offend({f"10.0.0.{number}": 1}, 1, 60, 60 + number)
+    assert sorted(await state.banned()) == ["10.0.0.3", "10.0.0.4", "10.0.0.5"]
+
+
 async def test_what_lapsed_leaves_no_memory_behind(state, clock) -> None:
     for uid in range(1, 2001):
         await state.assign([Choice(uid, f"s{uid}", b"d")], 5, 5)

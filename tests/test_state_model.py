@@ -35,7 +35,8 @@ class Calls:
         rng = self._rng
         name = rng.choice(
             ["renew"] * 4 + ["claim"] * 6 + ["release"] * 3 + ["assign"] * 3 + ["routes"] * 3 + ["snapshot", "retire"]
-            + ["drain", "token_digest", "revoke", "fail", "failures", "set_code", "try_code", "try_code"]
+            + ["offend"] * 3 + ["banned", "pardon", "drain"]
+            + ["token_digest", "revoke", "fail", "failures", "set_code", "try_code", "try_code"]
         )  # fmt: skip
         return name, getattr(self, f"_{name}")()
 
@@ -103,6 +104,15 @@ class Calls:
     def _failures(self) -> tuple[Any, ...]:
         return (["x", "y", "z"],)
 
+    def _offend(self) -> tuple[Any, ...]:
+        return {address: self._rng.randrange(1, 4) for address in self._rng.sample("xyz", 2)}, 9, LONG, LONG
+
+    def _banned(self) -> tuple[Any, ...]:
+        return ()
+
+    def _pardon(self) -> tuple[Any, ...]:
+        return (self._rng.choice("xyz"),)
+
     def _set_code(self) -> tuple[Any, ...]:
         return self._rng.choice("xy"), self._rng.choice((b"1", b"2", b"3")), LONG
 
@@ -117,6 +127,8 @@ def comparable(answer: Any) -> Any:
         return replace(answer, nodes=tuple(nodes))
     if isinstance(answer, Renewal):
         return replace(answer, lost=tuple(sorted(answer.lost)), strays=())
+    if isinstance(answer, dict):
+        return {key: None if isinstance(value, float) else value for key, value in answer.items()}
     if isinstance(answer, list):
         return [count for count, _ in answer]
     return answer

@@ -11,6 +11,7 @@ from redis_parts import admin, lease, new_prefix, parts, started
 from state_contract import StateContract
 from twisted.internet.task import deferLater
 
+from flux.backends.redis import state as redis_state
 from flux.model import Choice, Route
 
 
@@ -48,6 +49,7 @@ async def test_every_key_is_documented_with_its_type_and_life(redis_server) -> N
         await state.assign([Choice(2, "a", b"d"), Choice(3, "b", b"d")], 60, 60)
         await state.claim(2, Route("a", 1, 1), True)
         await state.fail(["k"], 60)
+        await state.offend({"10.0.0.1": 1}, 1, 60, 60)
         await state.set_code("k", b"d", 60)
         await state.try_code("k", b"e", 3)
         found = {}
@@ -61,3 +63,11 @@ async def test_every_key_is_documented_with_its_type_and_life(redis_server) -> N
     for name, (kind, lapses) in found.items():
         assert kind == rows[name][0], name
         assert lapses == (rows[name][1] not in ("for ever", "until it is taken back")), name
+
+
+async def test_bans_are_bounded_and_the_longest_stay(redis_server, monkeypatch) -> None:
+    monkeypatch.setattr(redis_state, "MOST_BANS", 3)
+    async with started(redis_server.url, new_prefix()) as (state, _):
+        for number in range(6):
+            await state.offend({f"10.0.0.{number}": 1}, 1, 60, 60 + number)
+        assert sorted(await state.banned()) == ["10.0.0.3", "10.0.0.4", "10.0.0.5"]

@@ -14,19 +14,15 @@ from __future__ import annotations
 import hmac
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from heapq import heapify, heappop, heappush
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from flux.backends.lapsing import Lapsing, Reservations
 from flux.interfaces import IBus, IBusSink, IState
 from flux.model import BusEvent, Choice, Claim, CodeCheck, Lease, Node, Renewal, Route, Snapshot
-
-K = TypeVar("K", int, str)
-V = TypeVar("V")
 
 MOST_COUNTERS = 100_000
 """Failure counters kept at once. One more drops the one that would lapse first: about 30 MB at most."""
@@ -34,95 +30,11 @@ MOST_COUNTERS = 100_000
 MOST_CODES = 100_000
 """Verification codes kept at once. One more drops the one that would lapse first."""
 
+MOST_BANS = 10_000
+"""Banned addresses kept at once. One more drops the one that would lapse first."""
+
 MOST_QUEUED = 10_000
 """Events waiting for one node. One more is dropped, and the node is told of a gap."""
-
-
-class Lapsing(Generic[K, V]):
-    """A dictionary whose entries lapse: a dict for looking up, a heap for what lapses next.
-
-    Replaced and removed entries stay in the heap until they surface or until they
-    outnumber the living; so memory is proportional to the living.
-    """
-
-    def __init__(self) -> None:
-        self._entries: dict[K, tuple[float, V]] = {}
-        self._heap: list[tuple[float, K]] = []
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def set(self, key: K, value: V, expires: float) -> None:
-        """Store ``value`` until the moment ``expires``."""
-        self._entries[key] = (expires, value)
-        heappush(self._heap, (expires, key))
-        if len(self._heap) > 2 * len(self._entries) + 64:
-            self._heap = [(expires, key) for key, (expires, _) in self._entries.items()]
-            heapify(self._heap)
-
-    def get(self, key: K, now: float) -> tuple[float, V] | None:
-        """(when it lapses, value), if it has not lapsed."""
-        entry = self._entries.get(key)
-        return entry if entry is not None and entry[0] > now else None
-
-    def pop(self, key: K) -> V | None:
-        """Remove an entry and return its value, lapsed or not."""
-        entry = self._entries.pop(key, None)
-        return None if entry is None else entry[1]
-
-    def purge(self, now: float) -> None:
-        """Remove what has lapsed."""
-        while self._heap and self._heap[0][0] <= now:
-            self.pop_first()
-
-    def pop_first(self) -> None:
-        """Remove the entry that lapses first (or a leftover of one that is gone already)."""
-        expires, key = heappop(self._heap)
-        entry = self._entries.get(key)
-        if entry is not None and entry[0] == expires:
-            self.pop(key)
-
-
-class Reservations(Lapsing[int, str]):
-    """Which server each account has been sent to, and which of those have arrived there."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._accounts: dict[str, set[int]] = {}
-        self._marked: dict[str, set[int]] = {}
-
-    def set(self, key: int, value: str, expires: float) -> None:
-        """Reserve a place at server ``value`` for account ``key`` instead of where it had one."""
-        self.pop(key)
-        super().set(key, value, expires)
-        self._accounts.setdefault(value, set()).add(key)
-
-    def pop(self, key: int) -> str | None:
-        """Drop the account's reservation."""
-        server = super().pop(key)
-        if server is not None:
-            for sets in (self._accounts, self._marked):
-                accounts = sets.get(server)
-                if accounts is not None:
-                    accounts.discard(key)
-                    if not accounts:
-                        del sets[server]
-        return server
-
-    def mark(self, uid: int, now: float) -> None:
-        """The account has logged in; its reservation goes when its server reports the next count."""
-        entry = self.get(uid, now)
-        if entry is not None:
-            self._marked.setdefault(entry[1], set()).add(uid)
-
-    def settle(self, server: str) -> None:
-        """The server's count covers those marked: drop them."""
-        for uid in tuple(self._marked.get(server, ())):
-            self.pop(uid)
-
-    def counts(self) -> dict[str, int]:
-        """Reservations per server; call :meth:`purge` first."""
-        return {server: len(accounts) for server, accounts in self._accounts.items()}
 
 
 class _Held:
@@ -153,6 +65,7 @@ class MemoryState:
         self._tokens: Lapsing[int, bytes] = Lapsing()
         self._failures: Lapsing[str, int] = Lapsing()
         self._codes: Lapsing[str, tuple[bytes, int]] = Lapsing()
+        self._bans: Lapsing[str, None] = Lapsing()
 
     async def start(self) -> None:
         """Nothing to connect to."""
@@ -255,19 +168,43 @@ class MemoryState:
 
     async def fail(self, keys: Sequence[str], window: float) -> None:
         """See :meth:`IState.fail`. At most :data:`MOST_COUNTERS` are kept."""
-        now = self._seconds()
-        self._failures.purge(now)
         for key in keys:
-            expires, count = self._failures.get(key, now) or (now + window, 0)
-            self._failures.set(key, count + 1, expires)
-            while len(self._failures) > MOST_COUNTERS:
-                self._failures.pop_first()
+            self._tally(key, 1, window)
 
     async def failures(self, keys: Sequence[str]) -> list[tuple[int, float]]:
         """See :meth:`IState.failures`."""
         now = self._seconds()
         entries = [self._failures.get(key, now) for key in keys]
         return [(0, 0.0) if entry is None else (entry[1], entry[0] - now) for entry in entries]
+
+    # bans of network addresses
+
+    async def offend(self, offences: Mapping[str, int], most: int, window: float, ban: float) -> tuple[str, ...]:
+        """See :meth:`IState.offend`. At most :data:`MOST_BANS` are kept."""
+        now = self._seconds()
+        self._bans.purge(now)
+        banned = []
+        for address, count in offences.items():
+            if self._bans.get(address, now) is None and self._tally(_offences(address), count, window) >= most:
+                self._failures.pop(_offences(address))
+                self._bans.set(address, None, now + ban)
+                banned.append(address)
+        while len(self._bans) > MOST_BANS:
+            self._bans.pop_first()
+        return tuple(banned)
+
+    async def banned(self) -> dict[str, float]:
+        """See :meth:`IState.banned`."""
+        now = self._seconds()
+        self._bans.purge(now)
+        return {address: expires - now for address, (expires, _) in self._bans.items()}
+
+    async def pardon(self, address: str) -> bool:
+        """See :meth:`IState.pardon`."""
+        self._failures.pop(_offences(address))
+        banned = self._bans.get(address, self._seconds()) is not None
+        self._bans.pop(address)
+        return banned
 
     # verification codes
 
@@ -295,6 +232,16 @@ class MemoryState:
         return "wrong"
 
     # inside
+
+    def _tally(self, key: str, by: int, window: float) -> int:
+        """Count ``by`` more under ``key``; returns what it has come to."""
+        now = self._seconds()
+        self._failures.purge(now)
+        expires, count = self._failures.get(key, now) or (now + window, 0)
+        self._failures.set(key, count + by, expires)
+        while len(self._failures) > MOST_COUNTERS:
+            self._failures.pop_first()
+        return count + by
 
     def _live(self) -> dict[str, int]:
         """The boot of each live lease; ends those that have lapsed."""
@@ -345,6 +292,10 @@ class MemoryState:
             for name, held in self._leases.items()
         )
         return Snapshot(nodes=nodes, reserved=reserved, draining=frozenset(self._draining))
+
+
+def _offences(address: str) -> str:
+    return f"offences@{address}"
 
 
 class _Listener:

@@ -12,7 +12,7 @@ The table of keys is in ``docs/operations.md``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, cast
 
@@ -38,6 +38,10 @@ MOST_COUNTERS = 100_000
 """Failure counters kept at once. One more drops the one that would lapse first."""
 
 
+MOST_BANS = 10_000
+"""Banned addresses kept at once; every process reads them every few seconds. One more drops the first to lapse."""
+
+
 class _About(msgspec.Struct, frozen=True):
     """What a lease says, as it is stored."""
 
@@ -55,6 +59,7 @@ _strings = msgspec.msgpack.Decoder(list[str]).decode
 _renewal = msgspec.msgpack.Decoder(tuple[bool, bool, list[str], list[str]]).decode
 _snapshot = msgspec.msgpack.Decoder(tuple[float, list[tuple[str, str]], list[tuple[str, int]], list[str]]).decode
 _counts = msgspec.msgpack.Decoder(list[tuple[int, float]]).decode
+_lapsing = msgspec.msgpack.Decoder(list[tuple[str, float]]).decode
 _about = msgspec.json.Decoder(_About).decode
 
 
@@ -241,6 +246,33 @@ class RedisState:
         counted = _counts(await self._run(scripts.FAILURES, [_hidden(key) for key in keys]))
         return [(count, left / 1000) for count, left in counted]
 
+    # bans of network addresses
+
+    async def offend(self, offences: Mapping[str, int], most: int, window: float, ban: float) -> tuple[str, ...]:
+        """See :meth:`IState.offend`. At most :data:`MOST_BANS` are kept."""
+        answer = await self._run(
+            scripts.OFFEND,
+            (
+                most,
+                _milliseconds(window),
+                _milliseconds(ban),
+                MOST_COUNTERS,
+                MOST_BANS,
+                list(offences),
+                [_hidden(_offences(address)) for address in offences],
+                list(offences.values()),
+            ),
+        )
+        return tuple(_strings(answer))
+
+    async def banned(self) -> dict[str, float]:
+        """See :meth:`IState.banned`."""
+        return {address: left / 1000 for address, left in _lapsing(await self._run(scripts.BANNED, ()))}
+
+    async def pardon(self, address: str) -> bool:
+        """See :meth:`IState.pardon`."""
+        return bool(await self._run(scripts.PARDON, (address, _hidden(_offences(address)))))
+
     # verification codes
 
     async def set_code(self, key: str, digest: bytes, ttl: float) -> None:
@@ -268,6 +300,10 @@ class RedisState:
             return failure
 
         return self._link.command("EVALSHA", script.sha, 0, self._prefix, payload).addErrback(perhaps_unknown)
+
+
+def _offences(address: str) -> str:
+    return f"offences@{address}"
 
 
 def _stored(route: Route) -> str:

@@ -26,9 +26,12 @@ def _load(name: str) -> Script:
 
 
 ASSIGN = _load("assign")
+BANNED = _load("banned")
 CHECK = _load("check")
 FAIL = _load("fail")
 FAILURES = _load("failures")
+OFFEND = _load("offend")
+PARDON = _load("pardon")
 RENEW = _load("renew")
 RESERVED = _load("reserved")
 RETIRE = _load("retire")

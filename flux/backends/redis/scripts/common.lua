@@ -36,9 +36,40 @@ local function parts(route)
   return string.match(route, '^(%d+) (%d+) (.*)$')
 end
 
+local COUNTS, LAPSE = prefix .. 'failures', prefix .. 'failures:lapse'
+local BANNED = prefix .. 'banned'
+
+-- Count `by` more under a key; a counter lives `window` ms from its first. Returns what it has come to.
+local function tally(key, by, window)
+  local expires = call('ZSCORE', LAPSE, key)
+  if expires and tonumber(expires) > now then
+    return call('HINCRBY', COUNTS, key, by)
+  end
+  call('HSET', COUNTS, key, by)
+  call('ZADD', LAPSE, now + window, key)
+  return by
+end
+
 -- Call a command with a list of arguments of any length.
 local function each(command, key, list)
   for from = 1, #list, MANY do
     call(command, key, unpack(list, from, math.min(from + MANY - 1, #list)))
   end
+end
+
+-- Forget counters.
+local function forget(keys)
+  each('HDEL', COUNTS, keys)
+  each('ZREM', LAPSE, keys)
+end
+
+-- Forget the counters that have lapsed, and the first to lapse of those beyond `most`.
+local function tidy(most, window)
+  forget(call('ZRANGEBYSCORE', LAPSE, '-inf', now, 'LIMIT', 0, MANY))
+  local over = call('ZCARD', LAPSE) - most
+  if over > 0 then
+    forget(call('ZRANGE', LAPSE, 0, math.min(over, MANY) - 1))
+  end
+  call('PEXPIRE', COUNTS, math.max(KEEP, window))
+  call('PEXPIRE', LAPSE, math.max(KEEP, window))
 end

@@ -2,10 +2,10 @@
 
 local counted = {}
 for i, key in ipairs(given) do
-  local expires = call('ZSCORE', prefix .. 'failures:lapse', key)
+  local expires = call('ZSCORE', LAPSE, key)
   local left = expires and tonumber(expires) - now or 0
   if left > 0 then
-    counted[i] = {tonumber(call('HGET', prefix .. 'failures', key)), left}
+    counted[i] = {tonumber(call('HGET', COUNTS, key)), left}
   else
     counted[i] = {0, 0}
   end
