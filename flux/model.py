@@ -351,9 +351,10 @@ class GroupChanged(Event, frozen=True, tag="group.changed"):
 
 
 class Kicked(Event, frozen=True, tag="kicked"):
-    """The server is about to close this connection."""
+    """The server is about to close this connection; ``detail`` is for people."""
 
     reason: KickReason
+    detail: str | UnsetType = UNSET
 
 
 class Moved(Event, frozen=True, tag="moved"):
@@ -410,11 +411,12 @@ class FriendsChanged(BusEvent, frozen=True, tag="friends"):
 
 
 class Kick(BusEvent, frozen=True, tag="kick"):
-    """Close the session of ``uid`` if its number is below ``below``."""
+    """Close the session of ``uid`` if its number is below ``below``; ``detail`` is what people are told."""
 
     uid: int
     below: int
     reason: KickReason
+    detail: str = ""
 
 
 # --- placement ---------------------------------------------------------------

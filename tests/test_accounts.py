@@ -6,12 +6,15 @@ import pytest
 import pytest_twisted
 from chat_server import ChatServer, with_changes
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from flux.accounts.accounts import Accounts
 from flux.accounts.codes import LIFETIME, TRIES, WINDOW, Codes
 from flux.accounts.rules import check_email
 from flux.accounts.throttle import LoginThrottle
 from flux.backends.memory import MemoryState
+from flux.bans import Bans
+from flux.config import Settings
 from flux.errors import (
     BadRequest,
     CodeExpired,
@@ -39,7 +42,8 @@ async def server(tmp_path):
 
 def accounts_of(server: ChatServer, **changes: object) -> Accounts:
     settings = with_changes(server.settings, **changes)
-    return Accounts(settings, server.store, server.state, server.bus, server.passwords, AccountMetrics())
+    bans = Bans(settings, server.store, server.state, server.clock)
+    return Accounts(settings, server.store, server.state, server.bus, server.passwords, AccountMetrics(), bans)
 
 
 @pytest.fixture
@@ -65,8 +69,13 @@ class Time:
 
 
 def made(time: Time, per_email: int = 5, per_address: int = 30, failures: int = 10) -> Codes:
-    state = MemoryState(time)
-    return Codes(state, LoginThrottle(state, failures, 60, AccountMetrics()), per_email, per_address)
+    return made_on(MemoryState(time), per_email, per_address, failures)
+
+
+def made_on(state: MemoryState, per_email: int, per_address: int, failures: int) -> Codes:
+    metrics, bans = AccountMetrics(), Bans(Settings(), None, state, Clock())
+    throttle = LoginThrottle(state, failures, 60, metrics, bans)
+    return Codes(state, throttle, per_email, per_address, metrics, bans)
 
 
 async def test_a_code_is_six_digits_and_works_once() -> None:
@@ -174,7 +183,7 @@ async def test_only_digests_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
             kept.append((key, digest))
 
     state = State(Time())
-    code = await Codes(state, LoginThrottle(state, 0, 0, AccountMetrics()), 0, 0).issue("reset", "a@x", HOME)
+    code = await made_on(state, 0, 0, 0).issue("reset", "a@x", HOME)
     [(key, digest)] = kept
     assert code not in key
     assert code.encode() not in digest

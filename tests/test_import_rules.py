@@ -21,7 +21,7 @@ import flux
 ROOT = Path(flux.__file__).parent
 
 #: Contracts, values and small leaves that everyone may use; they use each other only.
-COMMON = {"errors", "interfaces", "model", "names", "tokens"}
+COMMON = {"addresses", "errors", "interfaces", "model", "names", "tokens"}
 
 #: What each other room may use besides.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "balance": set(),
     "config": {"tls"},
     "log": set(),
-    "accounts": {"config", "metrics"},
+    "accounts": {"bans", "config", "metrics"},
+    "bans": {"config", "lifecycle", "metrics"},
     "metrics": {"lifecycle"},
     "lifecycle": set(),
     "net": {"wire", "lifecycle", "tls"},
@@ -37,11 +38,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tls": {"lifecycle", "metrics"},
     "backends": {"httpclient", "lifecycle"},
     "status": {"wire", "net", "balance", "config", "lifecycle", "metrics", "tls"},
-    "chat": {"accounts", "wire", "net", "config", "lifecycle", "metrics", "tls"},
+    "chat": {"accounts", "bans", "wire", "net", "config", "lifecycle", "metrics", "tls"},
     # It knows the services by what it needs of them.
     "admin": {"net", "config", "lifecycle", "metrics"},
     "client": {"httpclient", "wire", "lifecycle", "tls"},
-    "gate": {"accounts", "wire", "net", "config", "lifecycle", "metrics"},
+    "gate": {"accounts", "bans", "wire", "net", "config", "lifecycle", "metrics"},
     "web": {"net"},
     "workers": {"config", "net", "lifecycle"},
     "process": {"config", "lifecycle", "log"},
@@ -51,6 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "admin",
         "backends",
         "balance",
+        "bans",
         "chat",
         "config",
         "gate",

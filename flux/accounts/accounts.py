@@ -14,20 +14,23 @@ from flux.accounts.codes import Codes
 from flux.accounts.passwords import Passwords
 from flux.accounts.rules import check_email, check_name, check_password
 from flux.accounts.throttle import LoginThrottle
+from flux.bans import Bans
 from flux.config import Settings
 from flux.errors import (
     BadRequest,
     EmailMismatch,
     FluxError,
     PasswordInvalid,
+    TokenInvalid,
     Unavailable,
     UserExists,
     UserInvalid,
 )
 from flux.interfaces import IBus, IState, IStore
 from flux.metrics import AccountMetrics
-from flux.model import Credentials, Kick
+from flux.model import Ban, Credentials, Kick
 from flux.names import fold
+from flux.tokens import matches
 
 
 class Accounts:
@@ -37,6 +40,7 @@ class Accounts:
     the name of the connection for the log.
 
     :param passwords: hashes; shared by the services of a process, because it bounds its memory.
+    :param bans: keeps banned accounts out, and is told of failures.
     :ivar codes: verification codes.
     :ivar require_code: whether registering takes one.
     """
@@ -51,6 +55,7 @@ class Accounts:
         bus: IBus,
         passwords: Passwords,
         metrics: AccountMetrics,
+        bans: Bans,
     ) -> None:
         limits = settings.limits
         self._store = store
@@ -58,8 +63,9 @@ class Accounts:
         self._bus = bus
         self._passwords = passwords
         self._metrics = metrics
-        self._throttle = LoginThrottle(state, limits.logins_per_minute, limits.logins_per_minute_address, metrics)
-        self.codes = Codes(state, self._throttle, limits.codes_per_hour, limits.codes_per_hour_address)
+        self._bans = bans
+        self._throttle = LoginThrottle(state, limits.logins_per_minute, limits.logins_per_minute_address, metrics, bans)
+        self.codes = Codes(state, self._throttle, limits.codes_per_hour, limits.codes_per_hour_address, metrics, bans)
         self.reload(settings)
 
     def reload(self, settings: Settings) -> None:
@@ -122,6 +128,7 @@ class Accounts:
         """Check a password; give one of ``uid``, ``name`` and ``email`` (a verified address).
 
         :raises flux.errors.PasswordInvalid: there is no such account, or it has another password.
+        :raises flux.errors.Forbidden: the account is banned; said only to who knows its password.
         :raises flux.errors.RateLimited: too many failures lately.
         :raises flux.errors.Unavailable: the store is away, or too much waits for hashing.
         """
@@ -144,13 +151,33 @@ class Accounts:
             self._metrics.wrong_password.inc()
             self.log.info("wrong password for {account}", account=account, conn=conn)
             try:
-                await self._throttle.failed(account, address)
+                await self._throttle.failed(account, address, "password")
             except Unavailable as error:
                 self.log.debug("a failed login was not counted: {error}", error=error, conn=conn)
             raise PasswordInvalid("account and password do not match")
+        self.check_ban(credentials.ban)
         if renewed is not None:
             await self._store.set_password(credentials.id, renewed)
         return credentials
+
+    def check_ban(self, ban: Ban | None) -> None:
+        """:raises flux.errors.Forbidden: an account with this ban may not log in."""
+        refusal = self._bans.account_refusal(ban)
+        if refusal is not None:
+            self._metrics.banned.inc()
+            raise refusal
+
+    async def check_token(self, uid: int, token: str, address: str, conn: str) -> None:
+        """Return if ``token`` is the account's.
+
+        :raises flux.errors.TokenInvalid: it is not.
+        :raises flux.errors.Unavailable: the shared state is away.
+        """
+        if not matches(token, await self._state.token_digest(uid)):
+            self._metrics.wrong_token.inc()
+            self._bans.offence("token", address)
+            self.log.info("token refused for user {uid}", uid=uid, conn=conn)
+            raise TokenInvalid("the token is unknown, expired or revoked; log in with the password")
 
     async def change_password(self, uid: int, old: str, new: str, address: str, conn: str) -> None:
         """Replace a password by who knows it, and revoke the token.
@@ -167,7 +194,7 @@ class Accounts:
             old, credentials.password_hash, lambda: self._throttle.check(account, address)
         )
         if not right:
-            await self._throttle.failed(account, address)
+            await self._throttle.failed(account, address, "password")
             raise PasswordInvalid("old: this is not the current password")
         await self._store.set_password(uid, await self._passwords.hash(new))
         await self._state.revoke(uid)

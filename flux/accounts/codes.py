@@ -19,8 +19,11 @@ import secrets
 from typing import Literal
 
 from flux.accounts.throttle import LoginThrottle
+from flux.addresses import counted
+from flux.bans import Bans
 from flux.errors import CodeExpired, CodeWrong, RateLimited
 from flux.interfaces import IState
+from flux.metrics import AccountMetrics
 
 Purpose = Literal["register", "reset"]
 
@@ -43,8 +46,18 @@ class Codes:
     :ivar per_address: codes an hour asked for from one network address; 0 means no limit.
     """
 
-    def __init__(self, state: IState, throttle: LoginThrottle, per_email: int, per_address: int) -> None:
+    def __init__(
+        self,
+        state: IState,
+        throttle: LoginThrottle,
+        per_email: int,
+        per_address: int,
+        metrics: AccountMetrics,
+        bans: Bans,
+    ) -> None:
         self._state = state
+        self._metrics = metrics
+        self._bans = bans
         self._throttle = throttle
         self.per_email = per_email
         self.per_address = per_address
@@ -57,8 +70,8 @@ class Codes:
         :raises flux.errors.Unavailable: the shared state is away.
         """
         # The address first: who may not ask any more must not use up what the e-mail address may still get.
-        await self._count(f"code@{address}", self.per_address)
-        await self._count(f"code:{email}", self.per_email)
+        await self._count(f"code@{counted(address)}", self.per_address, address)
+        await self._count(f"code:{email}", self.per_email, address)
         code = f"{secrets.randbelow(10**DIGITS):0{DIGITS}}"
         await self._state.set_code(f"{purpose}:{email}", _digest(purpose, email, code), LIFETIME)
         return code
@@ -75,18 +88,22 @@ class Codes:
         outcome = await self._state.try_code(f"{purpose}:{email}", _digest(purpose, email, code), TRIES)
         if outcome == "accepted":
             return
-        await self._throttle.failed(email, address)
+        await self._throttle.failed(email, address, "code")
         if outcome == "wrong":
+            self._metrics.code_wrong.inc()
             raise CodeWrong("this is not the code that was sent to this address")
+        self._metrics.code_expired.inc()
         raise CodeExpired("there is no code for this address, or none any more; ask for a new one")
 
-    async def _count(self, key: str, limit: int) -> None:
+    async def _count(self, key: str, limit: int, address: str) -> None:
         if not limit:
             return
         # Counted before it is looked at, so that many at once do not all find room.
         await self._state.fail([key], WINDOW)
         [(count, left)] = await self._state.failures([key])
         if count > limit:
+            self._metrics.too_many_codes.inc()
+            self._bans.offence("codes", address)
             raise RateLimited("too many codes were asked for; wait before asking again", max(1, round(left * 1000)))
 
 

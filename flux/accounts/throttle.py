@@ -2,7 +2,8 @@
 
 Counting per account alone would let anybody lock an account's owner out; counting
 per address alone would let one address try many accounts.  So there are two counters,
-and a login is refused when either is full.
+and a login is refused when either is full.  Whoever goes on all the same will be
+banned (:mod:`flux.bans`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections import Counter
 
 from twisted.logger import Logger
 
+from flux.addresses import counted
+from flux.bans import Bans
 from flux.errors import RateLimited
 from flux.interfaces import IState
 from flux.metrics import AccountMetrics
@@ -28,8 +31,9 @@ class LoginThrottle:
 
     log = Logger()
 
-    def __init__(self, state: IState, per_account: int, per_address: int, metrics: AccountMetrics) -> None:
+    def __init__(self, state: IState, per_account: int, per_address: int, metrics: AccountMetrics, bans: Bans) -> None:
         self._state = state
+        self._bans = bans
         self._metrics = metrics
         self._refused: Counter[str] = Counter()
         self.per_account = per_account
@@ -44,10 +48,12 @@ class LoginThrottle:
             if limit and count >= limit:
                 self._refused[address] += 1
                 self._metrics.throttled.inc()
+                self._bans.offence("throttled", address)
                 raise RateLimited("too many failed logins; wait before trying again", max(1, round(left * 1000)))
 
-    async def failed(self, account: str, address: str) -> None:
-        """Count a wrong password."""
+    async def failed(self, account: str, address: str, kind: str) -> None:
+        """Count a wrong ``password`` or ``code``."""
+        self._bans.offence(kind, address)
         await self._state.fail(self._keys(account, address), WINDOW)
 
     def report(self) -> None:
@@ -58,4 +64,5 @@ class LoginThrottle:
 
     @staticmethod
     def _keys(account: str, address: str) -> list[str]:
-        return [f"login:{account}@{address}", f"login@{address}"]
+        where = counted(address)
+        return [f"login:{account}@{where}", f"login@{where}"]

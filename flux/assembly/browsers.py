@@ -14,6 +14,7 @@ from typing import Any
 
 from twisted.internet.interfaces import IProtocolFactory
 
+from flux.bans import Bans
 from flux.chat.node import ChatNode
 from flux.chat.websocket import WebSockets
 from flux.config import HostPort, Settings, is_proxied
@@ -43,13 +44,28 @@ class Browsers:
     """
 
     def __init__(
-        self, site: GateSite, settings: Settings, node: ChatNode | None, state: IState, trust: Any, reactor: Any
+        self,
+        site: GateSite,
+        settings: Settings,
+        node: ChatNode | None,
+        state: IState,
+        bans: Bans,
+        trust: Any,
+        reactor: Any,
     ) -> None:
         self._settings = settings
         self._state = state
         self._node = node
         self._here = WebSockets(node) if node is not None else None
-        self._relays = Relays(settings.limits.max_line, settings.gate.proxy_header, reactor, trust)
+        self._relays = relays = Relays(
+            settings.limits.max_line,
+            settings.gate.proxy_header,
+            reactor,
+            trust,
+            lambda address: bans.offence("bad_lines", address),
+        )
+        # Whether somebody is logged in is not known here, so only an admin's ban ends what is relayed.
+        bans.on_ban(lambda: relays.keep_out(lambda address: bans.refusal(address, by_admins=True)))
         # With one process there is nowhere else to connect to.
         alone = settings.state.kind == "memory" or settings.gate.chat_via_gate == "yes"
         site.routes.update(client_files("'self'" if alone else "'self' ws: wss:"))
@@ -111,7 +127,7 @@ class WebSocketPort:
     def __init__(self, settings: Settings, node: ChatNode, around: Around, reactor: Any) -> None:
         self._settings = settings
         self._here = WebSockets(node)
-        self._site = site = GateSite(settings, reactor, is_proxied(settings.chat.websocket))
+        self._site = site = GateSite(settings, reactor, is_proxied(settings.chat.websocket), node.bans)
         site.root.putChild(b"ws", WebSocketResource(self._build, lambda: node.settings.chat.origins, reactor))
         factory = around("websocket", "chat.websocket", site)
         self.listener = Listener("chat.websocket", settings.chat.websocket, factory, reactor)

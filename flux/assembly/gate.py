@@ -10,6 +10,7 @@ from flux.accounts.accounts import Accounts
 from flux.accounts.passwords import Passwords
 from flux.assembly.backends import make_mailer
 from flux.assembly.browsers import Around, Browsers
+from flux.bans import Bans
 from flux.chat.node import ChatNode
 from flux.config import HostPort, Settings, is_local, is_proxied
 from flux.gate import api, classic  # noqa: F401 - they fill the table
@@ -54,6 +55,7 @@ class GateService:
         metrics: AccountMetrics,
         placement: IPlacement | None,
         node: ChatNode | None,
+        bans: Bans,
         around: Around,
         trust: Any,
         reactor: Any,
@@ -68,10 +70,10 @@ class GateService:
             )
         if placement is None:
             raise CannotStart("gate.status: is empty, and there is no status service in this process")
-        accounts = Accounts(settings, store, state, bus, passwords, metrics)
-        self.site = GateSite(settings, reactor, is_proxied(settings.gate.listen))
-        self.browsers = browsers = Browsers(self.site, settings, node, state, trust, reactor)
-        self.gate = Gate(accounts, store, state, placement, self.mailer, reactor, browsers.address)
+        accounts = Accounts(settings, store, state, bus, passwords, metrics, bans)
+        self.site = GateSite(settings, reactor, is_proxied(settings.gate.listen), bans)
+        self.browsers = browsers = Browsers(self.site, settings, node, state, bans, trust, reactor)
+        self.gate = Gate(accounts, store, placement, self.mailer, reactor, browsers.address)
         self.site.routes.update({**routes(self.gate), b"/openapi.json": Document(), b"/get_test": GetTest()})
         factory = around("gate", "gate.listen", self.site)
         self.listener = Listener("gate.listen", settings.gate.listen, factory, reactor)

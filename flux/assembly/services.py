@@ -30,6 +30,7 @@ from flux.admin.sources import Sources
 from flux.assembly.backends import make_state, make_store, make_trust
 from flux.assembly.browsers import WebSocketPort
 from flux.assembly.gate import GateService
+from flux.bans import Bans
 from flux.chat import insight, requests_account, requests_message, requests_people  # noqa: F401 - they fill the table
 from flux.chat.node import ChatNode
 from flux.chat.protocol import ChatFactory
@@ -37,7 +38,7 @@ from flux.config import Difference, Settings, is_proxied
 from flux.errors import Unavailable
 from flux.interfaces import IState, IStore
 from flux.lifecycle import CannotStart, Stage, Stages
-from flux.metrics import AccountMetrics, BackendMetrics, ChatMetrics, Observed, StatusMetrics, TlsMetrics
+from flux.metrics import AccountMetrics, BackendMetrics, BanMetrics, ChatMetrics, Observed, StatusMetrics, TlsMetrics
 from flux.model import Node
 from flux.net.eager import make_eager
 from flux.net.listener import Listener
@@ -86,6 +87,7 @@ class Assembly:
         self.admin: AdminService | None = None
         self.reread: Callable[[str], Awaitable[Difference]] = _cannot_reread
         self._listening = False
+        self.bans: Bans | None = None
         self.node: ChatNode | None = None
         self.status: StatusService | None = None
         self.gate: GateService | None = None
@@ -99,6 +101,8 @@ class Assembly:
             # The store is the last to stop.
             stages.insert(0, Stage("the store", self.store.start, self.store.stop))
             stages.append(self._hashing())
+            self.bans = Bans(settings, self.store, self.state, reactor, BanMetrics(registry))
+            stages.append(Stage("the bans", self.bans.start, self.bans.stop))
         if "status" in roles:
             stages += self._status()
         else:
@@ -108,6 +112,7 @@ class Assembly:
         if "chat" in roles:
             stages += self._chat()
         if "gate" in roles and settings.gate.listen:
+            assert self.bans is not None
             here = self._placing.placement if "status" in roles else None
             self.gate = GateService(
                 settings,
@@ -118,6 +123,7 @@ class Assembly:
                 self._account_metrics,
                 placement=here,
                 node=self.node,
+                bans=self.bans,
                 around=self._around,
                 trust=self._trust,
                 reactor=reactor,
@@ -237,6 +243,7 @@ class Assembly:
             draining=self._draining,
             drained=self._drained,
             metrics=ChatMetrics(self.registry, self._account_metrics),
+            bans=self.bans,
         )
         factory = self._around("chat", "chat.listen", ChatFactory(node, is_proxied(settings.chat.listen)))
         own = OWN if self._worker else None
@@ -348,6 +355,8 @@ class Assembly:
             self.status_factory.reload(settings)
         else:
             self._placing.reload(_leased(settings))
+        if self.bans is not None:
+            self.bans.reload(settings)
         if self.node is not None:
             self.node.reload(settings)
         if self.gate is not None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
+from flux.addresses import counted
+from flux.bans import Bans
 from flux.config import Settings
 from flux.metrics import ChatMetrics
 from flux.net.connection import POLICY_VIOLATION
@@ -51,8 +53,9 @@ class Connections:
 
     def count(self, connection: ChatConnection) -> bool:
         """The address of a connection is known; False where it has too many already."""
-        self._per_address[connection.address] += 1
-        if not self._most or self._per_address[connection.address] <= self._most:
+        key = counted(connection.address)
+        self._per_address[key] += 1
+        if not self._most or self._per_address[key] <= self._most:
             return True
         self._refused[connection.address] += 1
         self._metrics.too_many_connections.inc()
@@ -62,11 +65,25 @@ class Connections:
         """A connection is gone."""
         self._all.discard(connection)
         if connection.address:
-            left = self._per_address[connection.address] - 1
+            key = counted(connection.address)
+            left = self._per_address[key] - 1
             if left:
-                self._per_address[connection.address] = left
+                self._per_address[key] = left
             else:
-                del self._per_address[connection.address]
+                del self._per_address[key]
+
+    def keep_out(self, bans: Bans) -> None:
+        """Somebody was banned: end what they have open. Whoever is logged in is sent away only by an admin."""
+        for connection in list(self._all):
+            session = connection.session
+            placed = session is not None and session.placed
+            refusal = bans.refusal(connection.address, by_admins=placed)
+            if refusal is None or connection.closed:
+                continue
+            if session is not None and placed:
+                session.kick("admin", refusal.detail)
+            else:
+                connection.turn_away(refusal)
 
     def without_header(self, peer: str) -> None:
         """A connection from ``peer`` has ended because it did not begin as one through a proxy does."""

@@ -25,6 +25,7 @@ from zope.interface import implementer
 
 from flux.accounts.accounts import Accounts
 from flux.accounts.passwords import Passwords
+from flux.bans import Bans
 from flux.chat.connections import Connections
 from flux.chat.cursors import EVERY, Cursors
 from flux.chat.delivery import Delivery
@@ -77,6 +78,7 @@ class ChatNode:
     :param fatal: called with a reason when this process must go (its name was taken over).
     :param draining: called when an admin drains this node (True), and when that is taken back.
     :param drained: called when an admin has drained this node and nobody is left.
+    :param bans: those that the process knows; they are started and stopped elsewhere.
     :ivar metrics: what it counts.
     :ivar now: the clock as of the last second, cheap to read.
     :ivar draining: True while no logins are taken.
@@ -101,6 +103,7 @@ class ChatNode:
         drained: Callable[[], None] | None = None,
         wall_clock: Callable[[], float] = time.time,
         metrics: ChatMetrics | None = None,
+        bans: Bans | None = None,
     ) -> None:
         self.metrics = metrics = metrics or ChatMetrics()
         self.settings = settings
@@ -120,7 +123,9 @@ class ChatNode:
         self.requests = Tasks(self.log)
         self.gather = Gather()
         self.connections = Connections(settings, metrics)
-        self.accounts = Accounts(settings, store, state, bus, passwords, metrics.accounts)
+        self.bans = bans = bans or Bans(settings, store, state, clock, wall=wall_clock)
+        bans.on_ban(lambda: self.connections.keep_out(bans))
+        self.accounts = Accounts(settings, store, state, bus, passwords, metrics.accounts, bans)
         self.cursors = Cursors(store, metrics)
         self.presence = Presence(self.sessions, state, bus)
         self.spread = Spread(state, bus, self.tasks, self._is_self, metrics)
@@ -334,10 +339,10 @@ class ChatNode:
                 self.delivery.members_changed(change)
             case FriendsChanged():
                 self._note_friends(event)
-            case Kick(uid, below, reason):
+            case Kick(uid, below, reason, detail):
                 session = self.sessions.get(uid)
                 if session is not None and session.number < below:
-                    session.kick(reason)
+                    session.kick(reason, detail)
 
     def gap(self) -> None:
         """Hints may be missing: put the routes right, then look what they were."""

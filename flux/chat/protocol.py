@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from flux.chat.session import Dialect, Session
-from flux.errors import LineTooLong, RateLimited
+from flux.errors import FluxError, LineTooLong, RateLimited
 from flux.net.connection import CLOSING, NORMAL, POLICY_VIOLATION, TOO_BIG, Connection
 from flux.net.lines import LineProtocol
 from flux.tls.layer import socket_below
@@ -74,11 +74,28 @@ class ChatConnection(Connection):
         self._count()
 
     def _count(self) -> None:
-        """Be sent away where the address has too many connections."""
+        """Be sent away where the address has too many connections, or is banned."""
         if not self.node.connections.count(self):
             error = RateLimited("too many connections from this address", 1000)
             self.write(NAMED.error(error))
             self.close()
+            return
+        refusal = self.node.bans.refusal(self.address)
+        if refusal is not None:
+            self.turn_away(refusal)
+
+    def turn_away(self, refusal: FluxError) -> None:
+        """The address is banned: say so, and hear the client out, which is about to log in."""
+        self.node.metrics.banned.inc()
+        self.write(NAMED.error(refusal))
+        self.hang_up(POLICY_VIOLATION)
+        if self.session is not None:
+            self.node.end(self.session)
+
+    def misbehaved(self, kind: str) -> None:
+        """The client does what none does that works: it is closed, and that counts towards a ban."""
+        self.node.metrics.bad_lines.inc()
+        self.node.bans.offence(kind, self.address)
 
     def line_received(self, line: bytes) -> None:
         """Hand a line to the session; the first one makes it."""
@@ -126,6 +143,7 @@ class ChatConnection(Connection):
                 "{count} bad lines in a row from {address}, closed; the last: {error}",
                 count=self.bad_lines, address=self.address, error=rejected.error, conn=self.conn,
             )  # fmt: skip
+            self.misbehaved("bad_lines")
             self.finish(b"", POLICY_VIOLATION)
 
     def finish(self, last: bytes, code: int) -> None:
@@ -176,6 +194,10 @@ class LineConnection(ChatConnection, LineProtocol):
             self._introduce(self.transport.getPeer())
         return super().first_words(lines)
 
+    def not_lines(self) -> None:
+        """An HTTP request: a web page that tries, or a scanner."""
+        self.misbehaved("bad_lines")
+
     def dialect_of(self, first: bytes) -> Dialect:
         return NUMBERED[self._framer.terminator] if sniff(first) else NAMED
 
@@ -186,6 +208,7 @@ class LineConnection(ChatConnection, LineProtocol):
             "a line of more than {limit} bytes from {address}, closed",
             limit=limit, address=self.address, conn=self.conn,
         )  # fmt: skip
+        self.misbehaved("bad_lines")
         dialect = self.session.dialect if self.session else NAMED
         self.finish(dialect.error(LineTooLong(f"at most {limit} bytes")), TOO_BIG)
 

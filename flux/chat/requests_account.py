@@ -24,11 +24,9 @@ from flux.errors import (
     BadRequest,
     FluxError,
     NoServer,
-    TokenInvalid,
     Unavailable,
 )
 from flux.model import Cursor, Kick, Overview, Presence
-from flux.tokens import matches
 from flux.wire import replies, requests
 from flux.wire.numbered import NumberedDialect
 
@@ -76,10 +74,7 @@ async def _check_token(session: Session, request: requests.Login) -> int:
         raise BadRequest("id: a token goes with an id")
     if request.password is not UNSET:
         raise BadRequest("password, token: give one of them")
-    if not matches(str(request.token), await session.node.state.token_digest(request.id)):
-        session.node.metrics.accounts.wrong_token.inc()
-        session.log.info("token refused for user {uid}", uid=request.id, conn=session.conn)
-        raise TokenInvalid("the token is unknown, expired or revoked; log in with the password")
+    await session.node.accounts.check_token(request.id, str(request.token), session.connection.address, session.conn)
     return request.id
 
 
@@ -124,6 +119,8 @@ async def _begin(session: Session, uid: int, request: requests.Login) -> None:
             # Whatever the shared state says or has forgotten: there is a newer one.
             session.kick("takeover")
             raise _Gone()
+        # Here for all kinds of logins: who bans looks for the route, which is claimed, after the ban is committed.
+        node.accounts.check_ban(overview.ban)
         session.name = overview.profile.name
         node.delivery.enter(session, overview.cursors)
         session.friends = tuple(friend.id for friend in overview.friends if friend.mutual)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
@@ -275,12 +276,12 @@ class Session:
 
     # --- ending ---
 
-    def kick(self, reason: KickReason) -> None:
-        """Tell the client why, and close."""
+    def kick(self, reason: KickReason, detail: str = "") -> None:
+        """Tell the client why, for people in ``detail``, and close."""
         if not self.connection.closed:
             self.log.info("kicked user {uid}: {reason}", uid=self.uid, reason=reason, conn=self.conn)
             self.node.metrics.kicked(reason)
-            line = self.dialect.event(Kicked(reason))
+            line = self.dialect.event(Kicked(reason, detail or UNSET))
             if line:
                 self.write(line)
         self.node.end(self)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 class WebSocketConnection(ChatConnection, WebSocketProtocol):
     """A client's WebSocket connection."""
 
+    def broke_rule(self) -> None:
+        """That counts towards a ban."""
+        self.misbehaved("bad_lines")
+
 
 class WebSockets:
     """Makes the WebSocket connections of a node."""

@@ -272,6 +272,14 @@ class Limits:
     logins_per_minute_address: int = _key(COUNT, "60", "Failed logins a minute per address.", live=True)
     codes_per_hour: int = _key(COUNT, "5", "Verification codes an hour for one e-mail address.", live=True)
     codes_per_hour_address: int = _key(COUNT, "30", "Verification codes an hour asked for from an address.", live=True)
+    ban_after: int = _key(
+        COUNT, "300", "Offences of an address within ban_window after which it is banned; 0: never.", live=True
+    )
+    ban_window: float = _key(duration("1s", "1d"), "10m", "How long offences are counted.", live=True)
+    ban_for: float = _key(duration("1s", "30d"), "10m", "How long such a ban lasts.", live=True)
+    ban_exempt: Networks = _key(
+        NETWORKS, "127.0.0.0/8,::1", "Addresses that are not banned for offences; nor are gate.proxies.", live=True
+    )
     messages_per_second: int = _key(COUNT, "20", "Messages a second of one account, in the long run.", live=True)
     messages_burst: int = _key(whole(1), "100", "Messages an account may send at once after a pause.", live=True)
     catchups: int = _key(COUNT, "64", "Sessions that are filled from the store at the same time.", live=True)

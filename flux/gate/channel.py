@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.server import Request
 
-from flux.errors import BadRequest, FluxError, Internal, RateLimited, TooLarge
+from flux.errors import BadRequest, FluxError, Internal, TooLarge
 from flux.net.http import Upgradable, client_address
 from flux.wire.http import encode, problem
 
@@ -100,8 +100,9 @@ class Channel(Upgradable):
         """Join the site's connections, or be sent away where the address has too many."""
         super().connectionMade()
         self.since = self.site.now
-        if not self.site.connected(self):
-            self.refuse(RateLimited("too many connections from this address", 1000))
+        refusal = self.site.connected(self)
+        if refusal is not None:
+            self.refuse(refusal)
 
     def dataReceived(self, data: bytes) -> None:
         """Take a part of a request; of a refused one, forget it."""
@@ -191,6 +192,8 @@ class Channel(Upgradable):
     # What twisted.web calls and does not document. Tests see to it that it still does.
 
     def _respondToBadRequestAndDisconnect(self) -> None:
+        if self.counted:
+            self.site.misbehaved(self.counted)
         self.refuse(BadRequest("this is not an HTTP request, or one with too many or too long headers"))
 
 
@@ -247,12 +250,17 @@ class GateRequest(Request):
     def process(self) -> None:
         """A route answers for itself; the resource tree is for everything else."""
         site = self.site = self.channel.site
+        # On each request: behind a proxy it may be anybody's, and a ban may be younger than the connection.
+        refusal = site.refusal(self.address)
         route = site.routes.get(self.path)
-        if route is None:
+        if route is None and refusal is None:
             super().process()
             return
         try:
-            route.render(self)
+            if refusal is None:
+                route.render(self)
+            else:
+                getattr(route, "refuse", GateRequest.fail)(self, refusal)
         except BaseException:
             self.processingFailed(Failure())
 

@@ -13,10 +13,9 @@ from flux.accounts.accounts import Accounts
 from flux.config import Settings
 from flux.errors import TokenInvalid
 from flux.gate.verification import Verification
-from flux.interfaces import IMailer, IPlacement, IState, IStore
+from flux.interfaces import IMailer, IPlacement, IStore
 from flux.lifecycle import DeadlineExceeded, Tasks, every, within
 from flux.model import Assignment, Credentials
-from flux.tokens import matches
 
 STOP_WITHIN = 3.0
 """Seconds that requests being answered have when the gate stops."""
@@ -37,7 +36,6 @@ class Gate:
         self,
         accounts: Accounts,
         store: IStore,
-        state: IState,
         placement: IPlacement,
         mailer: IMailer,
         clock: IReactorTime,
@@ -50,7 +48,6 @@ class Gate:
         self.stopping = False
         self._chores = Tasks(self.log)
         self._clock = clock
-        self._state = state
         self._placement = placement
         self._websocket = websocket
 
@@ -87,7 +84,7 @@ class Gate:
         [assignment] = await self._placement.assign([uid])
         return replace(assignment, websocket=self._websocket(assignment))
 
-    async def owner(self, authorization: str) -> int:
+    async def owner(self, authorization: str, address: str, conn: str) -> int:
         """The account that ``authorization``, ``Bearer id:token``, speaks for.
 
         :raises flux.errors.TokenInvalid: none.
@@ -98,6 +95,5 @@ class Gate:
         uid = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
         if scheme.lower() != "bearer" or not uid:
             raise TokenInvalid("expected the header Authorization: Bearer ID:TOKEN, as the login gave them")
-        if not matches(token, await self._state.token_digest(uid)):
-            raise TokenInvalid("unknown, expired or revoked; log in again")
+        await self.accounts.check_token(uid, token, address, conn)
         return uid

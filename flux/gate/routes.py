@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from flux.errors import BadRequest, FluxError, Internal, RateLimited, TokenInvalid, TooLarge, Unavailable
+from flux.errors import BadRequest, FluxError, Forbidden, Internal, RateLimited, TokenInvalid, TooLarge, Unavailable
 from flux.gate.channel import GateRequest
 from flux.gate.gate import Gate
 from flux.wire.http import ClassicAnswer, decode, encode
@@ -127,6 +127,14 @@ class Route(Resource):
         self._gate.tasks.spawn(answering, f"answering {endpoint.method} {endpoint.path}")
         return NOT_DONE_YET
 
+    def refuse(self, request: GateRequest, error: FluxError) -> None:
+        """Answer with ``error``, in the way of this path."""
+        endpoint = self._endpoints.get(request.method)
+        if endpoint is None:
+            request.fail(error)
+        else:
+            self._fail(endpoint, request, error)
+
     async def _answer(self, endpoint: Endpoint, request: GateRequest) -> None:
         gone: list[object] = []
         # Whoever has left is not answered; what they asked for is done all the same.
@@ -154,7 +162,7 @@ class Route(Resource):
         call = Call(request.address, request.channel.conn)
         if endpoint.token:
             authorization = (request.getHeader(b"Authorization") or b"").decode("latin-1")
-            call = call._replace(uid=await self._gate.owner(authorization))
+            call = call._replace(uid=await self._gate.owner(authorization, call.address, call.conn))
         if endpoint.body is None:
             return await endpoint.action(self._gate, call)
         if not endpoint.classic:
@@ -178,7 +186,7 @@ class WrongContentType(BadRequest):
 
 
 #: What every endpoint may answer.
-ALWAYS: tuple[type[FluxError], ...] = (BadRequest, RateLimited, TooLarge, Unavailable, Internal)
+ALWAYS: tuple[type[FluxError], ...] = (BadRequest, Forbidden, RateLimited, TooLarge, Unavailable, Internal)
 #: What every endpoint with a token may answer.
 WITH_TOKEN: tuple[type[FluxError], ...] = (TokenInvalid,)
 

@@ -13,11 +13,12 @@ from twisted.web import http
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
+from flux.addresses import counted, is_in
+from flux.bans import Bans
 from flux.config import Settings
-from flux.errors import NotFound
+from flux.errors import FluxError, NotFound, RateLimited
 from flux.gate.channel import Channel, GateRequest
 from flux.lifecycle import DeadlineExceeded, Tasks, every, within
-from flux.net.http import is_in
 
 STOP_WITHIN = 3.0
 """Seconds that answers on their way have when the gate stops."""
@@ -46,6 +47,7 @@ class GateSite(Site):
     """All connections of a gate.
 
     :param proxied: connections come with PROXY headers; whose they are is known only then.
+    :param bans: who is kept out; None: nobody.
     :ivar routes: resources by their whole path, looked at first.
     :ivar root: the resource tree, looked at otherwise.
     :ivar now: the clock as of the last second, cheap to read.
@@ -59,7 +61,7 @@ class GateSite(Site):
     protocol = Channel  # type: ignore[assignment]
     displayTracebacks = False
 
-    def __init__(self, settings: Settings, clock: Any, proxied: bool = False) -> None:
+    def __init__(self, settings: Settings, clock: Any, proxied: bool = False, bans: Bans | None = None) -> None:
         self.root = Root()
         super().__init__(self.root, requestFactory=GateRequest, timeout=None, reactor=clock)
         self._parsePOSTFormSubmission = False
@@ -68,6 +70,7 @@ class GateSite(Site):
         self.date = http.datetimeToString()
         self._clock = clock
         self._proxied = proxied
+        self._bans = bans
         self._channels: set[Channel] = set()
         self._per_address: dict[str, set[Channel]] = {}
         self._refused: Counter[str] = Counter()
@@ -117,26 +120,36 @@ class GateSite(Site):
         """A bug showed itself."""
         self.log_to.failure("answering {method} {path} failed", reason, method=request.method, path=request.path)
 
-    def connected(self, channel: Channel) -> bool:
-        """Take a connection in; False where its address has too many that are in use."""
+    def refusal(self, address: str) -> FluxError | None:
+        """What somebody at ``address`` is told who is banned; None for everybody else."""
+        return None if self._bans is None else self._bans.refusal(address)
+
+    def misbehaved(self, address: str) -> None:
+        """A client does not speak HTTP; that counts towards a ban."""
+        if self._bans is not None:
+            self._bans.offence("http", address)
+
+    def connected(self, channel: Channel) -> FluxError | None:
+        """Take a connection in; what it is told where its address is banned, or has too many that are in use."""
         self._count += 1
         channel.conn = f"g{self._count}"
         self._channels.add(channel)
         address = getattr(channel.transport.getPeer(), "host", "local")
         if self._proxied or is_in(address, self.proxies):
-            return True
+            return None
         channel.counted = address
-        theirs = self._per_address.setdefault(address, set())
+        theirs = self._per_address.setdefault(counted(address), set())
         theirs.add(channel)
-        if not self._most or len(theirs) <= self._most:
-            return True
+        banned = self.refusal(address)
+        if banned is not None or not self._most or len(theirs) <= self._most:
+            return banned
         # A browser keeps connections that it may never use again, and there may be many browsers behind an address.
         idle = min((each for each in theirs if each.state == "idle"), key=lambda each: each.since, default=None)
         if idle is not None:
             idle.make_room()
-            return True
+            return None
         self._refused[address] += 1
-        return False
+        return RateLimited("too many connections from this address", 1000)
 
     def upgraded(self, channel: Channel) -> None:
         """A connection speaks another protocol, and belongs to somebody else: it is not looked at any more."""
@@ -146,9 +159,10 @@ class GateSite(Site):
         """A connection is gone."""
         if address := channel.counted:
             channel.counted = ""
-            self._per_address[address].discard(channel)
-            if not self._per_address[address]:
-                del self._per_address[address]
+            theirs = self._per_address[counted(address)]
+            theirs.discard(channel)
+            if not theirs:
+                del self._per_address[counted(address)]
         self._forget(channel)
 
     def _forget(self, channel: Channel) -> None:

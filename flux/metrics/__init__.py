@@ -13,6 +13,7 @@ from prometheus_client import disable_created_metrics
 
 from flux.metrics.accounts import AccountMetrics
 from flux.metrics.backends import BackendMetrics, Observed
+from flux.metrics.bans import BanMetrics
 from flux.metrics.chat import ChatMetrics
 from flux.metrics.process import ProcessMetrics
 from flux.metrics.status import StatusMetrics
@@ -21,6 +22,7 @@ from flux.metrics.tls import TlsMetrics
 __all__ = [
     "AccountMetrics",
     "BackendMetrics",
+    "BanMetrics",
     "ChatMetrics",
     "Observed",
     "ProcessMetrics",

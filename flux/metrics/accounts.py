@@ -14,7 +14,12 @@ class AccountMetrics:
         self._registry = registry = registry or CollectorRegistry()
         refused = Counter("flux_logins_refused", "Logins that failed.", ["reason"], registry=registry)
         self.wrong_password, self.wrong_token = refused.labels("password"), refused.labels("token")
-        self.throttled = refused.labels("throttled")
+        self.throttled, self.banned = refused.labels("throttled"), refused.labels("banned")
+        codes = Counter(
+            "flux_codes_refused", "Verification codes not given, or not taken.", ["reason"], registry=registry
+        )
+        self.code_wrong, self.code_expired = codes.labels("wrong"), codes.labels("expired")
+        self.too_many_codes = codes.labels("throttled")
 
     def passwords_waiting(self, function: Callable[[], float]) -> None:
         """How many passwords wait to be hashed is asked for when somebody looks."""

@@ -50,6 +50,8 @@ class ChatMetrics:
         connections = Counter("flux_connections_refused", "Connections sent away.", ["reason"], registry=registry)
         self.too_many_connections = connections.labels("too_many")
         self.no_proxy_header = connections.labels("no_proxy_header")
+        self.banned = connections.labels("banned")
+        self.bad_lines = connections.labels("bad_lines")
         self.too_late = connections.labels("no_login")
         self._kicks = Counter("flux_sessions_kicked", "Sessions ended by the server.", ["reason"], registry=registry)
 

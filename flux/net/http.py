@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +11,8 @@ from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
+from flux.addresses import Network, is_in, parse
 from flux.errors import BadRequest, FluxError, NotFound
-
-Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
 
 
 class Upgradable(HTTPChannel):
@@ -51,7 +49,7 @@ class Upgradable(HTTPChannel):
             self._successor.connectionLost(reason)
 
 
-def client_address(peer: str, forwarded: Sequence[bytes], proxies: Networks) -> str:
+def client_address(peer: str, forwarded: Sequence[bytes], proxies: Sequence[Network]) -> str:
     """Whose request this is: ``peer``'s own, or what the nearest proxy that is not one of ours said of it.
 
     :param forwarded: the X-Forwarded-For headers.
@@ -59,24 +57,13 @@ def client_address(peer: str, forwarded: Sequence[bytes], proxies: Networks) -> 
     if not proxies or not is_in(peer, proxies):
         return peer
     for hop in reversed(b",".join(forwarded).decode("latin-1").split(",")):
-        hop = hop.strip()
-        try:
-            hop = str(ipaddress.ip_address(hop))
-        except ValueError:
+        address = parse(hop.strip())
+        if address is None:
             break
-        peer = hop
+        peer = str(address)
         if not is_in(peer, proxies):
             break
     return peer
-
-
-def is_in(address: str, networks: Networks) -> bool:
-    """Whether an address is in one of ``networks``; False where it is none."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return any(parsed in network for network in networks)
 
 
 class Page(Resource):

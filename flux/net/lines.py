@@ -23,12 +23,16 @@ class LineProtocol(Connection):
         """The peer sent a line over the limit and its turn has come: say so and close."""
         raise NotImplementedError
 
+    def not_lines(self) -> None:
+        """The peer speaks HTTP, and is cut."""
+
     def first_words(self, lines: list[bytes]) -> bool:
         """Something has arrived and no line was worked on yet; False where none of ``lines`` is to be."""
         if lines:
             self._started = True
             if _HTTP.match(lines[0]):
                 self.log.warn("an HTTP request on a line port, closed", conn=self.conn)
+                self.not_lines()
                 self.abort()
                 return False
         return True

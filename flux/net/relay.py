@@ -25,11 +25,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from flux.errors import FluxError
 from flux.lifecycle import Tasks, every, within
-from flux.net.connection import BUSY, FULL, NORMAL, Gather
+from flux.model import Kicked
+from flux.net.connection import BUSY, FULL, NORMAL, POLICY_VIOLATION, Gather
 from flux.net.websocket import WebSocketProtocol
 from flux.tls.client import TlsEndpoint
-from flux.wire.named import MAX_REPLY
+from flux.wire.named import MAX_REPLY, NAMED
 
 #: Close codes for what is no fault of the client.
 GOING_AWAY = 1001
@@ -61,7 +63,7 @@ Find = Callable[[], Awaitable[Target]]
 class Relay(WebSocketProtocol):
     """A client's side.
 
-    :param address: the client's own, without the port.
+    :ivar address: the client's own, without the port.
     """
 
     log = Logger()
@@ -69,7 +71,7 @@ class Relay(WebSocketProtocol):
     def __init__(self, relays: Relays, conn: str, address: str, find: Find) -> None:
         super().__init__(conn, Gather(), relays.max_line)
         self._relays = relays
-        self._address = address
+        self.address = address
         self._find = find
         self._upstream: Upstream | None = None
         self._left = False
@@ -83,11 +85,11 @@ class Relay(WebSocketProtocol):
 
     async def _connect(self) -> None:
         try:
-            upstream = await self._relays.connect(await self._find(), self, self._address)
+            upstream = await self._relays.connect(await self._find(), self, self.address)
         except CancelledError:
             raise
         except Exception as problem:
-            self.log.warn("no chat server for {address}: {problem}", address=self._address, problem=problem)
+            self.log.warn("no chat server for {address}: {problem}", address=self.address, problem=problem)
             self.close(TRY_AGAIN_LATER)
             return
         if self.closed:
@@ -95,6 +97,15 @@ class Relay(WebSocketProtocol):
             return
         self._upstream = upstream
         self.release(BUSY)
+
+    def broke_rule(self) -> None:
+        """Whoever makes relays wants to know."""
+        self._relays.broke_rule(self.address)
+
+    def keep_out(self, refusal: FluxError) -> None:
+        """The client's address is banned."""
+        self.write(NAMED.event(Kicked("admin", refusal.detail)))
+        self.close(POLICY_VIOLATION)
 
     def line_received(self, line: bytes) -> None:
         """Hand a message on; the line ends that JSON allows between its parts are none to the chat server."""
@@ -208,13 +219,22 @@ class Relays:
 
     :param proxied: whether chat servers expect PROXY headers.
     :param trust: whose certificates theirs must be signed by; None: those the system trusts.
+    :param broke_rule: called with the address of a client that has broken a rule of WebSocket.
     :ivar max_line: longest message taken from a client, in bytes.
     """
 
     log = Logger()
 
-    def __init__(self, max_line: int, proxied: bool, reactor: Any, trust: Any = None) -> None:
+    def __init__(
+        self,
+        max_line: int,
+        proxied: bool,
+        reactor: Any,
+        trust: Any = None,
+        broke_rule: Callable[[str], None] = lambda address: None,
+    ) -> None:
         self.max_line = max_line
+        self.broke_rule = broke_rule
         self._proxied = proxied
         self._trust = trust
         self.tasks = Tasks(self.log)
@@ -258,6 +278,13 @@ class Relays:
     def add(self, relay: Relay) -> None:
         """A connection has begun."""
         self._all.add(relay)
+
+    def keep_out(self, refusal: Callable[[str], FluxError | None]) -> None:
+        """Close the connections of clients to whose addresses ``refusal`` has an answer."""
+        for relay in list(self._all):
+            refused = refusal(relay.address)
+            if refused is not None and not relay.closed:
+                relay.keep_out(refused)
 
     def closing(self, relay: Relay) -> None:
         """A connection is to end soon."""

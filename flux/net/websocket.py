@@ -250,9 +250,13 @@ class WebSocketProtocol(Connection):
                 "a WebSocket client broke a rule, closed: {code} {reason}",
                 code=int(ours.code), reason=ours.reason, conn=self.conn,
             )  # fmt: skip
+            self.broke_rule()
         else:
             self.farewell()
         self.close()
+
+    def broke_rule(self) -> None:
+        """The peer has broken a rule of WebSocket, and is closed."""
 
     # --- writing ---
 

@@ -1,0 +1,459 @@
+"""Who is kept out: what is counted, who is banned for it, and what ports do about it."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from chat_server import PASSWORD, ChatServer, with_changes
+from gate_server import GateServer
+from prometheus_client import CollectorRegistry
+from twisted.internet.task import Clock
+
+from flux.backends.memory import MemoryState
+from flux.bans import LOOK_EVERY, MOST_OFFENDERS, Bans
+from flux.config import Settings, load
+from flux.errors import Forbidden, RateLimited, Unavailable
+from flux.metrics import BanMetrics
+from flux.model import Ban
+
+WALL = 1_700_000_000
+ADDRESS = "203.0.113.7"
+
+
+class Record:
+    """A store that knows bans of networks."""
+
+    def __init__(self) -> None:
+        self.bans: tuple[Ban, ...] = ()
+        self.problem: Exception | None = None
+
+    async def network_bans(self) -> tuple[Ban, ...]:
+        if self.problem is not None:
+            raise self.problem
+        return self.bans
+
+
+class Away(MemoryState):
+    """Can be away."""
+
+    away = False
+
+    async def offend(self, *arguments: Any) -> tuple[str, ...]:
+        if self.away:
+            raise Unavailable("away")
+        return await super().offend(*arguments)
+
+    async def banned(self) -> dict[str, float]:
+        if self.away:
+            raise Unavailable("away")
+        return await super().banned()
+
+
+class Bench:
+    """Bans of one process or several, on a clock."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000)
+        self.store: Any = Record()
+        self.state = Away(self.clock.seconds)
+        self.settings = with_changes(Settings(), **{"limits__ban_after": 5, **changes})
+        self.registry = CollectorRegistry()
+        self.told = 0
+        self.bans = self.process(BanMetrics(self.registry))
+        self.bans.on_ban(self.tell)
+
+    def process(self, metrics: BanMetrics | None = None) -> Bans:
+        return Bans(
+            self.settings, self.store, self.state, self.clock, metrics, wall=lambda: WALL + self.clock.seconds() - 1000
+        )
+
+    def tell(self) -> None:
+        self.told += 1
+
+    def offend(self, address: str, times: int = 5) -> None:
+        for _ in range(times):
+            self.bans.offence("password", address)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(name, labels)
+
+
+# --- what is counted ---------------------------------------------------------
+
+
+async def test_too_many_offences_are_a_ban_for_a_while() -> None:
+    bench = Bench()
+    bench.offend(ADDRESS, 4)
+    await bench.bans.tell()
+    assert bench.bans.refusal(ADDRESS) is None
+    bench.offend(ADDRESS, 1)
+    await bench.bans.tell()
+    refusal = bench.bans.refusal(ADDRESS)
+    assert isinstance(refusal, RateLimited)
+    assert refusal.retry_after == 600_000
+    assert (bench.told, bench.value("flux_addresses_banned_total")) == (1, 1)
+    assert bench.value("flux_offences_total", kind="password") == 5
+    assert bench.value("flux_bans", by="automatic") == 1
+    assert bench.bans.refusal("203.0.113.8") is None
+    # Those who are logged in stay.
+    assert bench.bans.refusal(ADDRESS, by_admins=True) is None
+    bench.clock.advance(599)
+    assert bench.bans.refusal(ADDRESS) is not None
+    bench.clock.advance(1)
+    assert bench.bans.refusal(ADDRESS) is None
+    await bench.bans.refresh()
+    assert bench.value("flux_bans", by="automatic") == 0
+
+
+async def test_all_processes_count_together_and_learn_of_it() -> None:
+    bench = Bench()
+    other = bench.process()
+    bench.offend(ADDRESS, 3)
+    for _ in range(2):
+        other.offence("bad_lines", ADDRESS)
+    await bench.bans.tell()
+    await other.tell()
+    assert other.refusal(ADDRESS) is not None
+    assert bench.bans.refusal(ADDRESS) is None
+    await bench.bans.refresh()
+    assert bench.bans.refusal(ADDRESS) is not None
+    assert bench.told == 1
+    # What is known is no news.
+    await bench.bans.refresh()
+    assert bench.told == 1
+
+
+async def test_an_ipv6_customer_is_one_however_many_addresses_it_uses() -> None:
+    bench = Bench()
+    for number in range(5):
+        bench.bans.offence("password", f"2001:db8:0:1::{number:x}")
+    await bench.bans.tell()
+    assert bench.bans.refusal("2001:db8:0:1:ffff::1") is not None
+    assert bench.bans.refusal("2001:db8:0:2::1") is None
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "local", "10.0.0.9", "192.0.2.5"])
+async def test_loopback_proxies_and_who_is_exempt_are_not_banned(address: str) -> None:
+    exempt = (*Settings().limits.ban_exempt, ip_network("192.0.2.0/24"))
+    bench = Bench(gate__proxies=(ip_network("10.0.0.9"),), limits__ban_exempt=exempt)
+    bench.offend(address, 500)
+    await bench.bans.tell()
+    assert bench.bans.refusal(address) is None
+    assert await bench.state.banned() == {}
+    assert bench.value("flux_offences_total", kind="password") == 500
+
+
+async def test_who_becomes_exempt_is_let_in_at_once() -> None:
+    bench = Bench()
+    bench.offend(ADDRESS)
+    await bench.bans.tell()
+    bench.bans.reload(with_changes(bench.settings, limits__ban_exempt=(ip_network(ADDRESS),)))
+    assert bench.bans.refusal(ADDRESS) is None
+
+
+async def test_nobody_is_banned_where_it_is_switched_off() -> None:
+    bench = Bench(limits__ban_after=0)
+    bench.offend(ADDRESS, 10_000)
+    await bench.bans.tell()
+    assert bench.bans.refusal(ADDRESS) is None
+    assert bench.value("flux_offences_total", kind="password") == 10_000
+
+
+def test_by_default_a_person_is_never_banned_and_a_script_is() -> None:
+    """The defaults: 300 within ten minutes; a login that is refused is answered in microseconds, a person types."""
+    limits = load().limits
+    assert (limits.ban_after, limits.ban_window, limits.ban_for) == (300, 600, 600)
+    # Whoever stays below what makes logins wait all the time is banned in the end, too.
+    assert limits.logins_per_minute_address * limits.ban_window / 60 > limits.ban_after
+
+
+async def test_a_flood_from_everywhere_is_bounded() -> None:
+    bench = Bench()
+    for number in range(MOST_OFFENDERS + 100):
+        bench.bans.offence("password", f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+    assert len(bench.bans._offences) == MOST_OFFENDERS
+    await bench.bans.tell()
+    assert not bench.bans._offences
+
+
+async def test_while_the_state_is_away_known_bans_stay_and_lapse() -> None:
+    bench = Bench()
+    bench.offend(ADDRESS)
+    await bench.bans.tell()
+    bench.state.away = True
+    bench.offend("203.0.113.8")
+    await bench.bans.tell()
+    await bench.bans.refresh()
+    assert bench.bans.refusal(ADDRESS) is not None
+    assert bench.bans.refusal("203.0.113.8") is None
+    bench.clock.advance(600)
+    await bench.bans.refresh()
+    assert bench.bans.refusal(ADDRESS) is None
+    assert bench.value("flux_bans", by="automatic") == 0
+
+
+# --- bans by admins ----------------------------------------------------------
+
+
+def network_ban(network: str, reason: str = "", until: int = 0) -> Ban:
+    return Ban(0, network, reason, WALL * 1000, until)
+
+
+async def test_a_network_is_kept_out_and_told_why() -> None:
+    bench = Bench()
+    bench.store.bans = (
+        network_ban("198.51.0.0/16", "spam"),
+        network_ban("2001:db8::/32"),
+        network_ban("203.0.113.7/32", "rest a little", WALL * 1000 + 90_000),
+    )
+    await bench.bans.refresh()
+    assert bench.told == 1
+    assert bench.value("flux_bans", by="admin") == 3
+    refusal = bench.bans.refusal("198.51.200.1")
+    assert isinstance(refusal, Forbidden)
+    assert refusal.detail == "this address is banned: spam"
+    assert bench.bans.refusal("::ffff:198.51.0.1", by_admins=True) is not None
+    assert bench.bans.refusal("2001:db8:7::1") is not None
+    assert bench.bans.refusal("198.52.0.1") is None
+    for_a_while = bench.bans.refusal(ADDRESS)
+    assert isinstance(for_a_while, RateLimited)
+    assert for_a_while.retry_after == 90_000
+    assert for_a_while.detail == "this address is banned until 2023-11-14 22:14 UTC: rest a little"
+    bench.clock.advance(90)
+    assert bench.bans.refusal(ADDRESS) is None
+    bench.store.bans = ()
+    await bench.bans.refresh()
+    assert bench.bans.refusal("198.51.200.1") is None
+    assert bench.told == 1
+
+
+async def test_who_is_exempt_is_only_meant_by_a_ban_that_says_so() -> None:
+    bench = Bench(limits__ban_exempt=(ip_network("10.0.0.0/24"),))
+    bench.store.bans = (network_ban("10.0.0.0/8"),)
+    await bench.bans.refresh()
+    assert bench.bans.refusal("10.0.0.7") is None
+    assert bench.bans.refusal("10.0.1.7") is not None
+    bench.store.bans += (network_ban("10.0.0.7/32"),)
+    await bench.bans.refresh()
+    assert bench.bans.refusal("10.0.0.7") is not None
+    assert bench.bans.refusal("10.0.0.8") is None
+
+
+async def test_while_the_store_is_away_known_bans_stay() -> None:
+    bench = Bench()
+    bench.store.bans = (network_ban("203.0.113.0/24"),)
+    await bench.bans.refresh()
+    bench.store.problem = Unavailable("away")
+    await bench.bans.refresh()
+    assert bench.bans.refusal(ADDRESS) is not None
+
+
+async def test_both_are_looked_at_again_and_again() -> None:
+    bench = Bench()
+    await bench.bans.start()
+    bench.store.bans = (network_ban("203.0.113.0/24"),)
+    bench.offend("198.51.100.1")
+    bench.clock.advance(1)
+    assert bench.bans.refusal("198.51.100.1") is not None
+    bench.clock.advance(LOOK_EVERY)
+    assert bench.bans.refusal(ADDRESS) is not None
+    await bench.bans.stop()
+    assert bench.clock.getDelayedCalls() == []
+
+
+# --- the chat port -----------------------------------------------------------
+
+
+@pytest_twisted.async_yield_fixture
+async def server(tmp_path: Path):
+    server = await ChatServer(tmp_path, limits__ban_after=5, limits__ban_exempt=()).start()
+    yield server
+    await server.stop()
+
+
+def kinds(server: ChatServer) -> dict[str, int]:
+    """The offences of 127.0.0.9 that were counted, by kind, among those of everybody."""
+    [family] = [family for family in server.node.bans._metrics._registry.collect() if family.name == "flux_offences"]
+    return {sample.labels["kind"]: int(sample.value) for sample in family.samples}
+
+
+async def test_who_guesses_passwords_is_cut_and_cannot_come_back(server: ChatServer) -> None:
+    await server.register("ann", "bob")
+    bob = await server.log_in("bob", address="127.0.0.9")
+    guessing, waiting = [await server.connect(address="127.0.0.9") for _ in range(2)]
+    for number in range(5):
+        assert await guessing.refused("login", name="ann", password=f"guess {number}") == "password_invalid"
+    await server.node.bans.tell()
+    for client in (guessing, waiting):
+        told = await client.told("error")
+        assert (told["name"], told["retry_after"]) == ("rate_limited", 600_000)
+        await client.ended()
+    again = await server.connect(address="127.0.0.9")
+    # Also who speaks first is told, and nothing is done for it.
+    again.tell("login", name="ann", password=PASSWORD)
+    assert (await again.told("error"))["name"] == "rate_limited"
+    await again.ended()
+    # Somebody else there had logged in, and others are elsewhere.
+    await bob.ok("ping")
+    await server.log_in("ann", address="127.0.0.10")
+    metrics = server.node.metrics
+    assert metrics.banned._value.get() == 3
+    await server.node.bans._state.pardon("127.0.0.9")
+    await server.node.bans.refresh()
+    await server.log_in("ann", address="127.0.0.9")
+
+
+async def test_what_counts(server: ChatServer) -> None:
+    await server.register("ann")
+    server.reload(limits__max_errors=2, limits__max_line=1024, limits__logins_per_minute=1, limits__ban_after=0)
+    client = await server.connect()
+    assert await client.refused("login", id=1, token="x") == "token_invalid"
+    assert await client.refused("login", name="ann", password="wrong") == "password_invalid"
+    assert await client.refused("login", name="ann", password="wrong") == "rate_limited"
+    for sent in (b"x\nx\n", b"x" * 2000, b"GET / HTTP/1.1\r\n\r\n"):
+        bad = await server.connect()
+        bad.raw(sent)
+        await bad.ended()
+    assert kinds(server) == {"token": 1, "password": 1, "throttled": 1, "bad_lines": 3}
+    # Single bad lines do not: a client that is newer than the server may have some.
+    assert (await client.ask("surprise"))["name"] == "unknown_type"
+    assert kinds(server)["bad_lines"] == 3
+
+
+async def test_a_banned_account_is_told_why_once_it_has_shown_its_password(server: ChatServer) -> None:
+    [ann] = await server.register("ann")
+    token = await server.token(ann)
+    await server.store.ban(Ban(ann, "", "spam", 1))
+    client = await server.connect()
+    wrong = await client.fails("login", name="ann", password="wrong")
+    assert wrong["name"] == "password_invalid"
+    for how in ({"name": "ann", "password": PASSWORD}, {"id": ann, "token": token}):
+        refused = await client.fails("login", **how)
+        assert (refused["name"], refused["detail"]) == ("forbidden", "this account is banned: spam")
+    assert server.node.metrics.accounts.banned._value.get() == 2
+    assert server.node.sessions == {}
+    assert await server.state.routes([ann]) == {}
+    await server.store.ban(Ban(ann, "", "", 2, 1_000))
+    await client.ok("login", name="ann", password=PASSWORD)
+
+
+async def test_numbered_clients_of_a_banned_account_are_told_in_their_words(server: ChatServer) -> None:
+    [ann] = await server.register("ann")
+    await server.store.ban(Ban(ann, "", "spam", 1))
+    client = await server.connect()
+    client.number(1, id=ann, password=PASSWORD)
+    answer = await client.numbered(2)
+    assert (answer["errno"], answer["errmsg"]) == (1, "this account is banned: spam")
+
+
+async def test_an_admins_ban_of_a_network_ends_sessions(server: ChatServer) -> None:
+    ann, bob = await server.people("ann", "bob")
+    carl = await server.connect(address="127.0.1.7")
+    await server.register("dora")
+    dora = await server.log_in("dora", address="127.0.1.8")
+    await server.store.ban(Ban(0, "127.0.1.0/24", "vandals", 1))
+    await server.node.bans.refresh()
+    assert await dora.told("kicked") == {"reason": "admin", "detail": "this address is banned: vandals"}
+    await dora.ended()
+    assert (await carl.told("error"))["name"] == "forbidden"
+    await carl.ended()
+    for client in (ann, bob):
+        await client.ok("ping")
+
+
+async def test_ipv6_customers_share_limits(server: ChatServer) -> None:
+    connections = server.node.connections
+    server.reload(limits__connections_per_address=2)
+
+    class One:
+        def __init__(self, address: str) -> None:
+            self.address = address
+
+    theirs: list[Any] = [One(f"2001:db8::{number}") for number in range(3)]
+    assert [connections.count(one) for one in theirs] == [True, True, False]
+    assert connections.count(One("2001:db8:0:1::1"))
+    for one in theirs:
+        connections._all.add(one)
+        connections.remove(one)
+    assert "2001:db8::/64" not in connections._per_address
+
+
+# --- the gate ----------------------------------------------------------------
+
+
+@pytest_twisted.async_yield_fixture
+async def gate(tmp_path: Path):
+    gate = await GateServer(tmp_path, "limits.ban_after=5", "gate.proxies=127.0.0.1").start()
+    yield gate
+    await gate.stop()
+
+
+async def ask_from(gate: GateServer, address: str, password: str = PASSWORD) -> Any:
+    return await gate.ask("POST", "/v1/login", {"name": "ann", "password": password}, X_Forwarded_For=address)
+
+
+async def test_the_gate_bans_clients_and_not_their_proxy(gate: GateServer) -> None:
+    await gate.register("ann")
+    for _ in range(5):
+        assert (await ask_from(gate, ADDRESS, "wrong password")).error == "password_invalid"
+    assert gate.assembly.bans is not None
+    await gate.assembly.bans.tell()
+    refused = await ask_from(gate, ADDRESS)
+    assert (refused.status, refused.error) == (429, "rate_limited")
+    assert refused.headers.getRawHeaders("Retry-After") == ["600"]
+    classic = await gate.ask("POST", "/user_login", {"user": "ann", "passwd": PASSWORD}, X_Forwarded_For=ADDRESS)
+    assert (classic.status, classic.json) == (200, {"error": 1107})
+    # Pages and WebSockets neither.
+    for path in ("/", "/ws", "/openapi.json"):
+        assert (await gate.ask("GET", path, X_Forwarded_For=ADDRESS)).status == 429
+    assert (await ask_from(gate, "203.0.113.8")).status == 200
+    assert (await gate.ask("GET", "/")).status == 200
+
+
+async def test_codes_and_tokens_count_at_the_gate(gate: GateServer) -> None:
+    gate.reload("limits.codes_per_hour=1", "limits.ban_after=1000")
+    value = gate.assembly.registry.get_sample_value
+    await gate.code("ann@example.org")
+    assert (await gate.post("/v1/codes", email="ann@example.org", purpose="register")).error == "rate_limited"
+    fields = {"name": "ann", "password": PASSWORD, "email": "ann@example.org", "code": "x"}
+    assert (await gate.post("/v1/accounts", **fields)).error == "code_wrong"
+    fields["email"] = "bob@example.org"
+    assert (await gate.post("/v1/accounts", **fields)).error == "code_expired"
+    assert (await gate.ask("GET", "/v1/profile", Authorization="Bearer 1:x")).error == "token_invalid"
+    for kind, count in (("codes", 1), ("code", 2), ("token", 1)):
+        assert value("flux_offences_total", {"kind": kind}) == count, kind
+    for reason in ("throttled", "wrong", "expired"):
+        assert value("flux_codes_refused_total", {"reason": reason}) == 1, reason
+
+
+async def test_a_banned_account_gets_no_server(gate: GateServer) -> None:
+    uid = await gate.register("ann")
+    await gate.assembly.store.ban(Ban(uid, "", "spam", 1))
+    refused = await gate.post("/v1/login", name="ann", password=PASSWORD)
+    assert (refused.status, refused.error, refused.json["detail"]) == (403, "forbidden", "this account is banned: spam")
+    classic = await gate.post("/user_login", user="ann", passwd=PASSWORD)
+    assert (classic.status, classic.json["error"]) == (200, 1105)
+
+
+async def test_what_is_no_http_counts(gate: GateServer) -> None:
+    from twisted.internet.threads import deferToThread
+
+    gate.reload("limits.ban_exempt=", "gate.proxies=", "limits.ban_after=3")
+
+    def say() -> bytes:
+        import socket
+
+        with socket.create_connection(("127.0.0.1", gate.port), timeout=20) as sock:
+            sock.sendall(b"\x16\x03\x01 hello\r\n\r\n")
+            return sock.recv(1000)
+
+    for _ in range(3):
+        assert b" 400 " in await deferToThread(say)
+    assert gate.assembly.bans is not None
+    await gate.assembly.bans.tell()
+    assert b" 429 " in await deferToThread(say)
