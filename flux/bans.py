@@ -109,7 +109,8 @@ class Bans:
             return None
         ban = self._ban_of(parsed) if self._by_admins else None
         if ban is not None:
-            return in_words(ban, "address", self._now())
+            text = _in_words(ban, "address")
+            return RateLimited(text, max(1, ban.until - self._now())) if ban.until else Forbidden(text)
         left = 0.0 if by_admins else self._automatic.get(counted(address), 0.0) - self._clock.seconds()
         # What exempts an address may have been set after it was banned.
         if left <= 0 or self._is_exempt(parsed):
@@ -123,7 +124,7 @@ class Bans:
         """What an account with this ban is told at a login; None where it is over, or there is none."""
         if ban is None or is_over(ban, self._now()):
             return None
-        return Forbidden(in_words(ban, "account", self._now()).detail)
+        return Forbidden(account_in_words(ban))
 
     # what ports report
 
@@ -232,11 +233,13 @@ def is_over(ban: Ban, now: int) -> bool:
     return 0 < ban.until <= now
 
 
-def in_words(ban: Ban, what: str, now: int) -> FluxError:
-    """What is said of a ban to whom it keeps out; ``what`` is banned."""
+def account_in_words(ban: Ban) -> str:
+    """What the owner of a banned account is told."""
+    return _in_words(ban, "account")
+
+
+def _in_words(ban: Ban, what: str) -> str:
     text = f"this {what} is banned"
     if ban.until:
         text += f" until {datetime.fromtimestamp(ban.until / 1000, UTC):%Y-%m-%d %H:%M} UTC"
-    if ban.reason:
-        text += f": {ban.reason}"
-    return RateLimited(text, max(1, ban.until - now)) if ban.until else Forbidden(text)
+    return f"{text}: {ban.reason}" if ban.reason else text

@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from chat_server import PASSWORD, ChatServer, with_changes
+from chat_server import HASHER, PASSWORD, ChatServer, Client, open_client, with_changes
 from gate_server import GateServer
 from prometheus_client import CollectorRegistry
+from redis_parts import new_prefix
 from twisted.internet.task import Clock
 
+from flux.assembly import Assembly, assemble
 from flux.backends.memory import MemoryState
 from flux.bans import LOOK_EVERY, MOST_OFFENDERS, Bans
+from flux.bench.engines import PostgresServer, RedisServer
 from flux.config import Settings, load
 from flux.errors import Forbidden, RateLimited, Unavailable
 from flux.metrics import BanMetrics
@@ -457,3 +460,68 @@ async def test_what_is_no_http_counts(gate: GateServer) -> None:
     assert gate.assembly.bans is not None
     await gate.assembly.bans.tell()
     assert b" 429 " in await deferToThread(say)
+
+
+# --- several processes -------------------------------------------------------
+
+
+async def test_a_ban_holds_on_all_servers_of_a_redis_and_a_postgresql(
+    redis_server: RedisServer, quick_postgres: PostgresServer
+) -> None:
+    from twisted.internet import reactor
+
+    free = "tcp:0:interface=127.0.0.1"
+    given = [
+        "state.kind=redis",
+        f"state.url={redis_server.url}",
+        f"state.prefix={new_prefix()}",
+        "store.kind=postgres",
+        f"store.dsn={quick_postgres.create_database('bans')}",
+        "store.require_fsync=no",
+        "store.pool=2",
+        "chat.drain=0",
+        "limits.ban_after=3",
+        "limits.ban_exempt=",
+        f"chat.listen={free}",
+    ]
+    one, two = (assemble(load(None, [*given, f"chat.name={name}"]), frozenset({"chat"}), reactor) for name in "ab")
+    clients: list[Client] = []
+
+    def client(server: Assembly, address: str) -> Client:
+        clients.append(open_client(server.chat_listener.address()[1], address=address))
+        return clients[-1]
+
+    try:
+        for server in (one, two):
+            await server.start()
+            server.passwords._hasher = HASHER
+        ann = client(one, "127.0.0.1")
+        await ann.ok("register", name="ann", password=PASSWORD)
+        await ann.ok("login", name="ann", password=PASSWORD)
+        # Two guesses here and one there.
+        for server in (one, one, two):
+            wrong = await client(server, "127.0.0.9").fails("login", name="ann", password="not the one")
+            assert wrong["name"] == "password_invalid"
+        for server in (one, two):
+            assert server.bans is not None
+            await server.bans.tell()
+            await server.bans.refresh()
+        assert one.bans is not None
+        await one.bans.refresh()
+        for server in (one, two):
+            told = await client(server, "127.0.0.9").told("error")
+            assert (told["name"], 590_000 < told["retry_after"] <= 600_000) == ("rate_limited", True)
+        # An account, which is logged in at the other one: the node looks into the store, and at nothing else.
+        await one.store.ban(Ban(1, "", "spam", 1))
+        refused = await client(two, "127.0.0.1").fails("login", name="ann", password=PASSWORD)
+        assert (refused["name"], refused["detail"]) == ("forbidden", "this account is banned: spam")
+        await one.store.ban(Ban(0, "127.0.0.10/32", "", 1))
+        assert two.bans is not None
+        await two.bans.refresh()
+        assert (await client(two, "127.0.0.10").told("error"))["name"] == "forbidden"
+    finally:
+        for each in clients:
+            if not each.closed:
+                await each.reset()
+        for server in (one, two):
+            await server.stop()

@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "status": {"wire", "net", "balance", "config", "lifecycle", "metrics", "tls"},
     "chat": {"accounts", "bans", "wire", "net", "config", "lifecycle", "metrics", "tls"},
     # It knows the services by what it needs of them.
-    "admin": {"net", "config", "lifecycle", "metrics"},
+    "admin": {"bans", "net", "config", "lifecycle", "metrics"},
     "client": {"httpclient", "wire", "lifecycle", "tls"},
     "gate": {"accounts", "bans", "wire", "net", "config", "lifecycle", "metrics"},
     "web": {"net"},

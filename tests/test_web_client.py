@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from browser import Tab
 from cable import Cable
 from web_people import PASSWORD, Lines, Server, said, say, sign_in, sign_up, wait_said, write_to
+
+from flux.bench.servers import free_port
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -242,3 +246,20 @@ def test_what_is_refused_says_why_and_can_be_tried_again(
     say(tab, "again")
     tab.click("Discard")
     wait_said(tab, ["let me in"])
+
+
+def test_who_is_banned_is_told_why(tabs: Callable[..., Tab], tmp_path: Path) -> None:
+    admin = free_port()
+    server = Server(tmp_path, **{"admin.listen": f"tcp:{admin}:interface=127.0.0.1"})
+    try:
+        tab = tabs(server.url)
+        sign_up(tab, "vandal")
+        body = json.dumps({"user": "vandal", "reason": "<b>spam</b>"}).encode()
+        url = f"http://127.0.0.1:{admin}/api/ban"
+        with urlopen(Request(url, body, {"Content-Type": "application/json"}), timeout=10) as answer:
+            assert json.load(answer)["ending"]["session"] == "ended"
+        tab.wait_text("ended by an administrator. This account is banned: <b>spam</b>.", ".notice")
+        sign_in(tab, "vandal")
+        tab.wait_text("This account is banned: <b>spam</b>.", ".form")
+    finally:
+        server.stop()

@@ -15,7 +15,9 @@ from twisted.internet.task import deferLater
 from websocket_client import WebSocketClient, frame
 
 from flux.chat.protocol import ChatFactory
+from flux.errors import Forbidden
 from flux.gate.site import GateSite
+from flux.net.connection import POLICY_VIOLATION
 from flux.net.eager import make_eager
 from flux.net.relay import LOOK_EVERY, Relays, Target
 from flux.net.upgrade import WebSocketResource
@@ -277,3 +279,13 @@ async def test_the_silent_are_asked_and_the_node_hears_of_those_who_answer(serve
     bob.go_on_reading()
     await bob.ended()
     await gate.stop()
+
+
+async def test_who_is_banned_by_an_admin_is_told_and_closed(server: ChatServer, gate: Gate) -> None:
+    await server.register("ann", "bob")
+    ann, bob = await gate.log_in("ann", address="127.0.0.7"), await gate.log_in("bob")
+    gate.relays.keep_out(lambda address: Forbidden("this address is banned") if address == "127.0.0.7" else None)
+    assert await ann.told("kicked") == {"reason": "admin", "detail": "this address is banned"}
+    assert await ann.ended_with() == POLICY_VIOLATION
+    await bob.ok("ping")
+    await server.until(lambda: len(gate.relays) == 1)

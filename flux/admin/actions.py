@@ -106,7 +106,7 @@ class Actions:
         """End an account's session, wherever it is, and revoke its token."""
         uid, name = await self.find(user)
         self.log.info("{by}: user {uid} is kicked", by=by, uid=uid)
-        return await self._end(uid, name, "admin")
+        return await self.end(uid, name, "admin")
 
     async def set_password(self, user: int | str, password: str, by: str) -> Ending:
         """Set an account's password, end its session and revoke its token.
@@ -118,9 +118,10 @@ class Actions:
             raise NotFound("passwords cannot be set in this process; ask the admin address of one with a chat server")
         await self._store().set_password(uid, await self._sources.hash_password(password))
         self.log.info("{by}: the password of user {uid} was set", by=by, uid=uid)
-        return await self._end(uid, name, "password")
+        return await self.end(uid, name, "password")
 
-    async def _end(self, uid: int, name: str, reason: KickReason) -> Ending:
+    async def end(self, uid: int, name: str, reason: KickReason, detail: str = "") -> Ending:
+        """End an account's session, wherever it is, and revoke its token; ``detail`` is what its client shows."""
         state, problem = self._sources.state, ""
         revoked = told = False
         try:
@@ -128,7 +129,7 @@ class Actions:
             revoked = True
             for route in (await state.routes([uid])).values():
                 told = True
-                await self._sources.bus.publish(route.node, route.boot, Kick(uid, route.number + 1, reason))
+                await self._sources.bus.publish(route.node, route.boot, Kick(uid, route.number + 1, reason, detail))
             if told and await self._is_gone(uid):
                 return Ending(uid, name, "ended", revoked)
         except FluxError as error:

@@ -31,6 +31,8 @@ NAMES = {
     "flux_sessions": "",
     "flux_connections": "",
     "flux_sessions_behind": "",
+    "flux_bans": "by",
+    "flux_offences_total": "kind",
     "flux_commits_waiting": "",
     "flux_messages_committed_total": "",
     "flux_messages_delivered_total": "",
@@ -118,6 +120,7 @@ class History:
             "commit_slow": quantile(step, 0.99),
             "lag": _mean(step, "flux_reactor_lag_seconds"),
             "cpu": rate(step, "process_cpu_seconds_total"),
+            "offences": _rate_of_all(step, "flux_offences_total"),
         }
         return {name: value for name, value in found.items() if value is not None}
 
@@ -155,6 +158,12 @@ def rate(step: Step, name: str, label: str = "") -> float | None:
     """How much a counter rose, per second; None where there is none."""
     change, seconds = _change(step, name, label), step[1].at - step[0].at
     return None if change is None or seconds <= 0 else round(change / seconds, 4)
+
+
+def _rate_of_all(step: Step, name: str) -> float | None:
+    """The sum over all values of the label; None where there is none."""
+    rates = [rate(step, name, label) or 0.0 for each, label in step[1].values if each == name]
+    return round(sum(rates), 4) if rates else None
 
 
 def _mean(step: Step, name: str) -> float | None:

@@ -82,4 +82,7 @@ class Overviews:
             )
             if (key := (name, "")) in latest.values
         }  # fmt: skip
+        bans = [value for (name, _), value in latest.values.items() if name == "flux_bans"]
+        if bans:
+            found["bans"] = sum(bans)
         return found | self._history.rates(RATES_OVER)

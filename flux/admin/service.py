@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 from twisted.logger import Logger
 
 from flux.admin.actions import Actions
+from flux.admin.banning import Banning
 from flux.admin.health import Health
 from flux.admin.history import History
 from flux.admin.overview import Overviews
@@ -34,12 +35,14 @@ class AdminService:
         self._process = ProcessMetrics(registry, reactor)
         self._health = Health(sources, backends, reactor)
         self._history = History(registry, reactor)
+        actions = Actions(sources, reactor)
         self._root = AdminRoot(
             settings.admin.token,
             registry,
             self._health,
             Overviews(sources, self._health, self._history, reactor),
-            Actions(sources, reactor),
+            actions,
+            Banning(sources, actions),
             self._tasks,
         )
         self.site = BoundedSite(self._root, reactor)

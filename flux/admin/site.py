@@ -30,6 +30,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from flux.admin.actions import Actions
+from flux.admin.banning import Banned, Banning
 from flux.admin.health import Health
 from flux.admin.overview import Overviews
 from flux.config import ConfigError
@@ -62,6 +63,22 @@ class PasswordBody(msgspec.Struct):
     password: str
 
 
+class BanBody(msgspec.Struct):
+    """Whom to ban, and for how long: an account, or a network; 0 seconds is for ever."""
+
+    user: int | str | None = None
+    network: str | None = None
+    reason: str = ""
+    seconds: float = 0.0
+
+
+class UnbanBody(msgspec.Struct):
+    """Whose ban to lift."""
+
+    user: int | str | None = None
+    network: str | None = None
+
+
 class AdminRoot(Resource):
     """Everything the admin port answers.
 
@@ -78,6 +95,7 @@ class AdminRoot(Resource):
         health: Health,
         overviews: Overviews,
         actions: Actions,
+        banning: Banning,
         tasks: Tasks,
     ) -> None:
         super().__init__()
@@ -86,6 +104,7 @@ class AdminRoot(Resource):
         self._health = health
         self._overviews = overviews
         self._actions = actions
+        self._banning = banning
         self._tasks = tasks
         self._files = static_files("flux.admin")
 
@@ -209,6 +228,22 @@ class AdminRoot(Resource):
         body = _body(request, PasswordBody)
         return await self._actions.set_password(body.user, body.password, _by(request))
 
+    async def _bans(self, request: Request) -> Any:
+        return await self._banning.bans(_number(request, "limit", 100, MOST_LISTED))
+
+    async def _ban(self, request: Request) -> Any:
+        body, by = _body(request, BanBody), _by(request)
+        user, network = _one_of(body)
+        if network is None:
+            return await self._banning.ban_user(user, body.reason, body.seconds, by)
+        return Banned(await self._banning.ban_network(network, body.reason, body.seconds, by))
+
+    async def _unban(self, request: Request) -> Any:
+        user, network = _one_of(_body(request, UnbanBody))
+        if network is None:
+            return await self._banning.lift_user(user, _by(request))
+        return await self._banning.lift_network(network, _by(request))
+
     async def _drain(self, request: Request) -> Any:
         return await self._actions.drain(_body(request, ServerBody).server, True, _by(request))
 
@@ -223,10 +258,13 @@ class AdminRoot(Resource):
         b"/api/overview": _overview,
         b"/api/sessions": _sessions,
         b"/api/users": _users,
+        b"/api/bans": _bans,
     }
     _POST: ClassVar[dict[bytes, Callable[[AdminRoot, Request], Awaitable[Any]]]] = {
         b"/api/kick": _kick,
         b"/api/password": _password,
+        b"/api/ban": _ban,
+        b"/api/unban": _unban,
         b"/api/drain": _drain,
         b"/api/resume": _resume,
         b"/api/reload": _reload,
@@ -267,6 +305,13 @@ def _number(request: Request, name: str, default: int, most: int) -> int:
     if not (text.isascii() and text.isdecimal()) or len(text) > 9 or int(text) > most:
         raise BadRequest(f"{name}: expected a whole number from 0 to {most}")
     return int(text)
+
+
+def _one_of(body: BanBody | UnbanBody) -> tuple[int | str, str | None]:
+    """The account, or the network, which is None where it is the account."""
+    if (body.user is None) == (body.network is None):
+        raise BadRequest("user, network: give one of them")
+    return body.user if body.user is not None else 0, body.network
 
 
 def _body(request: Request, kind: type[Body]) -> Body:

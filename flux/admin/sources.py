@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from flux.bans import Bans
 from flux.config import Difference
 from flux.interfaces import IBus, IState, IStore
 from flux.model import Node, SessionSeen
@@ -37,6 +38,7 @@ class Sources:
     :ivar roles: the services that run here.
     :ivar name: of its chat server; empty without one.
     :ivar store: None where none is open.
+    :ivar bans: what is known of bans here; None without a store.
     :ivar listening: whether everything listens.
     :ivar draining: whether its chat server takes no logins.
     :ivar sessions: those here, by a query, so many at most; None without a chat server.
@@ -52,6 +54,7 @@ class Sources:
     listening: Callable[[], bool]
     reread: Callable[[str], Awaitable[Difference]]
     store: IStore | None = None
+    bans: Bans | None = None
     draining: Callable[[], bool] = lambda: False
     sessions: Callable[[str, int], list[SessionSeen]] | None = None
     hash_password: Callable[[str], Awaitable[str]] | None = None

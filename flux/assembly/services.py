@@ -182,6 +182,7 @@ class Assembly:
             listening=lambda: self._listening,
             reread=lambda by: self.reread(by),
             store=self.store if people else None,
+            bans=self.bans,
             draining=lambda: node is not None and node.draining,
             sessions=None if node is None else partial(insight.sessions, node),
             hash_password=hash_password if people else None,

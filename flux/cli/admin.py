@@ -8,7 +8,8 @@
     flux admin resume chat1                  users again
 
 Address and key come from the configuration of the status service (``--config``), or
-the address alone from ``--status``.  What asks an admin port instead is in :mod:`flux.cli.admin_port`.
+the address alone from ``--status``.  What asks an admin port instead is in :mod:`flux.cli.admin_port`
+and :mod:`flux.cli.admin_bans`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from twisted.internet.task import react
 
-from flux.cli import admin_port
+from flux.cli import admin_bans, admin_port
 from flux.cli.progress import ProgressBar
 from flux.cli.way import Way, add_arguments, find_way
 from flux.client import Address, ClientError
@@ -69,7 +70,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     resume = command("resume", "undo drain")
     for each in (drain, resume):
         each.add_argument("names", nargs="+", metavar="NAME", help="a server; with * or ? all that match, quoted")
-    admin_port.configure(commands)
+    admin_bans.configure(admin_port.configure(commands))
     drain.add_argument("--wait", action="store_true", help="return when the server is empty, or has ended")
 
 

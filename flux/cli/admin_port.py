@@ -7,6 +7,7 @@
     flux admin users an                accounts, and where they are
     flux admin kick ann                ends a session and revokes the token
     flux admin passwd ann              asks for the new password twice
+    flux admin ban ann                 see flux.cli.admin_bans
     flux admin reload                  reads the configuration again
 """
 
@@ -16,6 +17,7 @@ import argparse
 import http.client
 import json
 import sys
+from collections.abc import Callable
 from getpass import getpass
 from typing import Any
 from urllib.parse import quote
@@ -35,6 +37,9 @@ ENDED = {
     "ending": "the session ends within some seconds",
     "offline": "there was no session",
 }
+
+
+Command = Callable[[str, str, Any], argparse.ArgumentParser]
 
 
 class NotAnswered(Exception):
@@ -107,8 +112,11 @@ def _problem(value: Any) -> str:
     return str(value.get("detail") or value.get("error") or value)
 
 
-def configure(commands: Any) -> None:
-    """Declare the arguments."""
+def configure(commands: Any) -> Command:
+    """Declare the arguments; returns what adds another command that asks an admin port.
+
+    That takes its name, what it does in words, and the function that does it, given the arguments and the port.
+    """
     common = argparse.ArgumentParser(add_help=False)
     where = "the admin port (default: the configuration's, which is 127.0.0.1:9090 unless it says otherwise)"
     common.add_argument("--admin", metavar="HOST:PORT", default="", help=where)
@@ -141,6 +149,7 @@ def configure(commands: Any) -> None:
         each.add_argument("--name", action="store_true", help="USER is a name though it looks like an id")
     passwd.add_argument("--stdin", action="store_true", help="read the password from standard input, one line")
     command("reload", "read the configuration again, as SIGHUP does, and say what has changed", _reload)
+    return command
 
 
 def run(args: argparse.Namespace) -> None:
@@ -156,11 +165,12 @@ def run(args: argparse.Namespace) -> None:
     args.does(args, AdminPort(way, settings.admin.token))
 
 
-def _user(args: argparse.Namespace) -> int | str:
+def as_user(args: argparse.Namespace) -> int | str:
+    """The id or the name that was given."""
     return int(args.user) if args.user.isdecimal() and args.user.isascii() and not args.name else str(args.user)
 
 
-def _out(args: argparse.Namespace, value: Any) -> bool:
+def out(args: argparse.Namespace, value: Any) -> bool:
     """Print for programs, if that is wanted."""
     if args.json:
         print(json.dumps(value))
@@ -169,7 +179,7 @@ def _out(args: argparse.Namespace, value: Any) -> bool:
 
 def _stats(args: argparse.Namespace, port: AdminPort) -> None:
     seen = port.get("/api/overview")
-    if _out(args, seen):
+    if out(args, seen):
         return
     console = Console(highlight=False)
     process, numbers = seen["process"], seen["numbers"]
@@ -225,6 +235,8 @@ NUMBERS = [
     ("commits_waiting", "waiting to be stored", _whole),
     ("commit_median", "commit, median", seconds),
     ("commit_slow", "commit, slowest 1 %", seconds),
+    ("bans", "addresses banned", _whole),
+    ("offences", "what counts towards bans", _rate),
     ("lag", "reactor is late by", seconds),
     ("cpu", "processor", lambda value: f"{value:.1%}"),
     ("process_resident_memory_bytes", "memory", lambda value: f"{value / 1e6:,.0f} MB"),
@@ -233,7 +245,7 @@ NUMBERS = [
 
 def _sessions(args: argparse.Namespace, port: AdminPort) -> None:
     found = port.get("/api/sessions", query=args.query, limit=args.limit)
-    if _out(args, found):
+    if out(args, found):
         return
     table = Table()
     for heading in ("id", "name", "address", "connection", "dialect", "chats", "state", "since"):
@@ -248,7 +260,7 @@ def _sessions(args: argparse.Namespace, port: AdminPort) -> None:
 
 def _users(args: argparse.Namespace, port: AdminPort) -> None:
     found = port.get("/api/users", query=args.query, limit=args.limit)
-    if _out(args, found):
+    if out(args, found):
         return
     table = Table()
     table.add_column("id", justify="right")
@@ -267,7 +279,7 @@ def _print(table: Table, found: list[Any], limit: int) -> None:
 
 
 def _kick(args: argparse.Namespace, port: AdminPort) -> None:
-    _ended(args, port.post("/api/kick", user=_user(args)), "")
+    _ended(args, port.post("/api/kick", user=as_user(args)), "")
 
 
 def _passwd(args: argparse.Namespace, port: AdminPort) -> None:
@@ -279,12 +291,16 @@ def _passwd(args: argparse.Namespace, port: AdminPort) -> None:
             raise Refused("the two are not the same; nothing was changed")
     if not password:
         raise Refused("the password is empty; nothing was changed")
-    _ended(args, port.post("/api/password", user=_user(args), password=password), "the password was set; ")
+    _ended(args, port.post("/api/password", user=as_user(args), password=password), "the password was set; ")
 
 
 def _ended(args: argparse.Namespace, ending: Any, before: str) -> None:
-    if _out(args, ending):
-        return
+    if not out(args, ending):
+        tell_ending(ending, before)
+
+
+def tell_ending(ending: Any, before: str) -> None:
+    """Print what became of a session, after what was done before."""
     token = "the token is revoked" if ending["token"] else "THE TOKEN IS NOT REVOKED"
     print(f"{ending['name']} ({ending['id']}): {before}{ENDED[ending['session']]}, {token}")
     if ending["problem"]:
@@ -293,7 +309,7 @@ def _ended(args: argparse.Namespace, ending: Any, before: str) -> None:
 
 def _reload(args: argparse.Namespace, port: AdminPort) -> None:
     outcome = port.post("/api/reload")
-    if _out(args, outcome):
+    if out(args, outcome):
         return
     print(f"changed: {', '.join(outcome['changed']) or 'nothing'}")
     if outcome["restart"]:

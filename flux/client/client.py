@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
@@ -131,7 +131,7 @@ class Client(Calls):
         self._locate: Locate | None = None
         self._connection: Connection | None = None
         self._opening: Connection | None = None
-        self._kicked_opening = ""
+        self._kicked_opening: Kicked | None = None
         self._departure: Deferred[_Departure] = Deferred()
         self._serving: Spawned | None = None
         self._watching: Spawned | None = None
@@ -329,7 +329,7 @@ class Client(Calls):
     async def _open(self, address: Address, token: str | None = None) -> LoginOk:
         """Connect, log in, and use that connection from then on."""
         connection = self._opening = self._new_connection()
-        self._kicked_opening = ""
+        self._kicked_opening = None
         credentials = self._credentials
         if token is not None:
             credentials = requests.Login(id=credentials.id, token=token, acks=True)
@@ -337,8 +337,9 @@ class Client(Calls):
             await self._connect(connection, address)
             login = await connection.request(credentials, LoginOk)
         except NotConnected:
-            if self._kicked_opening in _TERMINAL:
-                raise _ended(self._kicked_opening) from None
+            kicked: Kicked | None = self._kicked_opening
+            if kicked is not None and kicked.reason in _TERMINAL:
+                raise _ended(kicked.reason, kicked.detail) from None
             raise
         except BaseException:
             connection.abort("not logged in")
@@ -369,7 +370,7 @@ class Client(Calls):
 
     def _pushed(self, connection: Connection, event: Event) -> None:
         if isinstance(event, Kicked) and connection is self._opening:
-            self._kicked_opening = event.reason
+            self._kicked_opening = event
         if connection is not self._connection:
             return
         if isinstance(event, Message):
@@ -420,7 +421,7 @@ class Client(Calls):
                 why = "moving to another server did not work"
             elif isinstance(departure, Kicked):
                 if departure.reason in _TERMINAL:
-                    raise _ended(departure.reason)
+                    raise _ended(departure.reason, departure.detail)
                 why = _KICKED.get(departure.reason, departure.reason)
             else:
                 why = departure
@@ -512,5 +513,6 @@ class Client(Calls):
         self.events.put(state)
 
 
-def _ended(reason: str) -> SessionEnded:
-    return SessionEnded(reason, _REASONS[reason])
+def _ended(reason: str, detail: str | UnsetType = UNSET) -> SessionEnded:
+    said = _REASONS[reason]
+    return SessionEnded(reason, f"{said}: {detail}" if isinstance(detail, str) else said)

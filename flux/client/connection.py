@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import msgspec
+from msgspec import UNSET
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import connectProtocol
 from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionDone, DNSLookupError
@@ -114,6 +115,7 @@ class Connection(Protocol):
         self.paused = False
         self._why = ""
         self._heard = False
+        self._refusal: FluxError | None = None
         self._gone: Deferred[None] = Deferred()
         self._clock = clock
         self._rng = rng
@@ -247,13 +249,16 @@ class Connection(Protocol):
         waiting, self._waiting = list(self._waiting.values()), {}
         self._lost(self, why)
         for answer in waiting:
-            answer.errback(NotConnected(why))
+            answer.errback(self._refusal or NotConnected(why))
         self._gone.callback(None)
 
     def _answered(self, reply: Reply) -> None:
         waiting = self._waiting.pop(reply.ref, None) if isinstance(reply.ref, int) else None
         if waiting is None:
-            if isinstance(reply, ErrorReply):
+            if isinstance(reply, ErrorReply) and reply.request is UNSET:
+                # The server's last words: too many connections, or a banned address.
+                self._refusal = as_exception(reply)
+            elif isinstance(reply, ErrorReply):
                 self._log.info("the server refused {request!r}: {name}", request=reply.request, name=reply.name)
         elif isinstance(reply, ErrorReply):
             waiting.errback(as_exception(reply))

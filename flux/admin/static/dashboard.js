@@ -201,6 +201,7 @@ function showNow(now, past) {
     tiles.push(
       tile("sessions", now.sessions, whole, past.sessions, behind),
       tile("connections", now.connections, whole),
+      tile("addresses banned", now.bans, whole, null, now.offences ? `${few(now.offences)} offences/s` : ""),
       tile("stored", now.messages, perSecond, past.messages),
       tile("delivered", now.delivered, perSecond, past.delivered),
       tile("commit, p50", now.commit_median, time, past.commit_median),

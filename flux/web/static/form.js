@@ -48,7 +48,8 @@ export function explain(error) {
   }
   if (error.name === "password_invalid" && /match/.test(error.message)) return "Name and password do not match.";
   if (error.name === "user_exists") return "This is taken already.";
-  const text = error.message.replace(/^[a-z_, ]+: /, "");
+  // Details begin with the field that they are about; what is forbidden is about none.
+  const text = error.name === "forbidden" ? error.message : error.message.replace(/^[a-z_, ]+: /, "");
   const sentence = text.charAt(0).toUpperCase() + text.slice(1);
   return /[.!?]$/.test(sentence) ? sentence : `${sentence}.`;
 }

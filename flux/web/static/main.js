@@ -33,19 +33,19 @@ function begin(credentials) {
 }
 
 /** Back to signing in, unless it is only the connection that somebody else has taken. */
-function leave(why) {
+function leave(why, detail) {
   if (why === "takeover" || why === "in_use") return;
   session = null;
   keep(null);
   store.clear();
   document.title = "flux";
   history.replaceState(null, "", location.pathname);
-  fill(app, signView(why, begin));
+  fill(app, signView(why, begin, detail));
 }
 
 store.subscribe(() => {
-  const { state, why } = store.link;
-  if (session && state === "ended") leave(why);
+  const { state, why, detail } = store.link;
+  if (session && state === "ended") leave(why, detail);
 });
 
 window.addEventListener("beforeunload", (event) => {

@@ -78,6 +78,8 @@ export class Session {
   async refused(error, link) {
     if (error.name === "token_invalid" || error.name === "user_invalid") {
       this.finish("expired");
+    } else if (error.name === "forbidden") {
+      this.finish("refused", error.message);
     } else if (error.name === "already_logged_in") {
       this.finish("in_use");
     } else {
@@ -93,6 +95,7 @@ export class Session {
       this.adopt(await locate(id, token));
     } catch (error) {
       if (error.name === "token_invalid") this.finish("expired");
+      if (error.name === "forbidden") this.finish("refused", error.message);
     }
   }
 
@@ -127,15 +130,15 @@ export class Session {
     }
   }
 
-  /** End for good; `why` is shown. */
-  finish(why) {
+  /** End for good; `why` is shown, and what the server says of it. */
+  finish(why, detail) {
     if (this.over) return;
     this.over = true;
     clearTimeout(this.retry);
     window.removeEventListener("online", this.wake);
     document.removeEventListener("visibilitychange", this.look);
     this.link?.end();
-    this.store.setLink({ state: "ended", why });
+    this.store.setLink({ state: "ended", why, detail });
   }
 
   async logOut() {
@@ -175,7 +178,7 @@ export class Session {
         this.groupChanged(message);
         break;
       case "kicked":
-        if (!this.moving) this.kicked(message.reason);
+        if (!this.moving) this.kicked(message);
         break;
       case "moved":
         this.moved(message);
@@ -183,8 +186,8 @@ export class Session {
     }
   }
 
-  kicked(reason) {
-    if (STAY_AWAY[reason]) this.finish(STAY_AWAY[reason]);
+  kicked({ reason, detail }) {
+    if (STAY_AWAY[reason]) this.finish(STAY_AWAY[reason], detail);
   }
 
   /** Go to another server; what this connection says from now on about its end means nothing. */

@@ -8,18 +8,20 @@ const NOTICES = {
   expired: "Your session has ended. Sign in again.",
   password: "Your password was changed. Sign in with the new one.",
   admin: "This session was ended by an administrator.",
+  refused: "The server does not let you in.",
   logout: "You are signed out.",
 };
 
-/** The page for who is not signed in; `done` gets the credentials of a session. */
-export function signView(notice, done) {
+/** The page for who is not signed in, and why; `done` gets the credentials of a session. */
+export function signView(why, done, detail = "") {
   const card = h("main", { class: "sign-card" });
   const show = (page, props) => {
     fill(card, brand(), ...page(show, done, props));
     // Once it is on the page.
     queueMicrotask(() => card.querySelector("input")?.focus());
   };
-  show(signIn, { notice: NOTICES[notice] ?? "" });
+  const sentence = detail && `${detail[0].toUpperCase()}${detail.slice(1)}.`;
+  show(signIn, { notice: [NOTICES[why], sentence].filter(Boolean).join(" ") });
   return h("div", { class: "sign" }, card);
 }
 
