@@ -97,12 +97,17 @@ class Bans:
 
     # what ports ask
 
+    @property
+    def any(self) -> bool:
+        """Whether any address is banned: nearly always none is, and then nobody need be looked at."""
+        return bool(self._automatic or self._by_admins)
+
     def refusal(self, address: str, by_admins: bool = False) -> FluxError | None:
         """What somebody at ``address`` is told who is not let in; None for who is.
 
         :param by_admins: ask for bans by admins only.
         """
-        if not self._automatic and not self._by_admins:
+        if not self.any:
             return None
         parsed = parse(address)
         if parsed is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from admin_parts import login, running
+from admin_parts import FREE, login, running
 from certificates import Authority
 from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred, fail, succeed
@@ -38,7 +38,8 @@ def exported(registry: CollectorRegistry) -> dict[str, str]:
 async def test_the_documented_metrics_are_those_there_are(tmp_path: Path) -> None:
     rows = re.findall(r"^\| `(flux_\w+)(?:\{[\w, ]+\})?` \| (\w+) \| .+ \|$", DOCS.read_text("utf-8"), re.MULTILINE)
     certificate, key = Authority(tmp_path).issue("localhost")
-    async with running(tmp_path, f"tls.certificate={certificate}", f"tls.key={key}") as assembly:
+    given = [f"tls.certificate={certificate}", f"tls.key={key}", f"gate.listen={FREE}"]
+    async with running(tmp_path, *given, roles=frozenset({"status", "chat", "gate"})) as assembly:
         assert exported(assembly.registry) == dict(rows)
     assert len(rows) == len(dict(rows))
 

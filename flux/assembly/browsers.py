@@ -22,6 +22,7 @@ from flux.errors import FluxError, NotFound
 from flux.gate.channel import GateRequest
 from flux.gate.site import GateSite
 from flux.interfaces import IState
+from flux.metrics import GateMetrics
 from flux.model import Assignment
 from flux.net.eager import make_eager
 from flux.net.listener import Listener
@@ -64,6 +65,8 @@ class Browsers:
             trust,
             lambda address: bans.offence("bad_lines", address),
         )
+        site.metrics.relays(lambda: len(relays), lambda: relays.made, lambda: relays.failed)
+        site.labels[b"/ws"] = "/ws"
         # Whether somebody is logged in is not known here, so only an admin's ban ends what is relayed.
         bans.on_ban(lambda: relays.keep_out(lambda address: bans.refusal(address, by_admins=True)))
         # With one process there is nowhere else to connect to.
@@ -124,10 +127,11 @@ class Browsers:
 class WebSocketPort:
     """``chat.websocket``: a port of its own for the browsers of a chat server."""
 
-    def __init__(self, settings: Settings, node: ChatNode, around: Around, reactor: Any) -> None:
+    def __init__(self, settings: Settings, node: ChatNode, around: Around, metrics: GateMetrics, reactor: Any) -> None:
         self._settings = settings
         self._here = WebSockets(node)
-        self._site = site = GateSite(settings, reactor, is_proxied(settings.chat.websocket), node.bans)
+        self._site = site = GateSite(settings, reactor, is_proxied(settings.chat.websocket), node.bans, metrics)
+        site.labels[b"/ws"] = "/ws"
         site.root.putChild(b"ws", WebSocketResource(self._build, lambda: node.settings.chat.origins, reactor))
         factory = around("websocket", "chat.websocket", site)
         self.listener = Listener("chat.websocket", settings.chat.websocket, factory, reactor)

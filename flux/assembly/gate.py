@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from prometheus_client import CollectorRegistry
 from twisted.logger import Logger
 
 from flux.accounts.accounts import Accounts
@@ -22,7 +23,7 @@ from flux.gate.site import GateSite
 from flux.gate.status_client import StatusClient
 from flux.interfaces import IBus, IPlacement, IState, IStore
 from flux.lifecycle import CannotStart, Stage
-from flux.metrics import AccountMetrics
+from flux.metrics import AccountMetrics, GateMetrics, ObservedMailer
 from flux.net.eager import make_eager
 from flux.net.listener import Listener
 from flux.tls.client import tls_endpoints
@@ -56,12 +57,14 @@ class GateService:
         placement: IPlacement | None,
         node: ChatNode | None,
         bans: Bans,
+        http: GateMetrics,
+        registry: CollectorRegistry,
         around: Around,
         trust: Any,
         reactor: Any,
     ) -> None:
         self._settings = settings
-        self.mailer = make_mailer(settings, reactor)
+        self.mailer = ObservedMailer(make_mailer(settings, reactor), registry)
         self._status: StatusClient | None = None
         if settings.gate.status:
             endpoint = tls_endpoints(reactor, trust) if settings.gate.status_tls else None
@@ -71,10 +74,12 @@ class GateService:
         if placement is None:
             raise CannotStart("gate.status: is empty, and there is no status service in this process")
         accounts = Accounts(settings, store, state, bus, passwords, metrics, bans)
-        self.site = GateSite(settings, reactor, is_proxied(settings.gate.listen), bans)
+        self.site = GateSite(settings, reactor, is_proxied(settings.gate.listen), bans, http)
         self.browsers = browsers = Browsers(self.site, settings, node, state, bans, trust, reactor)
-        self.gate = Gate(accounts, store, placement, self.mailer, reactor, browsers.address)
-        self.site.routes.update({**routes(self.gate), b"/openapi.json": Document(), b"/get_test": GetTest()})
+        self.gate = Gate(accounts, store, placement, self.mailer, reactor, browsers.address, http)
+        paths = {**routes(self.gate), b"/openapi.json": Document(), b"/get_test": GetTest()}
+        self.site.routes.update(paths)
+        self.site.labels.update({path: path.decode() for path in paths})
         factory = around("gate", "gate.listen", self.site)
         self.listener = Listener("gate.listen", settings.gate.listen, factory, reactor)
 

@@ -38,7 +38,16 @@ from flux.config import Difference, Settings, is_proxied
 from flux.errors import Unavailable
 from flux.interfaces import IState, IStore
 from flux.lifecycle import CannotStart, Stage, Stages
-from flux.metrics import AccountMetrics, BackendMetrics, BanMetrics, ChatMetrics, Observed, StatusMetrics, TlsMetrics
+from flux.metrics import (
+    AccountMetrics,
+    BackendMetrics,
+    BanMetrics,
+    ChatMetrics,
+    GateMetrics,
+    Observed,
+    StatusMetrics,
+    TlsMetrics,
+)
 from flux.model import Node
 from flux.net.eager import make_eager
 from flux.net.listener import Listener
@@ -88,6 +97,7 @@ class Assembly:
         self.reread: Callable[[str], Awaitable[Difference]] = _cannot_reread
         self._listening = False
         self.bans: Bans | None = None
+        self._http: GateMetrics | None = None
         self.node: ChatNode | None = None
         self.status: StatusService | None = None
         self.gate: GateService | None = None
@@ -124,6 +134,8 @@ class Assembly:
                 placement=here,
                 node=self.node,
                 bans=self.bans,
+                http=self._http_metrics(),
+                registry=registry,
                 around=self._around,
                 trust=self._trust,
                 reactor=reactor,
@@ -161,6 +173,12 @@ class Assembly:
             passwords.stop()
 
         return Stage("hashing", start, stop)
+
+    def _http_metrics(self) -> GateMetrics:
+        """Those of all HTTP ports for users; there are none where nothing listens."""
+        if self._http is None:
+            self._http = GateMetrics(self.registry)
+        return self._http
 
     def _admin(self, backends: BackendMetrics) -> list[Stage]:
         settings, node = self._settings, self.node
@@ -252,7 +270,7 @@ class Assembly:
         if self._worker:
             self._shared = SharedPort(settings.chat.listen, factory, self._reactor)
         if settings.chat.websocket:
-            self.websocket = WebSocketPort(settings, node, self._around, self._reactor)
+            self.websocket = WebSocketPort(settings, node, self._around, self._http_metrics(), self._reactor)
 
         async def listen() -> None:
             ports = [listener] if self._shared is None else [listener, self._shared]

@@ -16,6 +16,7 @@ unread takes our last words back.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.protocol import Protocol, connectionDone
@@ -102,7 +103,7 @@ class Channel(Upgradable):
         self.since = self.site.now
         refusal = self.site.connected(self)
         if refusal is not None:
-            self.refuse(refusal)
+            self._refuse(refusal)
 
     def dataReceived(self, data: bytes) -> None:
         """Take a part of a request; of a refused one, forget it."""
@@ -146,6 +147,8 @@ class Channel(Upgradable):
     def upgrade(self, successor: Protocol) -> None:
         """From now on somebody else speaks on this connection, and looks after it; it still counts."""
         self.state = "upgraded"
+        for request in self.requests:
+            request.ended("ok")
         self.site.upgraded(self)
         super().upgrade(successor)
 
@@ -158,6 +161,10 @@ class Channel(Upgradable):
         """Answer what is being received with ``error``; nothing that follows is looked at."""
         if self.state == "refused":
             return
+        self.site.metrics.refused("unread", error.name)
+        self._refuse(error, status)
+
+    def _refuse(self, error: FluxError, status: int = 0) -> None:
         self.state, self.since = "refused", self.site.now
         body = encode(problem(error))
         code = status or STATUS[error.name]
@@ -201,11 +208,16 @@ class GateRequest(Request):
     """A request.
 
     :ivar address: the network address of whoever asks, without the port.
+
+    What it is counted as is its label; empty before it is complete, and after it was counted.
     """
 
     site: GateSite
     channel: Any
     defaultContentType = b"application/octet-stream"
+    _outcome = "ok"
+    _label = ""
+    _began = 0.0
 
     def gotLength(self, length: int | None) -> None:
         """The head is complete: refuse a body that is too long before it is sent, and count one of unknown length."""
@@ -238,6 +250,26 @@ class GateRequest(Request):
             self.responseHeaders.setRawHeaders(b"Server", [b"flux"])
         super().write(data)
 
+    def finish(self) -> None:
+        """It is answered."""
+        super().finish()
+        self.ended(self._outcome)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Nobody waits for the answer any more."""
+        super().connectionLost(reason)
+        self.ended("gone")
+
+    def failed(self, error: FluxError) -> None:
+        """The answer, whatever it looks like, will be this."""
+        self._outcome = error.name
+
+    def ended(self, outcome: str) -> None:
+        """Count it, once."""
+        if self._label:
+            self.site.metrics.answered(self._label, outcome, time.perf_counter() - self._began)
+            self._label = ""
+
     def processingFailed(self, reason: Failure) -> Failure:
         """A bug: into the log it goes, and not to the client."""
         self.channel.site.log_failure(reason, self)
@@ -250,8 +282,9 @@ class GateRequest(Request):
     def process(self) -> None:
         """A route answers for itself; the resource tree is for everything else."""
         site = self.site = self.channel.site
+        self._label, self._began = site.label(self.path), time.perf_counter()
         # On each request: behind a proxy it may be anybody's, and a ban may be younger than the connection.
-        refusal = site.refusal(self.address)
+        refusal = site.refusal(self.address) if site.keeps_out else None
         route = site.routes.get(self.path)
         if route is None and refusal is None:
             super().process()
@@ -282,6 +315,7 @@ class GateRequest(Request):
 
     def fail(self, error: FluxError, status: int = 0) -> None:
         """Answer with an error."""
+        self.failed(error)
         retry_after = getattr(error, "retry_after", 0)
         if retry_after:
             self.responseHeaders.setRawHeaders(b"Retry-After", [b"%d" % -(-retry_after // 1000)])

@@ -11,10 +11,11 @@ from twisted.logger import Logger
 
 from flux.accounts.accounts import Accounts
 from flux.config import Settings
-from flux.errors import TokenInvalid
+from flux.errors import FluxError, TokenInvalid
 from flux.gate.verification import Verification
 from flux.interfaces import IMailer, IPlacement, IStore
 from flux.lifecycle import DeadlineExceeded, Tasks, every, within
+from flux.metrics import GateMetrics
 from flux.model import Assignment, Credentials
 
 STOP_WITHIN = 3.0
@@ -40,16 +41,18 @@ class Gate:
         mailer: IMailer,
         clock: IReactorTime,
         websocket: Callable[[Assignment], str],
+        metrics: GateMetrics,
     ) -> None:
         self.accounts = accounts
         self.store = store
-        self.verification = Verification(accounts, store, mailer)
+        self.verification = Verification(accounts, store, mailer, metrics)
         self.tasks = Tasks(self.log)
         self.stopping = False
         self._chores = Tasks(self.log)
         self._clock = clock
         self._placement = placement
         self._websocket = websocket
+        self._metrics = metrics
 
     def reload(self, settings: Settings) -> None:
         """Go on with other limits and rules."""
@@ -75,8 +78,13 @@ class Gate:
         self, password: str, address: str, conn: str, *, uid: int = 0, name: str = "", email: str = ""
     ) -> tuple[Credentials, Assignment]:
         """Check who it is, and find a chat server: see :meth:`Accounts.authenticate` and :meth:`IPlacement.assign`."""
-        credentials = await self.accounts.authenticate(password, address, conn, uid=uid, name=name, email=email)
-        assignment = await self.place(credentials.id)
+        try:
+            credentials = await self.accounts.authenticate(password, address, conn, uid=uid, name=name, email=email)
+            assignment = await self.place(credentials.id)
+        except FluxError as error:
+            self._metrics.login(error.name)
+            raise
+        self._metrics.login("ok")
         return credentials, assignment
 
     async def place(self, uid: int) -> Assignment:

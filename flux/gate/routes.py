@@ -176,6 +176,7 @@ class Route(Resource):
     @staticmethod
     def _fail(endpoint: Endpoint, request: GateRequest, error: FluxError) -> None:
         if endpoint.classic:
+            request.failed(error)
             request.answer(200, encode(ClassicAnswer(error=error.code)))
         else:
             request.fail(error, 415 if isinstance(error, WrongContentType) else 0)

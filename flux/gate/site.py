@@ -19,6 +19,7 @@ from flux.config import Settings
 from flux.errors import FluxError, NotFound, RateLimited
 from flux.gate.channel import Channel, GateRequest
 from flux.lifecycle import DeadlineExceeded, Tasks, every, within
+from flux.metrics import GateMetrics
 
 STOP_WITHIN = 3.0
 """Seconds that answers on their way have when the gate stops."""
@@ -48,6 +49,8 @@ class GateSite(Site):
 
     :param proxied: connections come with PROXY headers; whose they are is known only then.
     :param bans: who is kept out; None: nobody.
+    :ivar metrics: what it counts.
+    :ivar labels: what requests for a path are counted as; those for a route that is not in it are ``files``.
     :ivar routes: resources by their whole path, looked at first.
     :ivar root: the resource tree, looked at otherwise.
     :ivar now: the clock as of the last second, cheap to read.
@@ -61,11 +64,21 @@ class GateSite(Site):
     protocol = Channel  # type: ignore[assignment]
     displayTracebacks = False
 
-    def __init__(self, settings: Settings, clock: Any, proxied: bool = False, bans: Bans | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Any,
+        proxied: bool = False,
+        bans: Bans | None = None,
+        metrics: GateMetrics | None = None,
+    ) -> None:
         self.root = Root()
         super().__init__(self.root, requestFactory=GateRequest, timeout=None, reactor=clock)
         self._parsePOSTFormSubmission = False
         self.routes: dict[bytes, Resource] = {}
+        self.labels: dict[bytes, str] = {}
+        self.metrics = metrics = metrics or GateMetrics()
+        metrics.connections(lambda: len(self._channels))
         self.now = clock.seconds()
         self.date = http.datetimeToString()
         self._clock = clock
@@ -120,6 +133,11 @@ class GateSite(Site):
         """A bug showed itself."""
         self.log_to.failure("answering {method} {path} failed", reason, method=request.method, path=request.path)
 
+    @property
+    def keeps_out(self) -> bool:
+        """Whether anybody is banned at all."""
+        return self._bans is not None and self._bans.any
+
     def refusal(self, address: str) -> FluxError | None:
         """What somebody at ``address`` is told who is banned; None for everybody else."""
         return None if self._bans is None else self._bans.refusal(address)
@@ -141,18 +159,27 @@ class GateSite(Site):
         theirs = self._per_address.setdefault(counted(address), set())
         theirs.add(channel)
         banned = self.refusal(address)
-        if banned is not None or not self._most or len(theirs) <= self._most:
+        if banned is not None:
+            self.metrics.banned.inc()
             return banned
+        if not self._most or len(theirs) <= self._most:
+            return None
         # A browser keeps connections that it may never use again, and there may be many browsers behind an address.
         idle = min((each for each in theirs if each.state == "idle"), key=lambda each: each.since, default=None)
         if idle is not None:
             idle.make_room()
             return None
         self._refused[address] += 1
+        self.metrics.too_many.inc()
         return RateLimited("too many connections from this address", 1000)
+
+    def label(self, path: bytes) -> str:
+        """What a request for ``path`` is counted as: there are few of these, whatever is asked for."""
+        return self.labels.get(path) or ("files" if path in self.routes else "other")
 
     def upgraded(self, channel: Channel) -> None:
         """A connection speaks another protocol, and belongs to somebody else: it is not looked at any more."""
+        self.metrics.websockets.inc()
         self._forget(channel)
 
     def disconnected(self, channel: Channel) -> None:

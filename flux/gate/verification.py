@@ -17,6 +17,7 @@ from flux.accounts.accounts import Accounts
 from flux.accounts.codes import LIFETIME, Purpose
 from flux.accounts.rules import check_email
 from flux.interfaces import IMailer, IStore
+from flux.metrics import GateMetrics
 from flux.model import Credentials
 
 MINUTES = round(LIFETIME / 60)
@@ -48,11 +49,17 @@ class Verification:
     """
 
     def __init__(
-        self, accounts: Accounts, store: IStore, mailer: IMailer, wall: Callable[[], float] = time.time
+        self,
+        accounts: Accounts,
+        store: IStore,
+        mailer: IMailer,
+        metrics: GateMetrics,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._accounts = accounts
         self._store = store
         self._mailer = mailer
+        self._metrics = metrics
         self._wall = wall
 
     async def send(self, purpose: Purpose | Literal["either"], email: str, address: str) -> int:
@@ -74,6 +81,7 @@ class Verification:
         code = await self._accounts.codes.issue(purpose, verified, address)
         subject, text = _letter(purpose, code, owner)
         await self._mailer.send(email, subject, text)
+        self._metrics.code_sent(purpose)
         return expires
 
 

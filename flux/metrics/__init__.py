@@ -15,6 +15,7 @@ from flux.metrics.accounts import AccountMetrics
 from flux.metrics.backends import BackendMetrics, Observed
 from flux.metrics.bans import BanMetrics
 from flux.metrics.chat import ChatMetrics
+from flux.metrics.gate import GateMetrics, ObservedMailer
 from flux.metrics.process import ProcessMetrics
 from flux.metrics.status import StatusMetrics
 from flux.metrics.tls import TlsMetrics
@@ -24,7 +25,9 @@ __all__ = [
     "BackendMetrics",
     "BanMetrics",
     "ChatMetrics",
+    "GateMetrics",
     "Observed",
+    "ObservedMailer",
     "ProcessMetrics",
     "StatusMetrics",
     "TlsMetrics",

@@ -90,6 +90,7 @@ class Relay(WebSocketProtocol):
             raise
         except Exception as problem:
             self.log.warn("no chat server for {address}: {problem}", address=self.address, problem=problem)
+            self._relays.failed += 1
             self.close(TRY_AGAIN_LATER)
             return
         if self.closed:
@@ -220,6 +221,8 @@ class Relays:
     :param proxied: whether chat servers expect PROXY headers.
     :param trust: whose certificates theirs must be signed by; None: those the system trusts.
     :param broke_rule: called with the address of a client that has broken a rule of WebSocket.
+    :ivar made: how many connections there were to be relayed.
+    :ivar failed: of how many the chat server was not reached.
     :ivar max_line: longest message taken from a client, in bytes.
     """
 
@@ -241,6 +244,7 @@ class Relays:
         self._reactor = reactor
         self._all: set[Relay] = set()
         self._overdue: dict[Relay, Any] = {}
+        self.made = self.failed = 0
         self._count = 0
         self._emptied: Deferred[None] | None = None
 
@@ -277,6 +281,7 @@ class Relays:
 
     def add(self, relay: Relay) -> None:
         """A connection has begun."""
+        self.made += 1
         self._all.add(relay)
 
     def keep_out(self, refusal: Callable[[str], FluxError | None]) -> None:
