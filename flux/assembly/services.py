@@ -2,11 +2,11 @@
 
 ::
 
-    admin port ── store ── state ── bus ── hashing ── status port ── chat: boot and bus, port, lease
+    admin port ── manhole ── store ── state ── bus ── hashing ── status port ── chat: boot and bus, port, lease
                ── gate: mailer, status client, port                                      (started left to right)
 
 Listening is readiness: the chat port opens when everything behind it works, and the
-lease is taken as soon as the port is known.  Only the admin port is there from the beginning
+lease is taken as soon as the port is known.  Only admin port and manhole are there from the beginning
 to the end, to say what is missing.
 """
 
@@ -25,9 +25,11 @@ from twisted.logger import Logger
 
 from flux.accounts.passwords import Passwords
 from flux.accounts.rules import check_password
+from flux.admin.manhole import Manhole
 from flux.admin.service import AdminService
 from flux.admin.sources import Sources
 from flux.assembly.backends import make_state, make_store, make_trust
+from flux.assembly.banner import first_steps
 from flux.assembly.browsers import WebSocketPort
 from flux.assembly.gate import GateService
 from flux.bans import Bans
@@ -141,7 +143,8 @@ class Assembly:
                 reactor=reactor,
             )
             stages += self.gate.stages()
-        stages = self._admin(backends) + stages
+        self.manhole: Manhole | None = None
+        stages = self._admin(backends) + self._open_manhole() + stages
         if self.tls is not None:
             stages.insert(0, Stage("TLS", self.tls.start, self.tls.stop))
         self._stages = Stages(stages, reactor, self.log)
@@ -219,6 +222,17 @@ class Assembly:
             await admin.stop()
 
         return [Stage("the admin port", start, stop)]
+
+    def _open_manhole(self) -> list[Stage]:
+        """A Python prompt, where it is wanted: as long as the admin port, to look at what does not start or end."""
+        if not self._settings.admin.manhole:
+            return []
+        names = {"assembly": self, "reactor": self._reactor, "store": self.store, "state": self.state, "bus": self.bus}
+        names |= {"node": self.node, "sessions": self.node.sessions} if self.node is not None else {}
+        names |= {"status": self.status} if self.status is not None else {}
+        names |= {"gate": self.gate} if self.gate is not None else {}
+        self.manhole = manhole = Manhole(self._settings.admin, names, self._reactor)
+        return [Stage("the manhole", manhole.start, manhole.stop)]
 
     def _service(self, settings: Settings, metrics: StatusMetrics | None = None) -> StatusService:
         try:
@@ -394,7 +408,7 @@ class Assembly:
             if is_proxied(self._settings.chat.listen):
                 lines.append(f"flux chat server {name!r} listens on {host}:{port} for a proxy that sends PROXY headers")
             else:
-                lines += self._first_steps(name, host, port, self._settings.secure("chat"))
+                lines += first_steps(name, host, port, self._settings.secure("chat"))
         if "status" in self._roles:
             host, port = self.status_listener.address()
             tls = " with TLS" if self._settings.secure("status") else ""
@@ -406,24 +420,10 @@ class Assembly:
             host, port = self.admin_listener.address()
             scheme = "https" if self._settings.secure("admin") else "http"
             lines.append(f"dashboard and metrics: {scheme}://{host}:{port}/")
+        if self.manhole is not None:
+            host, port = self.manhole.address()
+            lines.append(f"manhole: ssh -p {port} {host}")
         return "\n".join(lines)
-
-    @staticmethod
-    def _first_steps(name: str, host: str, port: int, tls: bool) -> list[str]:
-        chat, netcat = f"flux chat {host}:{port}", f"nc {host} {port}"
-        if tls:
-            chat, netcat = f"flux chat --tls {host}:{port}", f"openssl s_client -quiet -connect {host}:{port}"
-        return [
-            f"flux chat server {name!r} listens on {host}:{port}{' with TLS' if tls else ''}",
-            "",
-            f"  {chat:<30} the terminal client",
-            f"  {netcat:<30} or type JSON lines yourself:",
-            "",
-            '  {"type":"register","name":"ann","password":"correct horse"}',
-            '  {"type":"login","name":"ann","password":"correct horse"}',
-            '  {"type":"send","to":2,"text":"hello"}',
-            '  {"type":"help"}',
-        ]
 
 
 class _Servers:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from flux.config.kinds import MOST_NAME, is_local, is_proxied, is_ssl, is_this_machine
-from flux.config.settings import LISTENERS, SECTIONS, ChatServer, Key, Mail, Settings, keys
+from flux.config.settings import LISTENERS, SECTIONS, Admin, ChatServer, Key, Mail, Settings, keys
 
 
 class Entry(NamedTuple):
@@ -261,6 +261,7 @@ def _relations(settings: Settings, servers: Sequence[str], given: _Given) -> Non
             "it ends sessions and sets passwords, and would be reachable from other machines; "
             "expected interface=127.0.0.1, or an admin.token",
         )
+    _manhole(admin, report)
     missing = settings.store.kind == "postgres" and not settings.store.dsn
     if missing and not any(mistake.subject == "store.dsn" for mistake in given.mistakes):
         report("store.dsn", "is missing; expected postgresql://user:password@host/database for store.kind = postgres")
@@ -287,6 +288,21 @@ def _tls(settings: Settings, report: Callable[[str, str], None]) -> None:
             name, endpoint = "chat.websocket", settings.chat.websocket
         if settings.wraps(listener) and is_ssl(endpoint):
             report(name, f"brings TLS of its own; expected tcp:, or tls.listeners without {listener}")
+
+
+def _manhole(admin: Admin, report: Callable[[str, str], None]) -> None:
+    """Report a manhole that others could try, or nobody could use."""
+    if not admin.manhole:
+        return
+    if not is_local(admin.manhole):
+        report(
+            "admin.manhole",
+            "whoever gets in may do anything, and it would be reachable from other machines; expected "
+            "interface=127.0.0.1 (ssh -J HOST leads there from elsewhere)",
+        )
+    if admin.manhole_keys is None:
+        expected = keys(Admin)["manhole_keys"].kind.expected.removesuffix(", or nothing")
+        report("admin.manhole_keys", f"is missing; expected {expected}, with the public keys of those who may use it")
 
 
 def _mail(mail: Mail, report: Callable[[str, str], None]) -> None:

@@ -201,6 +201,14 @@ class Admin:
         secret(16), "", "What whoever asks must show; empty: nothing, and it stays on loopback.", live=True
     )
 
+    manhole: str = _key(
+        ENDPOINT_OR_NOTHING, "", "Where a Python prompt inside the server listens for SSH; empty: nowhere."
+    )
+    manhole_keys: Path | None = _key(
+        PATH_OR_NOTHING, "", "The public keys of those who may use it, as in ~/.ssh/authorized_keys."
+    )
+    manhole_host_key: Path = _key(PATH, "flux-data/manhole_host_key", "The manhole's own key; it is made when missing.")
+
     def endpoint(self, all_in_one: bool) -> str:
         """Where it listens in a process that has everything, or in one of the parts; empty: nowhere."""
         if self.listen == "auto":

@@ -60,15 +60,17 @@ class Inner(Protocol):
 
 
 def worker_settings(settings: Settings, number: int) -> Settings:
-    """What holds for a worker: its name and its admin port, one of those after ``admin.listen``, are its own."""
-    listen = settings.admin.listen
-    if listen not in ("", "auto"):
-        where = reachable_at(listen)
-        listen = with_port(listen, where.port + number) if where is not None else ""
+    """What holds for a worker: its name is its own, and so are its admin port and manhole, counted up."""
+
+    def own(endpoint: str) -> str:
+        where = reachable_at(endpoint) if endpoint not in ("", "auto") else None
+        return endpoint if endpoint in ("", "auto") else with_port(endpoint, where.port + number) if where else ""
+
+    admin = settings.admin
     return replace(
         settings,
         chat=replace(settings.chat, name=f"{settings.chat.name}-{number}"),
-        admin=replace(settings.admin, listen=listen),
+        admin=replace(admin, listen=own(admin.listen), manhole=own(admin.manhole)),
     )
 
 
