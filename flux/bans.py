@@ -69,9 +69,9 @@ class Bans:
         self._offences: Counter[str] = Counter()
         # By address, with the moment when it is over.
         self._automatic: dict[str, float] = {}
-        # By length of the network's prefix, then by the network.
-        self._by_admins: dict[int, dict[Network, Ban]] = {}
-        self._listeners: list[Callable[[], None]] = []
+        # By version and length of the prefix, then by the prefix: there are few lengths.
+        self._by_admins: dict[tuple[int, int], dict[int, Ban]] = {}
+        self._listeners: list[Callable[[bool], None]] = []
         self._problem = ""
         metrics.held(lambda: {"automatic": len(self._automatic), "admin": sum(map(len, self._by_admins.values()))})
         self.reload(settings)
@@ -81,8 +81,11 @@ class Bans:
         self._limits = settings.limits
         self._exempt = (*settings.limits.ban_exempt, *settings.gate.proxies)
 
-    def on_ban(self, listener: Callable[[], None]) -> None:
-        """Call ``listener`` whenever somebody is banned who was not before: to look at who is connected."""
+    def on_ban(self, listener: Callable[[bool], None]) -> None:
+        """Call ``listener`` whenever somebody is banned who was not before, to look at who is connected.
+
+        It is told whether there are bans by admins among the new ones; without any, those who are logged in stay.
+        """
         self._listeners.append(listener)
 
     async def start(self) -> None:
@@ -107,7 +110,8 @@ class Bans:
 
         :param by_admins: ask for bans by admins only.
         """
-        if not self.any:
+        over = 0.0 if by_admins else self._automatic.get(counted(address), 0.0)
+        if not over and not self._by_admins:
             return None
         parsed = parse(address)
         if parsed is None:
@@ -116,7 +120,7 @@ class Bans:
         if ban is not None:
             text = _in_words(ban, "address")
             return RateLimited(text, max(1, ban.until - self._now())) if ban.until else Forbidden(text)
-        left = 0.0 if by_admins else self._automatic.get(counted(address), 0.0) - self._clock.seconds()
+        left = over - self._clock.seconds()
         # What exempts an address may have been set after it was banned.
         if left <= 0 or self._is_exempt(parsed):
             return None
@@ -161,12 +165,12 @@ class Bans:
             self._automatic[address] = self._clock.seconds() + limits.ban_for
         if banned:
             self._metrics.banned.inc(len(banned))
-            self._tell_listeners()
+            self._tell_listeners(by_admins=False)
 
     async def refresh(self) -> None:
         """Learn what bans there are. Where that cannot be asked, those that were known stay."""
         problem = ""
-        news = False
+        news = by_admins = False
         try:
             now = self._clock.seconds()
             found = {address: now + left for address, left in (await self._state.banned()).items()}
@@ -178,29 +182,31 @@ class Bans:
             self._automatic = {address: over for address, over in self._automatic.items() if over > now}
         try:
             if self._store is not None:
-                news |= self._take(await self._store.network_bans())
+                by_admins = self._take(await self._store.network_bans())
         except FluxError as error:
             problem = str(error)
         if problem and not self._problem:
             self.log.warn("new bans are not known here until this is over: {problem}", problem=problem)
         self._problem = problem
-        if news:
-            self._tell_listeners()
+        if news or by_admins:
+            self._tell_listeners(by_admins)
 
     def _take(self, bans: tuple[Ban, ...]) -> bool:
         """Go on with these bans of networks; whether there are new ones among them."""
         before = self._by_admins
-        lists: dict[int, dict[Network, Ban]] = {}
+        lists: dict[tuple[int, int], dict[int, Ban]] = {}
         for ban in bans:
             if not is_over(ban, self._now()):
                 network = ip_network(ban.network)
-                lists.setdefault(network.prefixlen, {})[network] = ban
+                lists.setdefault((network.version, network.prefixlen), {})[
+                    _prefix(network.network_address, network.prefixlen)
+                ] = ban
         self._by_admins = lists
-        return any(network not in before.get(length, {}) for length, each in lists.items() for network in each)
+        return any(prefix not in before.get(kind, {}) for kind, each in lists.items() for prefix in each)
 
-    def _tell_listeners(self) -> None:
+    def _tell_listeners(self, by_admins: bool) -> None:
         for listener in self._listeners:
-            listener()
+            listener(by_admins)
 
     # inside
 
@@ -209,13 +215,15 @@ class Bans:
 
     def _ban_of(self, address: Address) -> Ban | None:
         """The ban by an admin that keeps an address out."""
-        for length, bans in self._by_admins.items():
-            if length > address.max_prefixlen:
-                continue
-            network: Network = ip_network((address, length), strict=False)
-            ban = bans.get(network)
-            if ban is not None and not is_over(ban, self._now()) and self._is_meant(address, network):
-                return ban
+        for (version, length), bans in self._by_admins.items():
+            if version == address.version:
+                ban = bans.get(_prefix(address, length))
+                if (
+                    ban is not None
+                    and not is_over(ban, self._now())
+                    and self._is_meant(address, ip_network(ban.network))
+                ):
+                    return ban
         return None
 
     def _is_meant(self, address: Address, network: Network) -> bool:
@@ -231,6 +239,11 @@ class Bans:
     def _is_liable(self, address: str) -> bool:
         parsed = parse(address)
         return parsed is not None and not self._is_exempt(parsed)
+
+
+def _prefix(address: Address, length: int) -> int:
+    """The first ``length`` bits."""
+    return int(address) >> (address.max_prefixlen - length)
 
 
 def is_over(ban: Ban, now: int) -> bool:

@@ -68,7 +68,7 @@ class Browsers:
         site.metrics.relays(lambda: len(relays), lambda: relays.made, lambda: relays.failed)
         site.labels[b"/ws"] = "/ws"
         # Whether somebody is logged in is not known here, so only an admin's ban ends what is relayed.
-        bans.on_ban(lambda: relays.keep_out(lambda address: bans.refusal(address, by_admins=True)))
+        bans.on_ban(lambda by_admins: relays.keep_out(lambda address: bans.refusal(address, by_admins=True)))
         # With one process there is nowhere else to connect to.
         alone = settings.state.kind == "memory" or settings.gate.chat_via_gate == "yes"
         site.routes.update(client_files("'self'" if alone else "'self' ws: wss:"))

@@ -72,11 +72,16 @@ class Connections:
             else:
                 del self._per_address[key]
 
-    def keep_out(self, bans: Bans) -> None:
-        """Somebody was banned: end what they have open. Whoever is logged in is sent away only by an admin."""
+    def keep_out(self, bans: Bans, by_admins: bool) -> None:
+        """Somebody was banned: end what they have open. Whoever is logged in is sent away only by an admin.
+
+        :param by_admins: whether an admin has banned somebody; where not, nearly nobody has to be looked at.
+        """
         for connection in list(self._all):
             session = connection.session
             placed = session is not None and session.placed
+            if placed and not by_admins:
+                continue
             refusal = bans.refusal(connection.address, by_admins=placed)
             if refusal is None or connection.closed:
                 continue
