@@ -25,6 +25,7 @@ from interleavings_portrait import Painter
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
+from flux.bans import Bans
 from flux.chat.delivery import Delivery
 from flux.config import Settings
 from flux.config.settings import Limits
@@ -186,9 +187,10 @@ class Uncounted:
 
 
 PAINTER = Painter(
-    Clock, Settings, Limits, Client, LoneNode, Port, Outbox, Uncounted, unseen=[(Delivery, "delivered")]
+    Bans, Clock, Settings, Limits, Client, LoneNode, Port, Outbox, Uncounted, unseen=[(Delivery, "delivered")]
 )  # fmt: skip
-"""Clocks stand still, what is counted does not matter, and of clients it is looked what they were shown."""
+"""Clocks stand still, nobody is banned, what is counted does not matter, and of clients it is looked what they were
+shown."""
 
 
 def _shown(client: Client) -> Shown:

@@ -16,7 +16,7 @@ from twisted.logger import LogLevel, globalLogPublisher
 from flux.backends.redis import RedisBus, RedisState
 from flux.backends.redis.url import Address, parse_url
 from flux.bench.engines import RedisServer
-from flux.bench.servers import free_port
+from flux.bench.servers import free_port, listens
 from flux.errors import Unavailable
 from flux.model import Kick
 
@@ -177,6 +177,13 @@ async def test_a_replica(redis_server, tmp_path: Path) -> None:
         )
 
 
+class NotLoaded(RedisServer):
+    """Is used as soon as it listens."""
+
+    def _serves(self) -> bool:
+        return listens(self.port)
+
+
 async def test_a_server_that_is_still_loading(tmp_path: Path) -> None:
     server = RedisServer(tmp_path)
     with server:
@@ -185,7 +192,7 @@ async def test_a_server_that_is_still_loading(tmp_path: Path) -> None:
             await root.command("SAVE")
         server.kill()
         slow = {"key-load-delay": "10000", "loading-process-events-interval-bytes": "1024"}
-        loading = RedisServer(tmp_path, slow)
+        loading = NotLoaded(tmp_path, slow)
         loading.password = server.password
         with loading:
             assert "is still loading its data" in await refused(loading.url)

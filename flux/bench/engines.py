@@ -125,13 +125,27 @@ class RedisServer(Engine):
 
         :raises flux.bench.servers.ServerFailed: it did not.
         """
-        answers = b""
-        with socket.create_connection(("127.0.0.1", self.port), START_WITHIN) as connection:
-            connection.sendall(f"AUTH {self.password}\r\nFLUSHALL\r\nQUIT\r\n".encode())
-            while data := connection.recv(4096):
-                answers += data
+        answers = self._ask("FLUSHALL")
         if answers.count(b"+OK") < 2:
             raise ServerFailed(f"{self.name} was not emptied: {answers!r}")
+
+    def _ask(self, command: str) -> bytes:
+        answers = b""
+        with socket.create_connection(("127.0.0.1", self.port), START_WITHIN) as connection:
+            connection.sendall(f"AUTH {self.password}\r\n{command}\r\nQUIT\r\n".encode())
+            while data := connection.recv(4096):
+                answers += data
+        return answers
+
+    def _serves(self) -> bool:
+        if not listens(self.port):
+            return False
+        try:
+            # It listens before it has loaded what it had stored.
+            return b"-LOADING" not in self._ask("PING")
+        except OSError:
+            # Settings of a test may want TLS, and it hangs up on whoever does not speak that.
+            return True
 
     def _launch(self, cpus: Sequence[int]) -> ServerProcess:
         settings = {
