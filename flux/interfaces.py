@@ -93,8 +93,8 @@ class IStore(Interface):
         An address that was not verified leads to nobody.
         """
 
-    def set_password(uid: int, password_hash: str) -> Awaitable[None]:
-        """Replace the hash. Unknown accounts are ignored."""
+    def set_password(uid: int, password_hash: str, instead_of: str = "") -> Awaitable[bool]:
+        """Replace the hash, if it is given only while it is ``instead_of``; False where nothing was replaced."""
 
     def set_email(uid: int, email: str, verified: str) -> Awaitable[None]:
         """Replace the account's address by one that its owner has proved; ``verified`` is ``email`` folded.

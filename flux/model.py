@@ -191,6 +191,7 @@ class Overview(Value, frozen=True):
 
     :ivar session: the account's newest session number.
     :ivar ban: of the account, perhaps one that is over.
+    :ivar password_hash: for logins by password, which look whether it is still the one they have checked.
     """
 
     profile: Profile
@@ -200,6 +201,7 @@ class Overview(Value, frozen=True):
     cursors: tuple[Cursor, ...]
     session: int
     ban: Ban | None = None
+    password_hash: str = ""
 
 
 class CursorMove(Value, frozen=True):

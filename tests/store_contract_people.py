@@ -131,11 +131,14 @@ class AccountsContract:
         assert await store.credentials(2, "ann") is None
         assert await store.credentials(0, "Ann") is None
 
-    async def test_a_password_is_replaced_and_unknown_accounts_are_ignored(self, store) -> None:
+    async def test_a_password_is_replaced_if_it_is_the_one_that_is_meant(self, store) -> None:
         await people(store, "ann", "bob")
-        await store.set_password(1, "new")
-        await store.set_password(99, "new")
+        assert await store.set_password(1, "new") is True
+        assert await store.set_password(99, "new") is False
+        assert await store.set_password(1, "newer", "hash of ann") is False
         assert (await store.credentials(1, "")).password_hash == "new"
+        assert await store.set_password(1, "newer", "new") is True
+        assert (await store.credentials(1, "")).password_hash == (await store.overview(1)).password_hash == "newer"
         assert (await store.credentials(2, "")).password_hash == "hash of bob"
 
     async def test_profiles_change_field_by_field(self, store) -> None:
@@ -195,6 +198,7 @@ class AccountsContract:
                 sorted([Cursor(group.chat, 0, 0, 0, 0, 0), Cursor(pair, bob, 0, 0, 3, 2)], key=lambda c: c.chat)
             ),
             session=1,
+            password_hash="hash of ann",
         )
         bare = await store.overview(cat)
         assert (bare.friends, bare.requests, bare.groups, bare.cursors, bare.session) == ((), (), (), (), 0)

@@ -138,6 +138,7 @@ class ModelStore:
             groups=self.groups(uid),
             cursors=tuple(self._cursor(chat, uid) for chat in mine),
             session=self.sessions[uid],
+            password_hash="h",
         )
 
     def _cursor(self, chat: Chat, uid: int) -> Cursor:

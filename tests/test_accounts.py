@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import pytest_twisted
 from chat_server import ChatServer, with_changes
@@ -367,3 +369,66 @@ async def test_the_chat_port_asks_for_codes_too(server: ChatServer) -> None:
     numbered = await server.connect()
     numbered.number(4, name="ann", password=GOOD)
     assert (await numbered.numbered(5))["errno"] == 1
+
+
+# --- a password that is replaced while a login with it is under way ----------
+
+
+def replace_while_checked(server: ChatServer, uid: int, renewed: str | None = None) -> None:
+    """The next password that is right is replaced before anybody is told so."""
+    verify = server.passwords.verify
+
+    async def replaced(*arguments: Any) -> tuple[bool, str | None]:
+        right, _ = await verify(*arguments)
+        server.passwords.verify = verify  # type: ignore[method-assign]
+        await server.store.set_password(uid, "the owner's")
+        return right, renewed
+
+    server.passwords.verify = replaced  # type: ignore[method-assign]
+
+
+async def test_a_login_with_the_old_password_is_refused(server: ChatServer, accounts: Accounts) -> None:
+    ann = await accounts.register("ann", GOOD, HOME, "c1")
+    replace_while_checked(server, ann)
+    client = await server.connect()
+    assert await client.refused("login", name="ann", password=GOOD) == "password_invalid"
+    assert await server.state.routes([ann]) == {}
+
+
+async def test_a_renewed_hash_of_the_old_password_does_not_undo_it(server: ChatServer, accounts: Accounts) -> None:
+    ann = await accounts.register("ann", GOOD, HOME, "c1")
+    replace_while_checked(server, ann, renewed="the thief's")
+    with pytest.raises(PasswordInvalid):
+        await accounts.authenticate(GOOD, HOME, "c1", name="ann")
+    assert (await server.store.credentials(ann, "")).password_hash == "the owner's"
+
+
+async def test_of_two_changes_with_the_old_password_one_counts(server: ChatServer, accounts: Accounts) -> None:
+    ann = await accounts.register("ann", GOOD, HOME, "c1")
+    replace_while_checked(server, ann)
+    with pytest.raises(PasswordInvalid):
+        await accounts.change_password(ann, GOOD, "another password", HOME, "c1")
+    assert (await server.store.credentials(ann, "")).password_hash == "the owner's"
+
+
+async def test_a_token_for_the_old_password_is_revoked(server: ChatServer, accounts: Accounts) -> None:
+    ann = await accounts.register("ann", GOOD, HOME, "c1")
+    replace_while_checked(server, ann)
+    credentials = await accounts.authenticate(GOOD, HOME, "c1", name="ann")
+    token = await server.token(ann)
+    with pytest.raises(PasswordInvalid):
+        await accounts.confirm(credentials)
+    client = await server.connect()
+    assert await client.refused("login", id=ann, token=token) == "token_invalid"
+
+
+async def test_guessing_does_not_tell_whose_an_address_is(accounts: Accounts) -> None:
+    await verified(accounts, "ann", MAIL)
+    for _ in range(10):
+        with pytest.raises(PasswordInvalid):
+            await accounts.authenticate("a guess", HOME, "c1", name="ann")
+    with pytest.raises(RateLimited):
+        await accounts.authenticate("a guess", HOME, "c1", name="ann")
+    for email in (MAIL, "somebody@else.example.org"):
+        with pytest.raises(PasswordInvalid):
+            await accounts.authenticate("a guess", HOME, "c1", email=email)

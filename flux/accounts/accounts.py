@@ -8,6 +8,7 @@ not use codes up.
 
 from __future__ import annotations
 
+from msgspec.structs import replace
 from twisted.logger import Logger
 
 from flux.accounts.codes import Codes
@@ -31,6 +32,8 @@ from flux.metrics import AccountMetrics
 from flux.model import Ban, Credentials, Kick
 from flux.names import fold
 from flux.tokens import matches
+
+REPLACED = "the password was replaced meanwhile; log in with the new one"
 
 
 class Accounts:
@@ -136,7 +139,8 @@ class Accounts:
             raise BadRequest("id, name, email: give exactly one of them")
         key, verified = fold(name) if name else "", check_email(email) if email else ""
         credentials = await self._store.credentials(uid, key, verified)
-        account = str(credentials.id) if credentials else key or verified or str(uid)
+        # Not the account where an address was given: to whom that belongs would show by what is counted together.
+        account = verified or (str(credentials.id) if credentials else key or str(uid))
 
         async def allowed() -> None:
             try:
@@ -157,8 +161,31 @@ class Accounts:
             raise PasswordInvalid("account and password do not match")
         self.check_ban(credentials.ban)
         if renewed is not None:
-            await self._store.set_password(credentials.id, renewed)
+            if not await self._store.set_password(credentials.id, renewed, credentials.password_hash):
+                raise PasswordInvalid(REPLACED)
+            credentials = replace(credentials, password_hash=renewed)
         return credentials
+
+    @staticmethod
+    def check_unchanged(checked: str, current: str) -> None:
+        """Look once more at what a password was checked against, which may have taken seconds.
+
+        To be called when what was granted can be found by who replaces the password: either this finds that it
+        was replaced, or they find what was granted, and end it.
+
+        :raises flux.errors.PasswordInvalid: it was replaced.
+        """
+        if checked != current:
+            raise PasswordInvalid(REPLACED)
+
+    async def confirm(self, credentials: Credentials) -> None:
+        """:meth:`check_unchanged` for who has given out a token, which is revoked then."""
+        now = await self._store.credentials(credentials.id, "")
+        try:
+            self.check_unchanged(credentials.password_hash, now.password_hash if now else "")
+        except PasswordInvalid:
+            await self._state.revoke(credentials.id)
+            raise
 
     def check_ban(self, ban: Ban | None) -> None:
         """:raises flux.errors.Forbidden: an account with this ban may not log in."""
@@ -196,7 +223,8 @@ class Accounts:
         if not right:
             await self._throttle.failed(account, address, "password")
             raise PasswordInvalid("old: this is not the current password")
-        await self._store.set_password(uid, await self._passwords.hash(new))
+        if not await self._store.set_password(uid, await self._passwords.hash(new), credentials.password_hash):
+            raise PasswordInvalid(REPLACED)
         await self._state.revoke(uid)
         self.log.info("user {uid} changed the password", uid=uid, conn=conn)
 

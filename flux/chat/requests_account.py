@@ -26,7 +26,7 @@ from flux.errors import (
     NoServer,
     Unavailable,
 )
-from flux.model import Cursor, Kick, Overview, Presence
+from flux.model import Credentials, Cursor, Kick, Overview, Presence
 from flux.wire import replies, requests
 from flux.wire.numbered import NumberedDialect
 
@@ -58,11 +58,12 @@ async def login(session: Session, request: requests.Login) -> None:
     if node.draining:
         raise NoServer("this server is draining; ask for another one")
     if isinstance(request.token, str):
-        uid = await _check_token(session, request)
+        uid, checked = await _check_token(session, request), None
     else:
-        uid = await _check_password(session, request)
+        credentials = await _check_password(session, request)
+        uid, checked = credentials.id, credentials.password_hash
     try:
-        await _begin(session, uid, request)
+        await _begin(session, uid, request, checked)
     except BaseException:
         node.end(session)
         session.connection.restart()
@@ -78,19 +79,21 @@ async def _check_token(session: Session, request: requests.Login) -> int:
     return request.id
 
 
-async def _check_password(session: Session, request: requests.Login) -> int:
+async def _check_password(session: Session, request: requests.Login) -> Credentials:
     if bool(request.id) == bool(request.name):
         raise BadRequest("id, name: give exactly one of them")
     if not isinstance(request.password, str):
         raise BadRequest("password: missing")
-    credentials = await session.node.accounts.authenticate(
+    return await session.node.accounts.authenticate(
         request.password, session.connection.address, session.conn, uid=request.id, name=request.name
     )
-    return credentials.id
 
 
-async def _begin(session: Session, uid: int, request: requests.Login) -> None:
-    """Make this connection the account's one live session."""
+async def _begin(session: Session, uid: int, request: requests.Login, checked: str | None) -> None:
+    """Make this connection the account's one live session.
+
+    :param checked: the hash that the password was checked against; None where there was a token instead.
+    """
     node = session.node
     takeover = node.settings.chat.takeover
     _still_here(session)
@@ -119,8 +122,11 @@ async def _begin(session: Session, uid: int, request: requests.Login) -> None:
             # Whatever the shared state says or has forgotten: there is a newer one.
             session.kick("takeover")
             raise _Gone()
-        # Here for all kinds of logins: who bans looks for the route, which is claimed, after the ban is committed.
+        # Here for all kinds of logins: who bans, or replaces a password, commits that and then looks for the route,
+        # which is claimed.
         node.accounts.check_ban(overview.ban)
+        if checked is not None:
+            node.accounts.check_unchanged(checked, overview.password_hash)
         session.name = overview.profile.name
         node.delivery.enter(session, overview.cursors)
         session.friends = tuple(friend.id for friend in overview.friends if friend.mutual)

@@ -81,6 +81,7 @@ class Gate:
         try:
             credentials = await self.accounts.authenticate(password, address, conn, uid=uid, name=name, email=email)
             assignment = await self.place(credentials.id)
+            await self.accounts.confirm(credentials)
         except FluxError as error:
             self._metrics.login(error.name)
             raise

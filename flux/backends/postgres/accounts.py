@@ -68,8 +68,12 @@ async def set_email(run: Run, uid: int, email: str, verified: str) -> None:
         raise UserInvalid("there is no such user")
 
 
-async def set_password(run: Run, uid: int, password_hash: str) -> None:
-    await run("UPDATE accounts SET password_hash = %s WHERE id = %s RETURNING id", (password_hash, uid))
+async def set_password(run: Run, uid: int, password_hash: str, instead_of: str) -> bool:
+    rows = await run(
+        "UPDATE accounts SET password_hash = %s WHERE id = %s AND %s IN ('', password_hash) RETURNING id",
+        (password_hash, uid, instead_of),
+    )
+    return bool(rows)
 
 
 async def profile(run: Run, uid: int) -> Profile:

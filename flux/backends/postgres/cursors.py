@@ -49,7 +49,7 @@ OVERVIEWS = Prepared(f"""
                 {UNREAD} AS unread
             FROM members mine JOIN chats c ON c.id = mine.chat WHERE mine.uid = a.id ORDER BY mine.chat''')
 },
-        'session', s.number,
+        'session', s.number, 'password_hash', a.password_hash,
         'ban', (SELECT json_build_object('uid', b.uid, 'reason', b.reason, 'at', b.at, 'until', b.until, 'name', a.name)
             FROM bans b WHERE b.network = '' AND b.uid = a.id))::text
     FROM accounts a JOIN sessions s ON s.uid = a.id WHERE a.id = ANY (%s::bigint[])""")

@@ -207,8 +207,8 @@ class PostgresStore:
     def credentials(self, uid: int, key: str, verified: str = "") -> Awaitable[Credentials | None]:
         return self._pool.call(accounts.credentials, uid, key, verified)
 
-    def set_password(self, uid: int, password_hash: str) -> Awaitable[None]:
-        return self._pool.call(accounts.set_password, uid, password_hash)
+    def set_password(self, uid: int, password_hash: str, instead_of: str = "") -> Awaitable[bool]:
+        return self._pool.call(accounts.set_password, uid, password_hash, instead_of)
 
     def set_email(self, uid: int, email: str, verified: str) -> Awaitable[None]:
         return self._pool.call(accounts.set_email, uid, email, verified)

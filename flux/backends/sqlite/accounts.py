@@ -70,8 +70,9 @@ def set_email(writer: Writer, uid: int, email: str, verified: str) -> None:
     writer.db.execute("UPDATE accounts SET email = ?, verified = ? WHERE id = ?", (email, verified, uid))
 
 
-def set_password(writer: Writer, uid: int, password_hash: str) -> None:
-    writer.db.execute("UPDATE accounts SET password_hash = ? WHERE id = ?", (password_hash, uid))
+def set_password(writer: Writer, uid: int, password_hash: str, instead_of: str) -> bool:
+    statement = "UPDATE accounts SET password_hash = ? WHERE id = ? AND ? IN ('', password_hash)"
+    return writer.db.execute(statement, (password_hash, uid, instead_of)).rowcount > 0
 
 
 def profile(db: sqlite3.Connection, uid: int) -> Profile:

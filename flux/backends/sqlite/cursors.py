@@ -58,4 +58,5 @@ def overview(db: sqlite3.Connection, uid: int) -> Overview:
         cursors=tuple(Cursor(*row) for row in all_rows(db, CURSORS, (uid,))),
         session=all_rows(db, "SELECT number FROM sessions WHERE uid = ?", (uid,))[0][0],
         ban=ban_of(db, uid),
+        password_hash=all_rows(db, "SELECT password_hash FROM accounts WHERE id = ?", (uid,))[0][0],
     )
