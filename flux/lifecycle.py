@@ -2,6 +2,7 @@
 
 ``spawn`` and ``Tasks``   a coroutine that nobody awaits, with its errors logged and an owner who can end it
 ``within``, ``together``  a wait with a deadline, and one for several things at once
+``Slots``                 a wait for one's turn, where only so many may work at once
 ``backoff``, ``every``    retries and repetition
 ``Outage``                what fails again and again is told once
 ``Stages``                ordered start, and stop in reverse order
@@ -17,6 +18,7 @@ Clocks are arguments, so tests run all of this on ``twisted.internet.task.Clock`
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -155,6 +157,49 @@ async def together(work: Iterable[Awaitable[T]]) -> list[T]:
         if not succeeded:
             outcome.raiseException()
     return [outcome for _, outcome in outcomes]
+
+
+class Slots:
+    """So many may work at the same time, and the others wait for their turn; how many may change meanwhile.
+
+    (Twisted's DeferredSemaphore has the number it began with.)
+
+    :param limit: at least 1.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._free = self._limit = limit
+        self._waiting: deque[Deferred[None]] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """Those who wait for their turn."""
+        return len(self._waiting)
+
+    def resize(self, limit: int) -> None:
+        """Of more than ``limit`` who work at the moment, all finish."""
+        self._free += limit - self._limit
+        self._limit = limit
+        self._admit()
+
+    async def acquire(self) -> None:
+        """Wait for a turn; every one has to be released."""
+        if self._free > 0:
+            self._free -= 1
+            return
+        turn: Deferred[None] = Deferred(self._waiting.remove)
+        self._waiting.append(turn)
+        await turn
+
+    def release(self) -> None:
+        """Let somebody else have the turn, who may run inside this call."""
+        self._free += 1
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._free > 0 and self._waiting:
+            self._free -= 1
+            self._waiting.popleft().callback(None)
 
 
 async def sleep(seconds: float, clock: IReactorTime) -> None:

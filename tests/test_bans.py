@@ -354,6 +354,18 @@ async def test_numbered_clients_of_a_banned_account_are_told_in_their_words(serv
     assert (answer["errno"], answer["errmsg"]) == (1, "this account is banned: spam")
 
 
+async def test_who_logs_out_at_a_banned_address_cannot_log_in_again_there(server: ChatServer) -> None:
+    [ann] = await server.register("ann")
+    client = await server.connect(address="127.0.0.9")
+    client.number(1, id=ann, password=PASSWORD)
+    await client.numbered(2)
+    for _ in range(5):
+        server.node.bans.offence("password", "127.0.0.9")
+    await server.node.bans.tell()
+    client.number(3, id=ann)
+    assert (await client.ended())[-1]["name"] == "rate_limited"
+
+
 async def test_an_admins_ban_of_a_network_ends_sessions(server: ChatServer) -> None:
     ann, bob = await server.people("ann", "bob")
     carl = await server.connect(address="127.0.1.7")

@@ -15,6 +15,7 @@ from flux.lifecycle import (
     CannotStart,
     DeadlineExceeded,
     Outage,
+    Slots,
     Stage,
     Stages,
     Tasks,
@@ -398,3 +399,29 @@ def test_an_outage_is_told_once_and_once_that_it_is_over() -> None:
         ("info", "works again, after 4.5 s"),
         ("warn", "does not work: another"),
     ]
+
+
+# --- Slots -------------------------------------------------------------------
+
+
+async def test_so_many_work_at_once_and_how_many_may_change() -> None:
+    slots, working = Slots(2), []
+
+    async def work(name: str) -> None:
+        await slots.acquire()
+        working.append(name)
+
+    running = [Deferred.fromCoroutine(work(name)) for name in "abcdef"]
+    assert (working, slots.waiting) == (["a", "b"], 4)
+    slots.resize(3)
+    assert (working, slots.waiting) == (["a", "b", "c"], 3)
+    slots.resize(1)
+    for _ in range(2):
+        slots.release()
+        assert len(working) == 3
+    running[3].addErrback(lambda failure: failure.trap(CancelledError))
+    running[3].cancel()
+    slots.release()
+    assert (working, slots.waiting) == (["a", "b", "c", "e"], 1)
+    slots.release()
+    assert working[-1] == "f"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from ipaddress import ip_network
+from ipaddress import IPv6Network, ip_network
 from typing import Literal
 
 import msgspec
@@ -14,7 +14,7 @@ from flux.addresses import Network, counted, parse
 from flux.admin.actions import Actions, Ending
 from flux.admin.sources import Sources
 from flux.bans import Bans, account_in_words, is_over
-from flux.errors import BadRequest, FluxError, NotFound, TooLarge
+from flux.errors import BadRequest, FluxError, NotFound, TooLarge, Unavailable
 from flux.interfaces import IStore
 from flux.model import Ban
 
@@ -141,7 +141,12 @@ class Banning:
         # What makes itself is of one address, or of what counts as one.
         automatic = counted(str(network.network_address)) if single else str(network)
         lifted = await store.unban(0, str(network))
-        lifted |= await self._sources.state.pardon(automatic)
+        try:
+            lifted |= await self._sources.state.pardon(automatic)
+        except Unavailable as away:
+            if not lifted:
+                raise
+            self.log.warn("a ban of {network} for offences may stay: {away}", network=str(network), away=away.detail)
         await bans.refresh()
         if not lifted:
             around = [
@@ -176,9 +181,12 @@ def _network(text: str) -> Network:
     """:raises flux.errors.BadRequest: ``text`` is neither an address nor a network."""
     address = parse(text)
     try:
-        return ip_network(text if address is None else address)
+        network = ip_network(text if address is None else address)
     except ValueError as error:
         raise BadRequest(f"network: {error}") from None
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    # Whoever comes by IPv4 is known by that, also where the port listens on IPv6.
+    return network if mapped is None else ip_network((int(mapped), network.prefixlen - 96))
 
 
 def _holds(outer: Network, inner: Network) -> bool:

@@ -25,13 +25,12 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from flux.errors import FluxError, NotFound
 from flux.interfaces import IStore
-from flux.lifecycle import Outage, Tasks, backoff, sleep
+from flux.lifecycle import Outage, Slots, Tasks, backoff, sleep
 from flux.model import Changes, Cursor, MemberChange, Membership, Message
 
 if TYPE_CHECKING:
@@ -42,6 +41,9 @@ PAGE = 200
 
 WRITE_AT = 64 * 1024
 """Bytes gathered before a catch-up writes and looks whether the peer keeps up."""
+
+NO_LIMIT = 1_000_000
+"""Sessions that are filled at the same time, where there is no limit."""
 
 MAX_WAITING = 1_000
 """Messages of a chat held back while its members are read; what is beyond is found in the store."""
@@ -104,14 +106,18 @@ class Delivery:
         self._tasks = tasks
         self._rng = rng
         self._outage = Outage(self.log, clock)
-        self._slots = DeferredSemaphore(catchups or 1_000_000)
+        self._slots = Slots(catchups or NO_LIMIT)
         self._forgotten: set[Session] = set()
         self.spread = spread
 
     @property
     def catchups_waiting(self) -> int:
         """Sessions that wait for their turn to be filled."""
-        return len(self._slots.waiting)
+        return self._slots.waiting
+
+    def reload(self, catchups: int) -> None:
+        """Fill so many sessions at the same time from now on; 0: all that need it."""
+        self._slots.resize(catchups or NO_LIMIT)
 
     # --- which chats a session is in ---
 

@@ -230,6 +230,7 @@ class ChatNode:
         self.limits = settings.limits
         self.connections.reload(settings)
         self.accounts.reload(settings)
+        self.delivery.reload(self.limits.catchups)
 
     # --- connections and sessions ---
 

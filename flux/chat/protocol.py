@@ -80,6 +80,10 @@ class ChatConnection(Connection):
             self.write(NAMED.error(error))
             self.close()
             return
+        self.look_for_ban()
+
+    def look_for_ban(self) -> None:
+        """Be turned away where the address is banned; for who may log in now."""
         refusal = self.node.bans.refusal(self.address)
         if refusal is not None:
             self.turn_away(refusal)

@@ -238,6 +238,7 @@ async def logout(session: Session, request: requests.Logout) -> None:
     session.node.end(session)
     if isinstance(session.dialect, NumberedDialect):
         session.connection.restart()
+        session.connection.look_for_ban()
     else:
         session.reply(request, replies.LogoutOk())
         session.connection.close()
