@@ -245,7 +245,7 @@ class SqliteMachine(StoreMachine):
 
 TestStore = pytest.mark.timeout(600)(pytest.mark.slow(SqliteMachine.TestCase))
 TestStore.settings = settings(
-    max_examples=100,
+    max_examples=50,
     stateful_step_count=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
