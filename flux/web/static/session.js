@@ -70,6 +70,7 @@ export class Session {
     this.online = true;
     this.failures = 0;
     store.setLink({ state: "online" });
+    this.sendReads();
     this.pump();
     store.setChats((await this.link.ask("chats")).chats);
   }
