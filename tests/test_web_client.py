@@ -220,7 +220,7 @@ def test_the_page_comes_back_after_the_server_was_killed(tabs: Callable[..., Tab
         for each, name in ((tab, "ann"), (other, "bob")):
             each.wait_text("Your session has ended")
             sign_in(each, name)
-            each.wait_text("before", ".side")
+            each.wait_text("in between", ".side")
     finally:
         server.stop()
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from browser import Tab
 from cable import Cable
-from web_people import Server, say, sign_up, write_to
+from web_people import Lines, Server, say, sign_in, sign_up, wait_said, write_to
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -37,3 +37,35 @@ def test_what_is_read_while_offline_is_told_afterwards(tabs: Callable[..., Tab],
         writer.wait(f"{stamps}.every((e) => e.innerText.includes('Read'))")
         say(writer, "third")
         writer.wait(f"{stamps}.length === 3 && {stamps}.every((e) => e.innerText.includes('Read'))")
+
+
+def test_what_was_not_sent_goes_out_when_the_same_account_signs_in_again(
+    tabs: Callable[..., Tab], web_server: Server, lines: Callable[[str], Lines]
+) -> None:
+    friend = lines("patient")
+    with Cable(web_server.port) as cable:
+        tab = tabs(f"http://127.0.0.1:{cable.port}/")
+        sign_up(tab, "nomad")
+        uid = tab.js("JSON.parse(sessionStorage['flux.session']).id")
+        write_to(tab, "patient")
+        say(tab, "first")
+        tab.wait_text("Sent", ".message.own .stamp")
+        cable.cut()
+        tab.wait_text("connection", ".link-state")
+        say(tab, "written on the road 1")
+        say(tab, "written on the road 2")
+        elsewhere = tabs()
+        sign_in(elsewhere, "nomad")
+        elsewhere.click("patient", ".side")
+        cable.mend()
+        # The login elsewhere made this one's token void.
+        tab.wait_text("Your session has ended")
+        sign_in(tab, "nomad")
+        tab.wait("!document.body.innerText.includes('Not sent yet') && document.querySelectorAll('.row').length === 1")
+        elsewhere.wait_text("signed in elsewhere")
+        elsewhere.wait("document.querySelector('.composer').hidden", "nobody writes where nothing is sent")
+        while len(history := friend.ask("history", to=uid)["messages"]) < 3:
+            pass
+        assert [message["text"] for message in history] == ["first", "written on the road 1", "written on the road 2"]
+        tab.click("patient", ".side")
+        wait_said(tab, ["first", "written on the road 1", "written on the road 2"])

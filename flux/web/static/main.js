@@ -9,6 +9,8 @@ import { signView } from "./view_sign.js";
 const KEPT = "flux.session";
 const app = document.getElementById("app");
 const store = new Store();
+/** What was not sent when a session ended, by the account's id. Nothing is sent twice: each entry has its cid. */
+const unsent = new Map();
 let session = null;
 
 /** The token and where it belongs, for as long as this tab lives; never a password. */
@@ -25,16 +27,25 @@ function kept() {
   }
 }
 
+/** Keep what the session has not sent, until this account signs in again. */
+function keepUnsent() {
+  if (session?.unsent.length) unsent.set(session.credentials.id, session.unsent);
+}
+
 function begin(credentials) {
+  keepUnsent();
   keep(credentials);
   store.clear();
   session = new Session(store, credentials, keep);
+  session.takeOn(unsent.get(credentials.id) ?? []);
+  unsent.delete(credentials.id);
   fill(app, shellView(store, session, () => begin(session.credentials)));
 }
 
 /** Back to signing in, unless it is only the connection that somebody else has taken. */
 function leave(why, detail) {
   if (why === "takeover" || why === "in_use") return;
+  keepUnsent();
   session = null;
   keep(null);
   store.clear();
@@ -49,7 +60,7 @@ store.subscribe(() => {
 });
 
 window.addEventListener("beforeunload", (event) => {
-  if (session?.unsent) event.preventDefault();
+  if (session?.queue.length || unsent.size) event.preventDefault();
 });
 
 const credentials = kept();

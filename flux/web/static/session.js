@@ -341,9 +341,20 @@ export class Session {
     this.store.change();
   }
 
-  /** What is not stored yet. */
+  /** What is not stored yet: what waits, in its order, and what was refused. */
   get unsent() {
-    return this.queue.length;
+    const outgoing = [...this.store.conversations.values()].flatMap((conversation) => conversation.outgoing);
+    return [...this.queue, ...outgoing.filter((entry) => !this.queue.includes(entry))];
+  }
+
+  /** Take on what another session of this account has not sent. */
+  takeOn(unsent) {
+    for (const { conversation: { key }, ...rest } of unsent) {
+      const conversation = this.store.conversation(key);
+      const entry = { ...rest, conversation };
+      conversation.outgoing.push(entry);
+      if (entry.state === "waiting") this.queue.push(entry);
+    }
   }
 
   /** Send what waits, one after the other, so that it arrives in the order it was written in. */

@@ -59,7 +59,7 @@ export function chatView(store, session, key) {
   function update() {
     const known = !group || store.groups.has(conversation.id);
     showHead(known);
-    writer.element.hidden = !known;
+    writer.element.hidden = !known || store.link.state === "ended";
     join.hidden = known || !store.me || store.link.state !== "online";
     if (known && session.online && !conversation.loaded && !conversation.loading && !conversation.trouble) {
       session.loadHistory(conversation);
