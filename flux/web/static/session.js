@@ -101,6 +101,7 @@ export class Session {
   }
 
   adopt(found) {
+    if (this.over) return;
     this.credentials = { ...this.credentials, ...found };
     this.save(this.credentials);
   }
