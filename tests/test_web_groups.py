@@ -144,3 +144,25 @@ def test_everything_can_be_done_from_the_keyboard(tabs: Callable[..., Tab], line
     tab.js("document.querySelector('[role=tab]').focus()")
     tab.press("ArrowRight")
     assert focused(tab) == "People"
+
+
+def test_an_open_group_is_live_again_for_who_was_removed_and_is_added(
+    tabs: Callable[..., Tab], lines: Callable[[str], Lines]
+) -> None:
+    host = lines("host")
+    guest = tabs()
+    sign_up(guest, "guest")
+    uid = guest.js("JSON.parse(sessionStorage['flux.session']).id")
+    group = host.ask("group.create", name="Revolving door")["group"]
+    host.ask("group.add", group=group, id=uid)
+    host.ask("send", group=group, text="welcome")
+    guest.click("Revolving door", ".side")
+    guest.wait_text("welcome", ".log")
+    host.ask("group.remove", group=group, id=uid)
+    guest.wait_text("You are not a member", ".chat-head")
+    host.ask("group.add", group=group, id=uid)
+    guest.wait("!document.querySelector('.composer').hidden")
+    host.ask("send", group=group, text="welcome back")
+    guest.wait_text("welcome back", ".log")
+    say(guest, "thank you")
+    guest.wait_text("Sent", ".message.own .stamp")

@@ -210,6 +210,7 @@ export function chatView(store, session, key) {
   if (group) session.refreshMembers(conversation.id).catch(() => {});
 
   return {
+    conversation,
     element,
     update,
     focus() {

@@ -29,13 +29,16 @@ export function shellView(store, session, again) {
   function showMain() {
     const key = store.me ? route() : "";
     const what = store.me ? key : null;
-    if (what !== shown) {
+    // A group's conversation is forgotten when one is removed: there is another one then.
+    const forgotten = open && open.conversation !== store.conversations.get(key);
+    if (what !== shown || forgotten) {
+      const focus = what !== shown || main.contains(document.activeElement);
       open?.close();
       open = key ? chatView(store, session, key) : null;
       fill(main, open ? open.element : nothing());
       panes.classList.toggle("in-chat", Boolean(key));
-      if (key) open.focus();
-      else if (shown) side.focus(shown);
+      if (key && focus) open.focus();
+      else if (!key && shown) side.focus(shown);
       shown = what;
     }
     open?.update();
