@@ -69,3 +69,22 @@ def test_what_was_not_sent_goes_out_when_the_same_account_signs_in_again(
         assert [message["text"] for message in history] == ["first", "written on the road 1", "written on the road 2"]
         tab.click("patient", ".side")
         wait_said(tab, ["first", "written on the road 1", "written on the road 2"])
+
+
+def test_history_that_was_cut_off_is_read_after_the_next_login(
+    tabs: Callable[..., Tab], web_server: Server, lines: Callable[[str], Lines]
+) -> None:
+    writer = lines("novelist")
+    with Cable(web_server.port) as cable:
+        tab = tabs(f"http://127.0.0.1:{cable.port}/")
+        sign_up(tab, "unlucky")
+        writer.ask("send", to=tab.js("JSON.parse(sessionStorage['flux.session']).id"), text="chapter one")
+        tab.wait_text("novelist", ".side")
+        cable.swallow()
+        tab.click("novelist", ".side")
+        tab.wait_text("Loading", ".log-top")
+        cable.cut()
+        tab.wait_text("connection was lost", ".log-top")
+        cable.mend()
+        tab.wait_text("This is where it began", ".log-top")
+        tab.wait("!document.querySelector('.row .badge')", "what is in sight is read")

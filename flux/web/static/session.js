@@ -66,7 +66,7 @@ export class Session {
   async begin(reply) {
     const { store } = this;
     store.loggedIn(reply);
-    for (const conversation of store.conversations.values()) conversation.loaded = false;
+    for (const conversation of store.conversations.values()) Object.assign(conversation, { loaded: false, trouble: "" });
     this.online = true;
     this.failures = 0;
     store.setLink({ state: "online" });
