@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from browser import Tab
 from cable import Cable
-from web_people import Lines, Server, say, sign_in, sign_up, wait_said, write_to
+from web_people import Lines, Server, said, say, sign_in, sign_up, wait_said, write_to
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -88,3 +88,29 @@ def test_history_that_was_cut_off_is_read_after_the_next_login(
         cable.mend()
         tab.wait_text("This is where it began", ".log-top")
         tab.wait("!document.querySelector('.row .badge')", "what is in sight is read")
+
+
+def test_a_day_that_comes_twice_stands_there_twice_and_not_more_often(
+    tabs: Callable[..., Tab], web_server: Server, lines: Callable[[str], Lines]
+) -> None:
+    lines("calendar")
+    with Cable(web_server.port) as cable:
+        tab = tabs(f"http://127.0.0.1:{cable.port}/")
+        sign_up(tab, "early")
+        write_to(tab, "calendar")
+        say(tab, "today")
+        tab.wait_text("Sent", ".message.own .stamp")
+        cable.cut()
+        tab.wait_text("connection", ".link-state")
+        # This machine's clock is a day behind, and is then put right.
+        tab.js("window.now = Date.now; Date.now = () => now() - 86_400_000; 0")
+        say(tab, "yesterday")
+        tab.js("Date.now = now; 0")
+        for text in ("one", "two", "three"):
+            say(tab, text)
+            tab.wait_text(text, ".log")
+        assert tab.texts(".log-list .day") == ["Today", "Yesterday", "Today"]
+        cable.mend()
+        tab.wait("!document.querySelector('.log').innerText.includes('Not sent yet')")
+        assert tab.texts(".log-list .day") == ["Today"]
+        assert said(tab) == ["today", "yesterday", "one", "two", "three"]

@@ -59,11 +59,12 @@ const made = new WeakMap();
 
 /**
  * Make an element's children those that `items` describe, keeping those that are there already.
- * An item is {key, print, make}: a child is made anew when its print is another than before.
+ * An item is {key, print, make}: a child is made anew when its print is another than before. No two have the same key.
  */
 export function reconcile(parent, items) {
   const there = new Map();
   for (const child of parent.children) there.set(made.get(child)?.key, child);
+  const kept = new Set();
   let next = parent.firstElementChild;
   for (const { key, print, make } of items) {
     let child = there.get(key);
@@ -78,10 +79,11 @@ export function reconcile(parent, items) {
       child = mark(make(), key, print);
     }
     there.delete(key);
+    kept.add(child);
     if (child === next) next = child.nextElementSibling;
     else parent.insertBefore(child, next);
   }
-  for (const child of there.values()) child.remove();
+  for (const child of [...parent.children]) if (!kept.has(child)) child.remove();
 }
 
 function mark(element, key, print) {

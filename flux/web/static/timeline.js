@@ -21,7 +21,7 @@ export function timeline(store, session, conversation, freshAbove) {
     const before = entries[index - 1];
     const after = entries[index + 1];
     const newDay = !before || dayOf(before.at) !== dayOf(message.at);
-    if (newDay) items.push(day(message.at));
+    if (newDay) items.push(day(message));
     let apart = newDay;
     if (!freshShown && !message.own && message.seq > freshAbove) {
       freshShown = apart = true;
@@ -41,9 +41,10 @@ function together(one, other) {
   return one.from === other.from && other.at - one.at < TOGETHER;
 }
 
-function day(at) {
+/** The day above a message. What is not sent yet has the time of this machine, so that a day may come again. */
+function day({ key, at }) {
   const text = dayName(at);
-  return { key: `day-${dayOf(at)}`, print: text, make: () => h("div", { class: "day", role: "separator" }, text) };
+  return { key: `day-${key}`, print: text, make: () => h("div", { class: "day", role: "separator" }, text) };
 }
 
 /** The events that happened up to a message. */

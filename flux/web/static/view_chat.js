@@ -135,9 +135,9 @@ export function chatView(store, session, key) {
   /** A message that stays where it is, whatever is added above it. */
   function firstInSight() {
     const frame = log.getBoundingClientRect();
-    for (const child of list.children) {
-      const box = child.getBoundingClientRect();
-      if (box.bottom > frame.top) return { element: child, top: box.top };
+    for (const element of list.querySelectorAll(".message")) {
+      const box = element.getBoundingClientRect();
+      if (box.bottom > frame.top) return { element, top: box.top };
     }
     return null;
   }
