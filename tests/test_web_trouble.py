@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from browser import Tab
@@ -114,3 +115,30 @@ def test_a_day_that_comes_twice_stands_there_twice_and_not_more_often(
         tab.wait("!document.querySelector('.log').innerText.includes('Not sent yet')")
         assert tab.texts(".log-list .day") == ["Today"]
         assert said(tab) == ["today", "yesterday", "one", "two", "three"]
+
+
+def test_what_the_server_cannot_read_is_marked_and_holds_nothing_up(tabs: Callable[..., Tab], tmp_path: Path) -> None:
+    server = Server(tmp_path, limits__max_line="1k")
+    try:
+        tab, other = tabs(server.url), tabs(server.url)
+        sign_up(tab, "ann")
+        sign_up(other, "bob")
+        write_to(tab, "bob")
+        say(tab, "x" * 1500)
+        say(tab, "short")
+        tab.wait_text("Not sent. This is too long for the server.", ".log")
+        tab.click("Discard")
+        other.click("ann", ".side")
+        wait_said(other, ["short"])
+        # Half a character.
+        half = "'half \\ud83d'; found.dispatchEvent(new Event('input'))"
+        tab.js(f"window.found = document.querySelector('.composer textarea'); found.value = {half}")
+        tab.click("Send")
+        wait_said(other, ["short", "half \ufffd"])
+        tab.click("ann: profile and signing out")
+        tab.js(f"window.found = document.querySelector('dialog [name=nick]'); found.value = {half}")
+        tab.click("Save")
+        tab.wait("document.querySelector('dialog .problem:not(:empty)')", "the form says that it was not taken")
+        assert tab.count(".link-state") == 0
+    finally:
+        server.stop()

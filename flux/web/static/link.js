@@ -17,6 +17,10 @@ export class Lost extends Error {
   }
 }
 
+/** What the server says of a line that it could not read, and so cannot say which it was. */
+const UNREADABLE = ["bad_json", "line_too_long"];
+/** Closed, because a message was too big. */
+const TOO_BIG = 1009;
 const REPLY_WITHIN = 20_000;
 const PING_EVERY = 25_000;
 
@@ -40,7 +44,10 @@ export class Link {
     });
     this.opened.catch(() => {});
     this.socket.onmessage = (event) => this.receive(event.data);
-    this.socket.onclose = () => this.end();
+    this.socket.onclose = ({ code }) => {
+      if (code === TOO_BIG) this.settle(this.oldest, { type: "error", name: "line_too_long", detail: "This is too long for the server." });
+      this.end();
+    };
     this.pinging = setInterval(() => this.ping(), PING_EVERY);
     this.overdue = setTimeout(() => this.socket.readyState === WebSocket.CONNECTING && this.end(), REPLY_WITHIN);
   }
@@ -53,15 +60,24 @@ export class Link {
     } catch {
       return;
     }
-    const waiter = this.waiting.get(message.ref);
-    if (!waiter) {
-      this.said(message);
-      return;
-    }
-    this.waiting.delete(message.ref);
+    const unreadable = message.type === "error" && !message.ref && UNREADABLE.includes(message.name);
+    if (!this.settle(unreadable ? this.oldest : message.ref, message)) this.said(message);
+  }
+
+  /** The request that has waited for the longest. */
+  get oldest() {
+    return this.waiting.keys().next().value;
+  }
+
+  /** Give a request its reply; false where none waits for it. */
+  settle(ref, message) {
+    const waiter = this.waiting.get(ref);
+    if (!waiter) return false;
+    this.waiting.delete(ref);
     clearTimeout(waiter.overdue);
     if (message.type === "error") waiter.reject(new Refused(message));
     else waiter.resolve(message);
+    return true;
   }
 
   /** Send a request and wait for its reply. Rejects with `Refused` or `Lost`. */

@@ -316,8 +316,9 @@ export class Session {
 
   // --- sending ---
 
-  /** Send a text; it is shown at once, and goes out when it can. */
-  send(conversation, text) {
+  /** Send a text; it is shown at once, and goes out when it can. Half a character, which nothing can encode, is replaced. */
+  send(conversation, written) {
+    const text = written.replace(/\p{Surrogate}/gu, "\ufffd");
     const cid = `${Date.now().toString(36).padStart(9, "0")}-${unique()}`;
     const entry = { cid, text, at: Date.now(), conversation, state: "waiting", problem: "" };
     conversation.outgoing.push(entry);
