@@ -166,3 +166,30 @@ def test_an_open_group_is_live_again_for_who_was_removed_and_is_added(
     guest.wait_text("welcome back", ".log")
     say(guest, "thank you")
     guest.wait_text("Sent", ".message.own .stamp")
+
+
+def test_history_is_shown_from_its_end_down_to_the_first_hole(tabs: Callable[..., Tab]) -> None:
+    script = """import('./store.js').then(({ Store }) => {
+        const store = new Store();
+        store.me = { id: 1 };
+        const page = (from, to) => Array.from({ length: to - from + 1 }, (_, index) =>
+            ({ chat: 9, seq: from + index, from: 2, to: 1, name: 'two', text: '', at: from + index }));
+        const conversation = store.conversation('u/2');
+        const shown = conversation.messages;
+        const state = () => [shown[0].seq, shown.at(-1).seq, shown.length, conversation.more];
+        const seen = [];
+        store.addHistory(conversation, { messages: page(1, 50), more: false }, true);
+        // Another device had 51 to 111; this one was told of what came then.
+        store.add(page(112, 162));
+        store.addHistory(conversation, { messages: page(113, 162), more: true }, true);
+        seen.push(state());
+        store.addHistory(conversation, { messages: page(62, 111), more: true }, false);
+        store.addHistory(conversation, { messages: page(12, 61), more: true }, false);
+        // A newest page without a hole below it takes nothing away.
+        store.addHistory(conversation, { messages: page(113, 162), more: true }, true);
+        store.addHistory(conversation, { messages: page(1, 11), more: false }, false);
+        store.addHistory(conversation, { messages: page(113, 162), more: true }, true);
+        seen.push(state());
+        return seen;
+    })"""
+    assert tabs().js(script) == [[112, 162, 51, True], [1, 162, 162, False]]

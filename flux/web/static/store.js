@@ -184,15 +184,19 @@ export class Store {
 
   /** A page of history; `newest` where nothing comes after it. */
   addHistory(conversation, { messages, more }, newest) {
-    if (newest && conversation.messages.length && messages.length) {
-      // What is between the page and what was there before is not known: it will be read when scrolled to.
-      const end = conversation.messages.findLast((message) => message.seq < messages[0].seq);
-      if (end && end.seq < messages[0].seq - 1) conversation.messages = conversation.messages.filter((m) => m.seq >= messages[0].seq);
-    }
     const oldest = conversation.messages[0]?.seq ?? Infinity;
     this.add(messages);
     if (!messages.length || messages[0].seq <= oldest) conversation.more = more;
     conversation.loaded = true;
+    if (!newest || !messages.length) return;
+    // What is between the page and what was there before may not be known: it will be read when scrolled to.
+    const known = conversation.messages;
+    let first = known.findIndex((message) => message.seq === messages[0].seq);
+    while (first > 0 && known[first - 1].seq === known[first].seq - 1) first -= 1;
+    if (first > 0) {
+      known.splice(0, first);
+      conversation.more = true;
+    }
   }
 
   markRead(conversation, seq) {
