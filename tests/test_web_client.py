@@ -263,3 +263,21 @@ def test_who_is_banned_is_told_why(tabs: Callable[..., Tab], tmp_path: Path) -> 
         tab.wait_text("This account is banned: <b>spam</b>.", ".form")
     finally:
         server.stop()
+
+
+# --- the password, dialogs, drafts -------------------------------------------
+
+
+def test_who_changes_the_password_stays_signed_in(tabs: Callable[..., Tab]) -> None:
+    tab = tabs()
+    sign_up(tab, "careful")
+    before = tab.js("sessionStorage['flux.session']")
+    tab.click("careful: profile and signing out")
+    tab.fill("Password now", PASSWORD)
+    tab.fill("New password", "battery staple")
+    tab.click("Change the password")
+    tab.wait_text("Changed.", "dialog")
+    tab.wait(f"sessionStorage['flux.session'] !== {json.dumps(before)}", "the tab has a new token")
+    assert tab.count(".link-state") == 0
+    tab.reload()
+    tab.wait_text("careful", ".me")

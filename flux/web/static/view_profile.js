@@ -2,6 +2,7 @@
 
 import { avatar, h, showDialog } from "./dom.js";
 import { field, form } from "./form.js";
+import { logIn } from "./gate.js";
 
 export function profileDialog(store, session) {
   const { id, name, nick, description } = store.me;
@@ -30,6 +31,8 @@ export function profileDialog(store, session) {
           button: "Change the password", extra: changed,
           submit: async ({ old, new: chosen }, element) => {
             await session.ask("password.change", { old, new: chosen });
+            // The token that this tab keeps is void now; without another it has to sign in after the next lost connection.
+            logIn(name, chosen).then((found) => session.adopt(found), () => {});
             element.reset();
             changed.textContent = "Changed.";
           },
