@@ -281,3 +281,20 @@ def test_who_changes_the_password_stays_signed_in(tabs: Callable[..., Tab]) -> N
     assert tab.count(".link-state") == 0
     tab.reload()
     tab.wait_text("careful", ".me")
+
+
+def test_no_dialog_stands_before_what_the_page_has_to_say(tabs: Callable[..., Tab]) -> None:
+    first = tabs()
+    sign_up(first, "distracted")
+    first.click("New conversation")
+    first.wait("document.querySelector('dialog[open]')")
+    second = tabs()
+    sign_in(second, "distracted")
+    first.wait_text("signed in elsewhere")
+    first.wait("!document.querySelector('dialog')")
+    first.click("New conversation")
+    first.wait("document.querySelector('dialog[open]')")
+    # What the banner offers is found where it is, not in the dialog.
+    first.js("[...document.querySelectorAll('.link-state button')].find((e) => e.innerText === 'Use it here').click()")
+    first.wait_text("Your session has ended")
+    first.wait("!document.querySelector('dialog')")

@@ -127,6 +127,11 @@ export function showDialog(title, build) {
   });
 }
 
+/** Close all dialogs, as when what they are about has ended. */
+export function closeDialogs() {
+  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
+}
+
 /** Ask whether something is really to be done; resolves to true or false. */
 export async function confirmed(question, yes) {
   let sure = false;

@@ -1,6 +1,6 @@
 // Where it begins: who is signed in, and what is shown.
 
-import { fill } from "./dom.js";
+import { closeDialogs, fill } from "./dom.js";
 import { Session } from "./session.js";
 import { Store } from "./store.js";
 import { shellView } from "./view_shell.js";
@@ -33,6 +33,7 @@ function keepUnsent() {
 }
 
 function begin(credentials) {
+  closeDialogs();
   keepUnsent();
   keep(credentials);
   store.clear();
@@ -44,6 +45,7 @@ function begin(credentials) {
 
 /** Back to signing in, unless it is only the connection that somebody else has taken. */
 function leave(why, detail) {
+  closeDialogs();
   if (why === "takeover" || why === "in_use") return;
   keepUnsent();
   session = null;
