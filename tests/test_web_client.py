@@ -298,3 +298,25 @@ def test_no_dialog_stands_before_what_the_page_has_to_say(tabs: Callable[..., Ta
     first.js("[...document.querySelectorAll('.link-state button')].find((e) => e.innerText === 'Use it here').click()")
     first.wait_text("Your session has ended")
     first.wait("!document.querySelector('dialog')")
+
+
+def test_a_draft_is_there_when_the_conversation_is_opened_again(
+    tabs: Callable[..., Tab], lines: Callable[[str], Lines]
+) -> None:
+    lines("listener")
+    tab = tabs()
+    sign_up(tab, "hesitant")
+    write_to(tab, "listener")
+    say(tab, "once upon a time")
+    tab.js("document.querySelector('.composer textarea').focus()")
+    tab.type("to be contin")
+    tab.press("Escape")
+    tab.wait("location.hash === '#/'")
+    tab.click("listener", ".side")
+    tab.wait("document.activeElement.value === 'to be contin'")
+    tab.type("ued")
+    tab.press("Enter")
+    wait_said(tab, ["once upon a time", "to be continued"])
+    tab.press("Escape")
+    tab.click("listener", ".side")
+    tab.wait("document.activeElement.value === ''")

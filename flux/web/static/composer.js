@@ -5,10 +5,11 @@ import { h, iconButton } from "./dom.js";
 const LONGEST = 8000;
 const SHOW_FROM = 7500;
 
-export function composer({ send, typing }) {
+/** `draft` is there at the beginning; `changed` gets the text whenever it changes, to keep it. */
+export function composer({ send, draft, changed }) {
   const counter = h("span", { class: "counter", "aria-live": "polite" });
   const text = h("textarea", {
-    rows: 1, placeholder: "Write a message", autocapitalize: "sentences", enterKeyHint: "send",
+    rows: 1, value: draft, placeholder: "Write a message", autocapitalize: "sentences", enterKeyHint: "send",
     on: { input: onInput, keydown: onKey },
   });
   const button = iconButton("send", "Send", submit, "main");
@@ -30,7 +31,7 @@ export function composer({ send, typing }) {
 
   function onInput() {
     fit();
-    if (text.value.trim()) typing();
+    changed(text.value);
   }
 
   function fit() {
@@ -53,11 +54,14 @@ export function composer({ send, typing }) {
     if (drop()) return;
     send(text.value.trim());
     text.value = "";
+    changed("");
     fit();
     text.focus();
   }
 
   button.disabled = true;
+  // Its height is known once it is on the page.
+  if (draft) queueMicrotask(fit);
   return {
     element,
     focus: () => text.focus(),

@@ -119,7 +119,7 @@ export class Store {
       conversation = {
         key, id, kind: key[0] === "g" ? "group" : "person", chat: 0, name: "",
         messages: [], outgoing: [], events: [],
-        loaded: false, loading: false, more: false, trouble: "",
+        loaded: false, loading: false, more: false, trouble: "", draft: "",
         unread: 0, counted: 0, read: 0, last: null, typing: new Map(), readBy: new Map(),
       };
       this.conversations.set(key, conversation);

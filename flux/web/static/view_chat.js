@@ -34,7 +34,11 @@ export function chatView(store, session, key) {
       lastTop = 0;
       session.send(conversation, text);
     },
-    typing: () => session.typing(conversation),
+    draft: conversation.draft,
+    changed(text) {
+      conversation.draft = text;
+      if (text.trim()) session.typing(conversation);
+    },
   });
   const join = joinPrompt();
   const element = h("div", { class: "chat", on: { keydown: onKey } },
@@ -179,7 +183,7 @@ export function chatView(store, session, key) {
   }
 
   function onKey(event) {
-    if (event.key !== "Escape" || event.defaultPrevented) return;
+    if (event.key !== "Escape" || event.defaultPrevented || event.isComposing) return;
     event.preventDefault();
     if (route() === key) go("");
   }
