@@ -9,6 +9,9 @@ connections a second finds those that take too long.
       │ 60 s               │ 30 s                  │ 10 min
       └─> closed           └─> 408, closed         └─> cut
 
+While a client does not take what it was answered, it is not read, and what it has sent
+already waits: what waits for it to be taken is a buffer and one answer, whatever it asks for at once.
+
 What is refused is answered with a status, the JSON of the error and ``Connection: close``;
 then the client is heard out for a moment, because a socket that is closed with something
 unread takes our last words back.
@@ -96,6 +99,7 @@ class Channel(Upgradable):
         self.state = "reading"
         self.since = 0.0
         self._unheard = 0
+        self._choked = False
 
     def connectionMade(self) -> None:
         """Join the site's connections, or be sent away where the address has too many."""
@@ -137,12 +141,37 @@ class Channel(Upgradable):
             super().allContentReceived()
 
     def requestDone(self, request: Any) -> None:
-        """A request is answered; the next one may be here already."""
+        """A request is answered; the next one may be here already, and waits until the client takes the answer."""
         if self.state == "answering":
-            self.state, self.since = "idle", self.site.now
+            if self._choked:
+                # Or what was sent in one piece would be answered at once, at any length.
+                self.paused = True
+            else:
+                self.state, self.since = "idle", self.site.now
             if self.site.stopping:
                 self.persistent = 0
         super().requestDone(request)
+
+    def pauseProducing(self) -> None:
+        """The client does not take what it was answered: nor is it read, even while an answer is on its way."""
+        self._choked = True
+        super().pauseProducing()
+        self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """It has taken everything: on with what it has sent meanwhile."""
+        self._choked = False
+        super().resumeProducing()
+        if not self.paused:
+            return
+        self.paused = False
+        if self.state == "answering":
+            self.state, self.since = "idle", self.site.now
+            waiting = self.clearLineBuffer()
+            if self.site.stopping:
+                self.loseConnection()
+            elif waiting:
+                self.dataReceived(waiting)
 
     def upgrade(self, successor: Protocol) -> None:
         """From now on somebody else speaks on this connection, and looks after it; it still counts."""
