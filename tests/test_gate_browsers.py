@@ -140,6 +140,18 @@ async def test_another_chat_server_is_reached_through_the_gate(server: GateServe
     await client.ended()
 
 
+async def test_the_longest_line_of_relayed_connections_is_that_of_the_last_reload(server: GateServer) -> None:
+    await lease(server, "chat2", server.assembly.chat_listener.address()[1])
+    before = await browser(server, path="/ws?server=chat2")
+    await before.ok("ping")
+    server.reload("limits.max_line=1024")
+    after = await browser(server, path="/ws?server=chat2")
+    for client in (before, after):
+        client.frames(client.peer.text(b'{"type":"ping","ref":"p"%b}' % (b" " * 1024)))
+    assert await after.ended_with() == 1009
+    await before.reply("p")
+
+
 async def test_a_server_that_nobody_knows_is_told_with_a_code(server: GateServer) -> None:
     for name in ("nobody", "127.0.0.1:22", "%00", "chat1%20"):
         client = await browser(server, path=f"/ws?server={name}")

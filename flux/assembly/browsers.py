@@ -83,8 +83,9 @@ class Browsers:
         await self._relays.stop()
 
     def reload(self, settings: Settings) -> None:
-        """Go on with other origins."""
+        """Go on with other origins and limits."""
         self._settings = settings
+        self._relays.max_line = settings.limits.max_line
 
     def address(self, assignment: Assignment) -> str:
         """Where a browser is to connect, relative to the gate where it is here; empty: nowhere."""
