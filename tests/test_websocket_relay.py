@@ -10,6 +10,7 @@ import pytest
 import pytest_twisted
 from chat_server import PASSWORD, ChatServer, open_client
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 from websocket_client import WebSocketClient, frame
@@ -35,7 +36,8 @@ class Gate:
     def __init__(self, server: ChatServer, proxied: bool = False, reactor: Any = None) -> None:
         self.server = server
         self.target = server.nodes[0].port
-        self.relays = Relays(server.settings.limits.max_line, proxied, reactor or server.reactor)
+        limits, chat = server.settings.limits, server.settings.chat
+        self.relays = Relays(limits.max_line, chat.slow_timeout, proxied, reactor or server.reactor)
         site = GateSite(server.settings, server.reactor)
         site.root.putChild(b"ws", WebSocketResource(self._build, lambda: (), server.reactor))
         self.listening = server.reactor.listenTCP(0, site, interface="127.0.0.1")
@@ -158,9 +160,13 @@ class Stubborn(Protocol):
     def connectionMade(self) -> None:
         self.factory.made.append(self)  # type: ignore[union-attr]
         self.received = b""
+        self.lost: Any = None
 
     def dataReceived(self, data: bytes) -> None:
         self.received += data
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.lost = reason
 
 
 @pytest_twisted.async_yield_fixture
@@ -279,6 +285,46 @@ async def test_the_silent_are_asked_and_the_node_hears_of_those_who_answer(serve
     bob.go_on_reading()
     await bob.ended()
     await gate.stop()
+
+
+async def test_who_takes_nothing_is_closed_and_who_is_slow_is_not(
+    server: ChatServer, gate: Gate, stubborn: list[Any]
+) -> None:
+    watched = Gate(server, reactor=Watched(server.reactor, server.clock))
+    watched.target = gate.target
+    watched.relays.start()
+    client = await watched.connect(receive_buffer=4096)
+    await server.until(lambda: stubborn)
+    [relay] = watched.relays._all
+    [upstream] = stubborn
+    relay.transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    line = json.dumps({"type": "x", "text": TEXT}).encode() + b"\n"
+
+    async def look() -> None:
+        """Let the relays be looked at while the client takes nothing."""
+        client.stop_reading()
+        while not relay.choked:
+            upstream.transport.write(line)
+            await turn(server)
+        await server.advance(LOOK_EVERY)
+
+    looks = round(server.settings.chat.slow_timeout / LOOK_EVERY)
+    for _ in range(looks + 2):
+        await look()
+        assert not relay.closed
+        before = relay.taken()
+        client.go_on_reading()
+        await server.until(lambda before=before: relay.taken() != before)
+    for _ in range(looks):
+        await look()
+        assert not relay.closed
+    await look()
+    assert relay.closed
+    await server.until(lambda: upstream.lost is not None)
+    assert not upstream.lost.check(ConnectionDone)
+    client.go_on_reading()
+    assert (await client.told("kicked"))["reason"] == "slow"
+    await watched.stop()
 
 
 async def test_who_is_banned_by_an_admin_is_told_and_closed(server: ChatServer, gate: Gate) -> None:

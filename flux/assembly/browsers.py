@@ -60,6 +60,7 @@ class Browsers:
         self._here = WebSockets(node) if node is not None else None
         self._relays = relays = Relays(
             settings.limits.max_line,
+            settings.chat.slow_timeout,
             settings.gate.proxy_header,
             reactor,
             trust,
@@ -86,6 +87,7 @@ class Browsers:
         """Go on with other origins and limits."""
         self._settings = settings
         self._relays.max_line = settings.limits.max_line
+        self._relays.slow_timeout = settings.chat.slow_timeout
 
     def address(self, assignment: Assignment) -> str:
         """Where a browser is to connect, relative to the gate where it is here; empty: nowhere."""

@@ -75,6 +75,8 @@ class Relay(WebSocketProtocol):
         self._find = find
         self._upstream: Upstream | None = None
         self._left = False
+        self._stuck_at = -1
+        self._stuck_since = 0.0
 
     def connectionMade(self) -> None:
         """Connect to the chat server; until that is done, what the client says waits."""
@@ -121,6 +123,7 @@ class Relay(WebSocketProtocol):
 
     def keeps_up(self) -> None:
         """The client has taken everything."""
+        self._stuck_at = -1
         if self._upstream is not None:
             self._upstream.read(True)
 
@@ -128,6 +131,19 @@ class Relay(WebSocketProtocol):
         """The client was heard of lately: the chat server is to know. Empty lines mean nothing else to it."""
         if self._upstream is not None:
             self._upstream.write(b"\n")
+
+    def stuck(self, now: float) -> float:
+        """For how many seconds the client, which does not keep up, was seen to take nothing."""
+        taken = self.taken()
+        if taken != self._stuck_at:
+            self._stuck_at, self._stuck_since = taken, now
+        return now - self._stuck_since
+
+    def too_slow(self) -> None:
+        """The client takes nothing: it is closed, and what the chat server has sent it counts as not received."""
+        self.log.info("a client took nothing for too long, closed", conn=self.conn)
+        self.write(NAMED.event(Kicked("slow")))
+        self.close()
 
     def farewell(self) -> None:
         """The client leaves of its own will, so it has what it was sent."""
@@ -223,7 +239,8 @@ class Relays:
     :param broke_rule: called with the address of a client that has broken a rule of WebSocket.
     :ivar made: how many connections there were to be relayed.
     :ivar failed: of how many the chat server was not reached.
-    :ivar max_line: longest message taken from a client, in bytes.
+    :ivar max_line: longest message taken from a client, in bytes; of connections made from now on.
+    :ivar slow_timeout: seconds a client may take nothing of what waits for it.
     """
 
     log = Logger()
@@ -231,12 +248,14 @@ class Relays:
     def __init__(
         self,
         max_line: int,
+        slow_timeout: float,
         proxied: bool,
         reactor: Any,
         trust: Any = None,
         broke_rule: Callable[[str], None] = lambda address: None,
     ) -> None:
         self.max_line = max_line
+        self.slow_timeout = slow_timeout
         self.broke_rule = broke_rule
         self._proxied = proxied
         self._trust = trust
@@ -315,7 +334,13 @@ class Relays:
             await self._emptied
 
     async def _look(self) -> None:
+        now = self._reactor.seconds()
         for relay in list(self._all):
+            if relay.closed:
+                continue
+            if relay.choked and relay.stuck(now) >= self.slow_timeout:
+                relay.too_slow()
+                continue
             if relay.heard:
                 relay.heard = False
                 relay.alive()
