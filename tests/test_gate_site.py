@@ -14,6 +14,7 @@ from http_parts import GET, Raw, client_turns, connect, post
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
+from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
@@ -65,17 +66,21 @@ class Broken(Resource):
 
 
 class ClockedSite:
-    """A site whose time is a test's."""
+    """A site whose time is a test's.
 
-    def __init__(self, **changes: Any) -> None:
+    :param proxied: what connects is a proxy, which says first whose connection it is.
+    """
+
+    def __init__(self, proxied: bool = False, **changes: Any) -> None:
         from twisted.internet import reactor
 
         self.clock = Clock()
-        self.site = GateSite(with_changes(Settings(), **changes), self.clock, changes.pop("proxied", False))
+        self.site = GateSite(with_changes(Settings(), **changes), self.clock, proxied)
         self.slow = Slow()
         self.site.root.putChild(b"slow", self.slow)
         self.site.root.putChild(b"broken", Broken())
-        self.listening = reactor.listenTCP(0, self.site, interface="127.0.0.1")
+        factory = HAProxyWrappingFactory(self.site) if proxied else self.site
+        self.listening = reactor.listenTCP(0, factory, interface="127.0.0.1")
         self.clients: list[Raw] = []
 
     async def connect(self) -> Raw:
@@ -232,6 +237,53 @@ async def test_the_connections_of_a_trusted_proxy_are_not_counted() -> None:
         for _ in range(3):
             await clocked.heard(await clocked.connect(), SLOW)
         assert len(clocked.slow.requests) == 3
+    finally:
+        await close(clocked)
+
+
+def header(address: str) -> bytes:
+    return f"PROXY TCP4 {address} 127.0.0.1 40000 80\r\n".encode()
+
+
+async def test_connections_behind_a_proxy_count_by_the_address_in_its_header() -> None:
+    clocked = ClockedSite(proxied=True, limits__connections_per_address=2)
+    try:
+        # Those who are not known yet do not count.
+        unknown = [await clocked.connect() for _ in range(3)]
+        for address in ("203.0.113.1", "203.0.113.2"):
+            for _ in range(2):
+                requests = len(clocked.slow.requests)
+                (await clocked.connect()).say(header(address) + SLOW)
+                await client_turns(lambda before=requests: len(clocked.slow.requests) > before)
+            third = await clocked.connect()
+            third.say(header(address) + SLOW)
+            assert await third.error() == (429, "rate_limited")
+        # Nor do those of whom the proxy knows nothing.
+        unknown[0].say(b"PROXY UNKNOWN \r\n" + SLOW)
+        await client_turns(lambda: len(clocked.slow.requests) == 5)
+        clocked.slow.requests[0].fail(NotFound("x"))
+        # The connection with the answer makes room.
+        unknown[1].say(header("203.0.113.1") + SLOW)
+        await client_turns(lambda: len(clocked.slow.requests) == 6)
+        assert set(clocked.site._per_address) == {"203.0.113.1", "203.0.113.2"}
+    finally:
+        await close(clocked)
+
+
+async def test_who_says_nothing_behind_a_proxy_counts_as_well() -> None:
+    clocked = ClockedSite(proxied=True, limits__connections_per_address=1)
+    try:
+        silent = await clocked.connect()
+        [channel] = clocked.site._channels
+        silent.say(header("203.0.113.1"))
+        await client_turns(lambda: channel.getPeer().host == "203.0.113.1")
+        clocked.pass_time(1)
+        other = await clocked.connect()
+        other.say(header("203.0.113.1") + SLOW)
+        assert await other.error() == (429, "rate_limited")
+        # It is refused once, whatever it is.
+        clocked.pass_time(REQUEST_WITHIN)
+        assert await silent.error() == (408, "bad_request")
     finally:
         await close(clocked)
 

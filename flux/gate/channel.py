@@ -32,6 +32,8 @@ from flux.net.http import Upgradable, client_address
 from flux.wire.http import encode, problem
 
 if TYPE_CHECKING:
+    from twisted.internet.interfaces import IAddress
+
     from flux.gate.site import GateSite
 
 IDLE_WITHIN = 60.0
@@ -82,7 +84,7 @@ class Channel(Upgradable):
     """One connection.
 
     :ivar conn: its name in the log.
-    :ivar counted: the address it counts under; empty where that is a proxy, whose clients are many.
+    :ivar counted: the address it counts under; empty where that is a proxy, whose clients are many, or not known yet.
     :ivar state: ``idle``, ``reading``, ``answering``, ``refused`` or ``upgraded``.
     :ivar since: when it came into that state, on the site's coarse clock.
     """
@@ -100,17 +102,32 @@ class Channel(Upgradable):
         self.since = 0.0
         self._unheard = 0
         self._choked = False
+        self._proxy: IAddress | None = None
 
     def connectionMade(self) -> None:
-        """Join the site's connections, or be sent away where the address has too many."""
+        """Join the site's connections; where its address is known, be sent away if that has too many."""
         super().connectionMade()
         self.since = self.site.now
-        refusal = self.site.connected(self)
+        self.site.connected(self)
+        if self.site.proxied:
+            self._proxy = self.transport.getPeer()
+        else:
+            self._introduce()
+
+    def _look_who(self) -> None:
+        """Find out whether a proxy has told by now whose connection this is."""
+        if self._proxy is not None and self.state != "refused" and self.transport.getPeer() != self._proxy:
+            self._proxy = None
+            self._introduce()
+
+    def _introduce(self) -> None:
+        refusal = self.site.introduced(self)
         if refusal is not None:
             self._refuse(refusal)
 
     def dataReceived(self, data: bytes) -> None:
         """Take a part of a request; of a refused one, forget it."""
+        self._look_who()
         if self.state == "refused":
             self._unheard += len(data)
             if self._unheard > MOST_UNHEARD:
@@ -209,7 +226,8 @@ class Channel(Upgradable):
         self.loseConnection()
 
     def expire(self, now: float) -> None:
-        """Look whether the connection takes too long for what it does."""
+        """Look whether the connection takes too long for what it does, and whose it is."""
+        self._look_who()
         waited = now - self.since
         if self.state == "refused":
             if waited > HEAR_OUT:

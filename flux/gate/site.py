@@ -47,12 +47,12 @@ class Root(Resource):
 class GateSite(Site):
     """All connections of a gate.
 
-    :param proxied: connections come with PROXY headers; whose they are is known only then.
     :param bans: who is kept out; None: nobody.
     :ivar metrics: what it counts.
     :ivar labels: what requests for a path are counted as; those for a route that is not in it are ``files``.
     :ivar routes: resources by their whole path, looked at first.
     :ivar root: the resource tree, looked at otherwise.
+    :ivar proxied: connections come with PROXY headers; whose they are is known only then.
     :ivar now: the clock as of the last second, cheap to read.
     :ivar stopping: True once no connection is kept open any more.
     :ivar date: for the header of that name, as of the last second.
@@ -82,7 +82,7 @@ class GateSite(Site):
         self.now = clock.seconds()
         self.date = http.datetimeToString()
         self._clock = clock
-        self._proxied = proxied
+        self.proxied = proxied
         self._bans = bans
         self._channels: set[Channel] = set()
         self._per_address: dict[str, set[Channel]] = {}
@@ -147,13 +147,16 @@ class GateSite(Site):
         if self._bans is not None:
             self._bans.offence("http", address)
 
-    def connected(self, channel: Channel) -> FluxError | None:
-        """Take a connection in; what it is told where its address is banned, or has too many that are in use."""
+    def connected(self, channel: Channel) -> None:
+        """Take a connection in."""
         self._count += 1
         channel.conn = f"g{self._count}"
         self._channels.add(channel)
+
+    def introduced(self, channel: Channel) -> FluxError | None:
+        """It is known whose a connection is: what it is told where that is banned, or has too many that are in use."""
         address = getattr(channel.transport.getPeer(), "host", "local")
-        if self._proxied or is_in(address, self.proxies):
+        if is_in(address, self.proxies):
             return None
         channel.counted = address
         theirs = self._per_address.setdefault(counted(address), set())
