@@ -235,15 +235,20 @@ async def test_a_line_without_end_ends_it(server: ChatServer, gate: Gate, stubbo
     assert await client.ended_with() == 1014
 
 
-async def test_the_node_learns_whose_connection_it_is(server: ChatServer) -> None:
+@pytest.mark.parametrize("unknown", [False, True])
+async def test_the_node_learns_whose_connection_it_is(server: ChatServer, unknown: bool) -> None:
+    """Who comes to the gate by a UNIX socket has no address: then it is the gate's."""
     [running] = server.nodes
     await running.listening.stopListening()
     endpoint = serverFromString(server.reactor, "haproxy:tcp:0:interface=127.0.0.1")
     running.listening = await endpoint.listen(ChatFactory(running.node, proxied=True))
     gate = Gate(server, proxied=True)
+    if unknown:
+        build = gate.relays.build
+        gate.relays.build = lambda address, find: build("local", find)  # type: ignore[method-assign]
     await server.register("ann")
     ann = await gate.log_in("ann", address="127.0.0.77")
-    assert server.node.sessions[ann.id].connection.address == "127.0.0.77"
+    assert server.node.sessions[ann.id].connection.address == ("127.0.0.1" if unknown else "127.0.0.77")
     await gate.stop()
 
 

@@ -360,7 +360,8 @@ def proxy_header(address: str, transport: Any) -> bytes:
         family = "TCP4" if client.version == 4 else "TCP6"
         target = peer.host if ipaddress.ip_address(peer.host).version == client.version else str(type(client)(0))
     except ValueError:
-        return b"PROXY UNKNOWN\r\n"
+        # Twisted takes it only with something behind the word, which everybody has to ignore.
+        return b"PROXY UNKNOWN \r\n"
     return f"PROXY {family} {client} {target} {here.port} {peer.port}\r\n".encode()
 
 
