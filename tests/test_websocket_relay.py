@@ -320,11 +320,13 @@ async def test_who_takes_nothing_is_closed_and_who_is_slow_is_not(
         before = relay.taken()
         client.go_on_reading()
         await server.until(lambda before=before: relay.taken() != before)
-    for _ in range(looks):
+    looked = 0
+    while not relay.closed:
+        # The kernel may go on taking something for a while.
+        assert looked < 10 * looks
         await look()
-        assert not relay.closed
-    await look()
-    assert relay.closed
+        looked += 1
+    assert looked > looks
     await server.until(lambda: upstream.lost is not None)
     assert not upstream.lost.check(ConnectionDone)
     client.go_on_reading()

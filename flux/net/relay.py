@@ -124,6 +124,8 @@ class Relay(WebSocketProtocol):
     def keeps_up(self) -> None:
         """The client has taken everything."""
         self._stuck_at = -1
+        # The ping that it was sent may have waited behind all that.
+        self.probed = False
         if self._upstream is not None:
             self._upstream.read(True)
 
@@ -344,7 +346,7 @@ class Relays:
             if relay.heard:
                 relay.heard = False
                 relay.alive()
-            elif relay.probed:
+            elif relay.probed and not relay.choked:
                 self.log.info("a client fell silent, closed", conn=relay.conn)
                 relay.close()
                 continue
