@@ -38,3 +38,9 @@ def is_in(text: str, networks: Iterable[Network]) -> bool:
     """Whether an address is in one of ``networks``; False where it is none."""
     address = parse(text)
     return address is not None and any(address in network for network in networks)
+
+
+def holds(outer: Network, inner: Network) -> bool:
+    """Whether all addresses of ``inner`` are in ``outer``; an IPv4 network holds no IPv6 one."""
+    # mypy does not see that networks of one version are of one class.
+    return outer.version == inner.version and inner.subnet_of(outer)  # type: ignore[arg-type]

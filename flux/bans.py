@@ -24,7 +24,7 @@ from ipaddress import ip_network
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from flux.addresses import Address, Network, counted, parse
+from flux.addresses import Address, Network, counted, holds, parse
 from flux.config import Settings
 from flux.errors import FluxError, Forbidden, RateLimited
 from flux.interfaces import IState, IStore
@@ -228,10 +228,7 @@ class Bans:
 
     def _is_meant(self, address: Address, network: Network) -> bool:
         """Whether a ban of ``network`` holds for ``address``: for who is exempt only one that says so precisely."""
-        return not any(
-            address in exempt and not (network.version == exempt.version and network.subnet_of(exempt))  # type: ignore[arg-type]
-            for exempt in self._exempt
-        )
+        return not any(address in exempt and not holds(exempt, network) for exempt in self._exempt)
 
     def _is_exempt(self, address: Address) -> bool:
         return any(address in network for network in self._exempt)

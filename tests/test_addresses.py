@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from flux.addresses import counted, is_in, parse
+from flux.addresses import counted, holds, is_in, parse
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,17 @@ def test_networks_hold_addresses_of_their_version() -> None:
         assert is_in(text, networks), text
     for text in ("11.0.0.1", "::10.1.2.3", "2001:db9::", "local"):
         assert not is_in(text, networks), text
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "whether"),
+    [
+        ("10.0.0.0/8", "10.1.0.0/16", True),
+        ("10.0.0.0/8", "10.0.0.0/8", True),
+        ("10.1.0.0/16", "10.0.0.0/8", False),
+        ("::/0", "10.0.0.0/8", False),
+        ("2001:db8::/32", "2001:db8:7::/48", True),
+    ],
+)
+def test_networks_hold_networks_of_their_version(outer: str, inner: str, whether: bool) -> None:
+    assert holds(ip_network(outer), ip_network(inner)) is whether

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 from twisted.logger import Logger
 
-from flux.addresses import Network, counted, parse
+from flux.addresses import Network, counted, holds, parse
 from flux.admin.actions import Actions, Ending
 from flux.admin.sources import Sources
 from flux.bans import Bans, account_in_words, is_over
@@ -152,7 +152,7 @@ class Banning:
             around = [
                 ban.network
                 for ban in await store.network_bans()
-                if not is_over(ban, self._now()) and _holds(ip_network(ban.network), network)
+                if not is_over(ban, self._now()) and holds(ip_network(ban.network), network)
             ]
             raise NotFound(f"{network} is not banned" + (f", but {', '.join(around)} is" if around else ""))
         self.log.info("{by}: the ban of {network} is lifted", by=by, network=str(network))
@@ -187,7 +187,3 @@ def _network(text: str) -> Network:
     mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
     # Whoever comes by IPv4 is known by that, also where the port listens on IPv6.
     return network if mapped is None else ip_network((int(mapped), network.prefixlen - 96))
-
-
-def _holds(outer: Network, inner: Network) -> bool:
-    return outer.version == inner.version and inner.subnet_of(outer)  # type: ignore[arg-type]

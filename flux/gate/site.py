@@ -61,6 +61,7 @@ class GateSite(Site):
 
     log_to = Logger()
     noisy = False
+    # Twisted declares a function that makes channels; a class is one.
     protocol = Channel  # type: ignore[assignment]
     displayTracebacks = False
 

@@ -125,6 +125,7 @@ class BoundedSite(Site):
 
     noisy = False
     displayTracebacks = False
+    # Twisted declares a function that makes channels; a class is one.
     protocol = Channel  # type: ignore[assignment]
 
     def __init__(self, root: Resource, reactor: Any) -> None:
