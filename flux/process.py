@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import os
 import resource
 import signal
@@ -38,6 +39,11 @@ from flux.log import Threshold
 
 #: Causes of a failed start that the one line explains; for others the log has a traceback.
 EXPLAINED = (OSError, CannotListenError, FluxError)
+
+#: New objects before the cyclic garbage collector looks at them, and so many times before it looks at older ones.
+#: A session is some fifty objects that stay: with Python's 700 and 10 a rush of logins is looked through again and
+#: again for garbage that is not there, which is a tenth of what a login costs. 10,000 objects take a few MB.
+GC_THRESHOLD = (10_000, 20, 20)
 
 
 class Assembly(Protocol):
@@ -165,6 +171,7 @@ class FluxProcess(Service):
     async def _start(self) -> None:
         began = self._reactor.seconds()
         self._raise_file_limit()
+        gc.set_threshold(*GC_THRESHOLD)
         try:
             assembly = self._assemble()
             assembly.reread = self.reload

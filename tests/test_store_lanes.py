@@ -8,6 +8,8 @@ import pytest
 import pytest_twisted
 from store_contract_people import together
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.internet.threads import deferToThread
 
 from flux.backends.sqlite.lanes import Lane
 from flux.errors import NotFound, Unavailable
@@ -49,6 +51,11 @@ class Gate:
         self.entered = threading.Event()
         self.open = threading.Event()
 
+    async def holds(self) -> None:
+        """Wait until a thread is held up."""
+        await deferToThread(self.entered.wait, 60)
+        assert self.entered.is_set()
+
     def __call__(self, runner: Recorder) -> str:
         self.entered.set()
         assert self.open.wait(60)
@@ -89,7 +96,7 @@ async def lane():
 async def test_what_waits_is_run_at_once_and_in_order(lane, gate) -> None:
     lane, [runner] = await lane()
     first = lane.call(gate)
-    gate.entered.wait(60)
+    await gate.holds()
     calls = [lane.call(lambda runner, n=n: runner.add(n)) for n in range(50)]
     order = []
     for n, call in enumerate(calls):
@@ -101,10 +108,26 @@ async def test_what_waits_is_run_at_once_and_in_order(lane, gate) -> None:
     assert runner.rests >= 1
 
 
+async def test_the_thread_is_not_woken_before_the_turn_ends(gate) -> None:
+    from twisted.internet import reactor
+
+    clock = Clock()
+    clock.callFromThread = reactor.callFromThread
+    lane = Lane(clock, "test", Recorder, bound=2, deadline=60.0, most=2)
+    await lane.start()
+    calls = [lane.call(gate), lane.call(lambda runner: runner.add(1))]
+    assert not gate.entered.wait(0.05)
+    clock.advance(0)
+    await gate.holds()
+    gate.open.set()
+    assert await together(calls) == ["passed", 1]
+    await lane.stop()
+
+
 async def test_a_batch_has_a_limit(lane, gate) -> None:
     lane, [runner] = await lane(most=8)
     first = lane.call(gate)
-    gate.entered.wait(60)
+    await gate.holds()
     calls = [lane.call(lambda runner, n=n: runner.add(n)) for n in range(20)]
     gate.open.set()
     await together([first, *calls])
@@ -115,7 +138,8 @@ async def test_several_threads_share_the_work(lane) -> None:
     lane, runners = await lane(threads=2, most=1)
     gates = [Gate(), Gate()]
     held = [lane.call(gate) for gate in gates]
-    assert all(gate.entered.wait(60) for gate in gates)
+    for gate in gates:
+        await gate.holds()
     waiting = lane.call(lambda runner: runner.add(1))
     gates[1].open.set()
     assert await waiting == 1

@@ -92,8 +92,10 @@ class Assembly:
         self._trust = make_trust("tls.ca", settings.tls.ca)
         self.tls = self._tls()
         self.store = cast(IStore, Observed(make_store(settings, reactor), IStore, "store", backends))
-        state, self.bus = make_state(settings, reactor)
-        self.state = cast(IState, Observed(state, IState, "state", backends))
+        self.state, self.bus = make_state(settings, reactor)
+        if settings.state.kind != "memory":
+            # To look something up in a dictionary takes less than to measure it.
+            self.state = cast(IState, Observed(self.state, IState, "state", backends))
         backends.bus_waiting(lambda: self.bus.waiting)
         self.admin: AdminService | None = None
         self.reread: Callable[[str], Awaitable[Difference]] = _cannot_reread

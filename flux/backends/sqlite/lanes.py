@@ -2,13 +2,16 @@
 
 ::
 
-    reactor thread                      thread of the lane
-    call() ──> inbox ────────────────> take everything that waits, run it as one batch
-    settle() <── one callFromThread <── outcomes, in the order of the calls
+    reactor thread                                   thread of the lane
+    call() ──> the turn's calls ──> inbox ────────> take everything that waits, run it as one batch
+    settle() <────────────── one callFromThread <── outcomes, in the order of the calls
 
 A batch is whatever gathered while the previous one ran, so a busy lane has large
-batches and an idle one answers at once; there is no timer in that.  The one timer
-is for deadlines: calls of a lane share one time limit, so the oldest lapses first.
+batches and an idle one answers at once.  The calls of one turn of the reactor are
+handed over together when it ends: else the first would wake the thread, which takes
+the processor from the reactor to run that one alone (in a rush of logins half of the
+batches were of one call).  The one timer is for deadlines: calls of a lane share one
+time limit, so the oldest lapses first.
 """
 
 from __future__ import annotations
@@ -104,6 +107,8 @@ class Lane(Generic[C]):
         self._bound = bound
         self._deadline = deadline
         self._most = most
+        self._gathered: list[Call[C, Any]] = []
+        self._turn: IDelayedCall | None = None
         self._inbox: SimpleQueue[Call[C, Any] | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"flux store {name} {n}", daemon=True) for n in range(threads)
@@ -145,7 +150,9 @@ class Lane(Generic[C]):
         self._waiting.append(call)
         if self._timer is None:
             self._timer = self._reactor.callLater(self._deadline, self._expire)
-        self._inbox.put(call)
+        self._gathered.append(call)
+        if self._turn is None:
+            self._turn = self._reactor.callLater(0, self._hand_over)
         return deferred
 
     async def stop(self) -> None:
@@ -153,6 +160,9 @@ class Lane(Generic[C]):
         if not self._open:
             return
         self._open = False
+        if self._turn is not None:
+            self._turn.cancel()
+            self._hand_over()
         self._inbox.put(None)
         await DeferredList(self._ended)
         for thread in self._threads:
@@ -162,6 +172,12 @@ class Lane(Generic[C]):
             self._timer = None
 
     # in the reactor thread
+
+    def _hand_over(self) -> None:
+        self._turn = None
+        gathered, self._gathered = self._gathered, []
+        for call in gathered:
+            self._inbox.put(call)
 
     def _settle(self, calls: list[Call[C, Any]]) -> None:
         self._unfinished -= len(calls)
