@@ -41,9 +41,10 @@ from flux.log import Threshold
 EXPLAINED = (OSError, CannotListenError, FluxError)
 
 #: New objects before the cyclic garbage collector looks at them, and so many times before it looks at older ones.
-#: A session is some fifty objects that stay: with Python's 700 and 10 a rush of logins is looked through again and
-#: again for garbage that is not there, which is a tenth of what a login costs. 10,000 objects take a few MB.
-GC_THRESHOLD = (10_000, 20, 20)
+#: A session is some fifty objects that stay: with Python's 700 a rush of logins is looked through again and again for
+#: garbage that is not there, which is a tenth of what a login costs. At most 300,000 objects, some 30 MB, wait to be
+#: found, and what comes and goes by the thousand (connections, sessions) does without.
+GC_THRESHOLD = (10_000, 10, 3)
 
 
 class Assembly(Protocol):

@@ -12,11 +12,13 @@ pushes by their type.  Waiting is always for a line, never for time; ``settled``
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import random
 import socket
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -496,6 +498,17 @@ async def befriend(one: Client, other: Client) -> None:
     await other.told("friend.requested")
     for client in (one, other):
         await client.told("presence")
+
+
+async def leaves_nothing(server: ChatServer, client: Client) -> None:
+    """Cut a client's connection, and wait until it and its session are forgotten without the garbage collector."""
+    connection = weakref.ref(server.node.sessions[client.id].connection)
+    gc.disable()
+    try:
+        await client.reset()
+        await server.until(lambda: connection() is None)
+    finally:
+        gc.enable()
 
 
 async def group_of(owner: Client, *members: Client, **fields: Any) -> int:

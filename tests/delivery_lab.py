@@ -397,6 +397,7 @@ class Link:
         """The connection is gone: closed by the peer, or for another ``reason``."""
         if not self.lost:
             self.lost = True
+            self._client.ended = self._client.connection.session
             self._client.connection.connectionLost(Failure(reason or ConnectionDone()))
 
     def reset(self) -> None:
@@ -411,7 +412,10 @@ class Client:
     is the account's own.
 
     :ivar pushed: per chat the seqs pushed, in order.
+    :ivar ended: the session that a connection had that was lost.
     """
+
+    ended: Any = None
 
     def __init__(self, lab: Lab, node: ChatNode, uid: int, numbered: bool = False, buffer: int = BIG) -> None:
         self.uid = uid
@@ -464,7 +468,7 @@ class Client:
 
     @property
     def session(self) -> Any:
-        return self.connection.session
+        return self.connection.session or self.ended
 
     @property
     def live(self) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from chat_server import PASSWORD, ChatServer, befriend, group_of, open_client
+from chat_server import PASSWORD, ChatServer, befriend, group_of, leaves_nothing, open_client
 from websocket_client import WebSocketClient, WebSocketServer, frame
 
 CLOSE, PING, TEXT, BINARY = 8, 9, 1, 2
@@ -217,3 +217,8 @@ async def test_who_does_not_log_in_is_gone(server: WebSocketServer) -> None:
     await client.ok("ping")
     await server.advance(3)
     assert await client.ended_with() == 1008
+
+
+async def test_who_has_left_takes_no_memory_even_before_garbage_is_collected(server: WebSocketServer) -> None:
+    [ann] = await server.people("ann")
+    await leaves_nothing(server, ann)

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import pytest_twisted
-from chat_server import PASSWORD, ChatServer, Client
+from chat_server import PASSWORD, ChatServer, Client, leaves_nothing
 from status_parts import texts
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
@@ -344,3 +344,8 @@ async def test_a_stop_while_a_request_waits_logs_no_error(server: ChatServer, ki
     await server.stop_node(running)
     # The fixture that looks for errors in the log is the test.
     await ann.ended()
+
+
+async def test_who_has_left_takes_no_memory_even_before_garbage_is_collected(server: ChatServer) -> None:
+    [ann] = await server.people("ann")
+    await leaves_nothing(server, ann)

@@ -184,6 +184,8 @@ class ChatConnection(Connection):
         super().connectionLost(reason)
         if self.session is not None:
             self.node.end(self.session)
+            # The session knows its connection: without this both would wait for the garbage collector.
+            self.session = None
         # Last: a node that stops waits for this, and then writes the cursors.
         self.node.disconnected(self)
 
