@@ -48,7 +48,8 @@ What is left out, and why that loses nothing:
   are AAA, AAB, ABA, ABB and ABC.
 - Time stands still.  What it brings, heartbeats and sweeps, are steps.
 - A closed connection is gone at once: its session has ended with the closing.
-- Before the beginning tokens have been compared, and the sender has logged in.
+- Before the beginning passwords have been compared, and the sender has logged in.
+  (After a wipe no token would be right.)
 - Backends always answer, and every event arrives once.  What fails and gets lost is the
   matter of ``test_delivery_faults`` and ``test_delivery_random``; here a wipe stands for it.
 """

@@ -73,12 +73,12 @@ class Scene:
         return {"group": CHAT} if self.group else {"to": ANN}
 
     def sender_comes(self, lab: Lab) -> None:
-        lab.client(self.sender, BOB).login(acks=True, token=True)
+        lab.client(self.sender, BOB).login(acks=True)
 
     def logins_come(self, lab: Lab, node: str) -> None:
         for name in self.logins:
             if name == node:
-                lab.client(node, ANN, numbered=self.numbered).login(acks=True, token=True)
+                lab.client(node, ANN, numbered=self.numbered).login(acks=True)
 
     def sends(self, client: Client) -> None:
         """Messages are their numbers."""

@@ -422,6 +422,27 @@ async def test_a_token_for_the_old_password_is_revoked(server: ChatServer, accou
     assert await client.refused("login", id=ann, token=token) == "token_invalid"
 
 
+@pytest.mark.parametrize("step", ["open_session", "claim"])
+async def test_a_token_that_is_revoked_while_a_login_with_it_is_under_way_is_refused(
+    server: ChatServer, accounts: Accounts, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann = await accounts.register("ann", GOOD, HOME, "c1")
+    token = await server.token(ann)
+    backend: Any = server.store if step == "open_session" else server.state
+    original = getattr(backend, step)
+
+    async def revoked_before(*arguments: Any) -> Any:
+        await server.state.revoke(ann)
+        assert await server.state.routes([ann]) == {}
+        return await original(*arguments)
+
+    monkeypatch.setattr(backend, step, revoked_before)
+    client = await server.connect()
+    assert await client.refused("login", id=ann, token=token) == "token_invalid"
+    await server.until(lambda: not server.node.tasks or not server.node.sessions)
+    assert await server.state.routes([ann]) == {}
+
+
 async def test_guessing_does_not_tell_whose_an_address_is(accounts: Accounts) -> None:
     await verified(accounts, "ann", MAIL)
     for _ in range(10):

@@ -31,6 +31,9 @@ BEFORE = """
 CLAIM = """
         await _claim(session, isinstance(request.token, str))
         _still_here(session)
+        if checked is None:
+            await _check_token(session, request)
+            _still_here(session)
 """
 READ = """
         overview = await node.store.overview(uid)

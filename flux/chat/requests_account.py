@@ -8,6 +8,7 @@ meanwhile; see ``Positions`` and ``Session numbers`` in ARCHITECTURE.md)::
     take the next session number      the store decides who is newest
     enter the node's table            a kick that overtakes the claim's reply finds us
     claim the route                   the higher number wins; the loser is kicked
+    check token, ban, password again  who revoked them meanwhile did not see the claim
     read what is pending              after the claim: who misses us has committed before
     login.ok, then the messages
 """
@@ -116,14 +117,17 @@ async def _begin(session: Session, uid: int, request: requests.Login, checked: s
             older.kick("takeover")
         await _claim(session, isinstance(request.token, str))
         _still_here(session)
+        if checked is None:
+            await _check_token(session, request)
+            _still_here(session)
         overview = await node.store.overview(uid)
         _still_here(session)
         if overview.session > number:
             # Whatever the shared state says or has forgotten: there is a newer one.
             session.kick("takeover")
             raise _Gone()
-        # Here for all kinds of logins: who bans, or replaces a password, commits that and then looks for the route,
-        # which is claimed.
+        # Looked at once more, as the token was: who bans, replaces a password or revokes a token does that first and
+        # then looks for the route, which is claimed.
         node.accounts.check_ban(overview.ban)
         if checked is not None:
             node.accounts.check_unchanged(checked, overview.password_hash)
