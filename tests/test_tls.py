@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 import socket
 import ssl
 import struct
@@ -24,7 +25,7 @@ from tls_parts import Peer, client_context, der, in_thread, shown
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import deferLater
-from twisted.logger import LogEvent, eventAsText, globalLogPublisher
+from twisted.logger import LogEvent, eventAsText, formatEvent, globalLogPublisher
 from websockets.sync.client import connect as connect_websocket
 
 from flux.chat.departure import _moved
@@ -49,10 +50,10 @@ def authority(tmp_path: Path) -> Authority:
 
 @asynccontextmanager
 async def running(
-    folder: Path, authority: Authority, *changes: str, host: str = "localhost"
+    folder: Path, authority: Authority, *changes: str, host: str = "localhost", **validity: float
 ) -> AsyncIterator[GateServer]:
     """A server whose listeners all have TLS."""
-    certificate, key = authority.issue(host, file="server")
+    certificate, key = authority.issue(host, file="server", **validity)
     options = [
         f"tls.certificate={certificate}", f"tls.key={key}", f"tls.listeners={EVERYWHERE}",
         f"chat.websocket={FREE}", f"admin.listen={FREE}", f"admin.token={TOKEN}",
@@ -315,6 +316,23 @@ async def test_a_renewed_certificate_is_for_new_connections(
         assert 59.9 < (ends - reactor.seconds()) / 86400 < 60
         before.close()
         newer.close()
+
+
+async def test_a_server_starts_with_a_certificate_that_has_expired_and_says_so(
+    tmp_path: Path, authority: Authority, flush_logged_errors: Any
+) -> None:
+    async with running(tmp_path, authority, days=-1) as server:
+        [told] = flush_logged_errors()
+        assert re.fullmatch(
+            r"tls\.certificate: it is for localhost and has expired: it was valid until 20\S+ \S+ UTC; "
+            "clients refuse it: replace it, and send SIGHUP",
+            formatEvent(told),
+        )
+        with pytest.raises(ssl.SSLCertVerificationError, match="certificate has expired"):
+            await in_thread(shown, chat_port(server), authority)
+        authority.issue("localhost", file="server")
+        server.reload()
+        assert await in_thread(shown, chat_port(server), authority) == der(tmp_path / "server.crt")
 
 
 # --- clients that do not play along ------------------------------------------

@@ -38,16 +38,15 @@ def mistake(certificate: Path | str, key: Path | str = "") -> str:
 def test_a_certificate_its_chain_and_its_key(authority: Authority, tmp_path: Path) -> None:
     certificate, key = authority.issue("chat.example.net", days=20.5)
     certificate.write_bytes(certificate.read_bytes() + authority.path.read_bytes())
-    identity = read_identity(certificate, key, time.time())
+    identity = read_identity(certificate, key)
     assert (identity.names, len(identity.chain)) == (("chat.example.net",), 2)
     assert 20.4 < identity.days_left(time.time()) < 20.5
     assert describe(identity, time.time()).startswith("for chat.example.net and expires in 20 days, on 20")
-    assert " has expired: it was valid until 20" in describe(identity, time.time() + 21 * 86400)
     assert "PRIVATE" not in repr(identity)
     both = tmp_path / "both.pem"
     both.write_bytes(certificate.read_bytes() + key.read_bytes())
-    assert read_identity(both, None, time.time()) == identity
-    assert read_identity(certificate, key.read_text(), time.time()) == identity
+    assert read_identity(both, None) == identity
+    assert read_identity(certificate, key.read_text()) == identity
 
 
 def test_the_key_itself_may_come_from_the_environment(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,8 +74,6 @@ def test_what_is_wrong_is_said_with_the_key_and_the_file(authority: Authority, t
     backwards = tmp_path / "backwards.pem"
     backwards.write_bytes(authority.path.read_bytes() + certificate.read_bytes())
     assert mistake(backwards, key).endswith(": the server's own certificate has to be the first")
-    expired, its_key = authority.issue("old.example.net", days=-1)
-    assert mistake(expired, its_key).startswith(f"tls.certificate: {expired} has expired: it was valid until 20")
     secret = tmp_path / "secret.key"
     loaded = load_pem_private_key(key.read_bytes(), None)
     secret.write_bytes(
@@ -85,10 +82,16 @@ def test_what_is_wrong_is_said_with_the_key_and_the_file(authority: Authority, t
     assert mistake(certificate, secret).startswith(f"tls.key: {secret} is encrypted; expected a key without")
 
 
-def test_a_certificate_that_is_not_valid_yet(authority: Authority) -> None:
-    certificate, key = authority.issue("chat.example.net")
-    with pytest.raises(Exception, match="is not valid before"):
-        read_identity(certificate, key, time.time() - 11 * 86400)
+def test_one_that_is_not_valid_now_is_taken_and_described(authority: Authority) -> None:
+    certificate, key = authority.issue("chat.example.net", days=20)
+    identity, now = read_identity(certificate, key), time.time()
+    assert identity.invalid(now) == ""
+    assert describe(identity, now - 11 * 86400).startswith("for chat.example.net and is not valid before 20")
+    assert describe(identity, now + 21 * 86400).startswith(
+        "for chat.example.net and has expired: it was valid until 20"
+    )
+    expired = read_identity(*authority.issue("old.example.net", days=-1))
+    assert expired.invalid(now).startswith("has expired: it was valid until 20")
 
 
 def test_a_key_that_openssl_takes_for_too_weak(authority: Authority) -> None:
@@ -156,7 +159,7 @@ def test_other_contents_of_the_same_files_are_a_change(authority: Authority) -> 
 
 @pytest.mark.parametrize(("version", "taken"), [(SSL.TLS1_1_VERSION, False), (SSL.TLS1_2_VERSION, True)])
 def test_tls_1_2_is_the_least(authority: Authority, version: int, taken: bool) -> None:
-    identity = read_identity(*authority.issue("chat.example.net"), time.time())
+    identity = read_identity(*authority.issue("chat.example.net"))
     server = SSL.Connection(server_options(identity).getContext(), None)
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_cipher_list(b"ALL:@SECLEVEL=0")

@@ -59,12 +59,14 @@ def tls_checks(settings: Settings) -> list[Step]:
 
     async def check() -> str:
         try:
-            identity = read_identity(path, tls.key, time.time())
+            identity = read_identity(path, tls.key)
             server_options(identity)
         except BadIdentity as problem:
             raise Unavailable(f"tls.{problem.part}: {problem}") from None
-        soon = identity.days_left(time.time()) < tls.warn_days
-        about = f"it is {describe(identity, time.time())}" + ("; renew it" if soon else "")
+        now = time.time()
+        if invalid := identity.invalid(now):
+            raise Unavailable(f"tls.certificate: {path} {invalid}")
+        about = f"it is {describe(identity, now)}" + ("; renew it" if identity.days_left(now) < tls.warn_days else "")
         return f"{about}\nfor {', '.join(tls.listeners) or 'no listener'} (tls.listeners)"
 
     return [(f"certificate {path}", check)]

@@ -13,7 +13,6 @@ and does not tell on which line a value stands.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -99,7 +98,7 @@ def with_identity(settings: Settings) -> Settings:
     from flux.tls.server import server_options
 
     try:
-        identity = read_identity(tls.certificate, tls.key, time.time())
+        identity = read_identity(tls.certificate, tls.key)
         server_options(identity)
     except BadIdentity as problem:
         raise ConfigError([Mistake(f"tls.{problem.part}", str(problem))]) from None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,17 +31,25 @@ class Identity:
 
     :ivar chain: its certificate, and those that lead from there to a root.
     :ivar names: whom the certificate is for: host names and addresses.
-    :ivar ends: when it expires, in seconds since the epoch.
+    :ivar begins: when it becomes valid, in seconds since the epoch.
+    :ivar ends: when it expires.
     """
 
     chain: tuple[x509.Certificate, ...]
     key: PrivateKeyTypes = field(repr=False, compare=False)
     names: tuple[str, ...]
+    begins: float
     ends: float
 
     def days_left(self, now: float) -> float:
         """Days until it expires; negative afterwards."""
         return (self.ends - now) / DAY
+
+    def invalid(self, now: float) -> str:
+        """Why clients refuse it at the moment ``now``, because of the date; empty if they do not."""
+        if self.ends <= now:
+            return f"has expired: it was valid until {date(self.ends)}"
+        return f"is not valid before {date(self.begins)}" if self.begins > now else ""
 
 
 def read_chain(path: Path) -> tuple[x509.Certificate, ...]:
@@ -56,11 +64,10 @@ def read_chain(path: Path) -> tuple[x509.Certificate, ...]:
         raise BadIdentity("certificate", f"{path} holds no certificate (PEM), or a broken one") from None
 
 
-def read_identity(certificate: Path, key: Path | str | None, now: float) -> Identity:
-    """The identity in two files, or in one.
+def read_identity(certificate: Path, key: Path | str | None) -> Identity:
+    """The identity in two files, or in one; it may have expired.
 
     :param key: a file, or the key itself (PEM), or None: it is in the file of the certificate.
-    :param now: seconds since the epoch; it has to be valid then.
     :raises BadIdentity: says what is wrong with which of the two.
     """
     chain = read_chain(certificate)
@@ -72,11 +79,7 @@ def read_identity(certificate: Path, key: Path | str | None, now: float) -> Iden
         why = "the server's own certificate has to be the first" if len(chain) > 1 else "they are not of one pair"
         raise BadIdentity("key", f"{where} does not belong to the certificate in {certificate}: {why}")
     begins, ends = own.not_valid_before_utc, own.not_valid_after_utc
-    if ends.timestamp() <= now:
-        raise BadIdentity("certificate", f"{certificate} has expired: it was valid until {_date(ends)}")
-    if begins.timestamp() > now:
-        raise BadIdentity("certificate", f"{certificate} is not valid before {_date(begins)}")
-    return Identity(chain, secret, names_of(own), ends.timestamp())
+    return Identity(chain, secret, names_of(own), begins.timestamp(), ends.timestamp())
 
 
 def _read(part: str, path: Path) -> bytes:
@@ -111,5 +114,6 @@ def names_of(certificate: x509.Certificate) -> tuple[str, ...]:
     return (*found.get_values_for_type(x509.DNSName), *addresses)
 
 
-def _date(moment: datetime.datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M} UTC"
+def date(moment: float) -> str:
+    """A moment, in seconds since the epoch, for people."""
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(moment))

@@ -21,7 +21,7 @@ from zope.interface import implementer
 
 from flux.lifecycle import Tasks, every
 from flux.metrics import TlsMetrics
-from flux.tls.identity import BadIdentity, Identity
+from flux.tls.identity import BadIdentity, Identity, date
 from flux.tls.layer import NO_TLS, HandshakeTimeout, TlsFactory, TlsLayer, said_by_openssl
 
 LOOK_EVERY = 12 * 3600.0
@@ -99,7 +99,12 @@ class ServerTls:
 
     def _warn(self) -> None:
         now = time.time()
-        if self.identity.days_left(now) < self._warn_days:
+        if self.identity.invalid(now):
+            self.log.error(
+                "tls.certificate: it is {about}; clients refuse it: replace it, and send SIGHUP",
+                about=describe(self.identity, now),
+            )
+        elif self.identity.days_left(now) < self._warn_days:
             self.log.warn("tls.certificate: it is {about}; renew it", about=describe(self.identity, now))
 
     def serverConnectionForTLS(self, protocol: Any) -> Connection:  # noqa: N802 - Twisted's name
@@ -110,10 +115,10 @@ class ServerTls:
 def describe(identity: Identity, now: float) -> str:
     """A certificate in words: whom it is for, and for how long."""
     whom = f"for {', '.join(identity.names)}" if identity.names else "without a name, which clients refuse,"
-    day = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(identity.ends))
-    left = identity.days_left(now)
-    if left < 0:
-        return f"{whom} and has expired: it was valid until {day}"
+    invalid = identity.invalid(now)
+    if invalid:
+        return f"{whom} and {invalid}"
+    day, left = date(identity.ends), identity.days_left(now)
     return f"{whom} and expires in {left:.0f} days, on {day}" if left >= 2 else f"{whom} and expires on {day}"
 
 
