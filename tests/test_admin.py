@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from printed_table import cells
 from rich.console import Console
 from server_process import environment
 from status_parts import lease, settings
@@ -101,7 +102,7 @@ async def test_servers_are_a_table_for_people_and_objects_for_programs(start: St
     await cluster.service.placement.refresh()
     status, output, errors = await flux_admin("servers", "--status", cluster.address, COLUMNS="120")
     assert (status, errors) == (0, "")
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if "│" in line]
+    rows = cells(output)
     assert [row[:7] for row in rows] == [
         ["chat1", "chat1.example:8090", "up", "30", "0", "5,000", "1"],
         ["chat2", "chat2.example:8090", "draining", "5", "0", "5,000", "1"],

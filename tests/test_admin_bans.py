@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from admin_parts import ask, login, running
-from test_admin_commands import cells, flux_admin
+from printed_table import cells
+from test_admin_commands import flux_admin
 from test_admin_port import ends
 from twisted.internet.defer import fail
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from printed_table import cells
 from server_process import environment
 
 from flux.backends.memory import Reservations
@@ -89,10 +90,9 @@ def test_the_command_prints_a_row_per_balancer() -> None:
     done = balance("--rate", "300", "--seconds", "2", "--servers", "5", "--statuses", "2")
     assert (done.returncode, done.stderr) == (0, "")
     assert "300 users a second for 2 s on 5 chat servers, placed by 2 status processes" in done.stdout
-    rows = [line.split("│")[1:-1] for line in done.stdout.splitlines() if line.startswith("│")]
-    assert [row[0].strip() for row in rows] == list(BALANCERS)
-    for row in rows:
-        worst, final, sessions, refused, reserved = (cell.strip() for cell in row[1:])
+    rows = cells(done.stdout)
+    assert [row[0] for row in rows] == list(BALANCERS)
+    for _, worst, final, sessions, refused, reserved in rows:
         assert 1 <= float(final) <= float(worst) + 0.1 < 1.5
         assert (int(sessions), refused, reserved) == (pytest.approx(570, abs=30), "0", "0")
 

@@ -21,6 +21,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from twisted.internet.task import react
@@ -214,7 +215,8 @@ def _show(servers: Sequence[Node], for_programs: bool) -> None:
     if for_programs:
         print(msgspec.json.encode(servers).decode())
         return
-    table = Table()
+    # Narrower than usual: with eight columns it has to fit a terminal of 80.
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("server", "address", "state"):
         table.add_column(heading, overflow="fold")
     for heading in ("sessions", "reserved", "capacity", "weight", "heard"):

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_network
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -83,7 +84,7 @@ def _bans(args: argparse.Namespace, port: AdminPort) -> None:
     found = port.get("/api/bans", limit=args.limit)
     if out(args, found):
         return
-    table = Table()
+    table = Table(box=SIMPLE)
     for heading in ("who", "by", "until", "since", "reason"):
         table.add_column(heading, overflow="fold")
     for ban in found:

@@ -22,6 +22,7 @@ from getpass import getpass
 from typing import Any
 from urllib.parse import quote
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -189,14 +190,14 @@ def _stats(args: argparse.Namespace, port: AdminPort) -> None:
     )
     for problem in seen["problems"]:
         console.print(f"[red]not ready[/]: {escape(problem)}")
-    table = Table(show_header=False)
+    table = Table(show_header=False, box=SIMPLE)
     table.add_column()
     table.add_column(justify="right")
     for key, title, in_words in NUMBERS:
         if key in numbers:
             table.add_row(title, in_words(numbers[key]))
     console.print(table)
-    table = Table("backend", "state")
+    table = Table("backend", "state", box=SIMPLE)
     table.add_column("answers in", justify="right")
     for backend in seen["backends"]:
         state = "[green]up" if backend["up"] else f"[red]away[/]: {escape(backend['problem'])}"
@@ -247,7 +248,7 @@ def _sessions(args: argparse.Namespace, port: AdminPort) -> None:
     found = port.get("/api/sessions", query=args.query, limit=args.limit)
     if out(args, found):
         return
-    table = Table()
+    table = Table(box=SIMPLE)
     for heading in ("id", "name", "address", "connection", "dialect", "chats", "state", "since"):
         table.add_column(heading, justify="right" if heading in ("id", "chats", "since") else "left", overflow="fold")
     for each in found:
@@ -262,7 +263,7 @@ def _users(args: argparse.Namespace, port: AdminPort) -> None:
     found = port.get("/api/users", query=args.query, limit=args.limit)
     if out(args, found):
         return
-    table = Table()
+    table = Table(box=SIMPLE)
     table.add_column("id", justify="right")
     for heading in ("name", "nick", "server"):
         table.add_column(heading, overflow="fold")

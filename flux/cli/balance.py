@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from twisted.logger import (
@@ -79,7 +80,7 @@ def _told(conditions: Conditions) -> str:
 
 
 def _table(outcomes: list[Outcome]) -> Table:
-    table = Table()
+    table = Table(box=SIMPLE)
     table.add_column("balancer", no_wrap=True)
     for heading in ("peak ÷ mean", "at the end", "sessions", "refused", "reserved left"):
         table.add_column(heading, justify="right")
