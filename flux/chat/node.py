@@ -251,15 +251,16 @@ class ChatNode:
         if session.uid:
             if self.sessions.get(session.uid) is session:
                 del self.sessions[session.uid]
-            self.tasks.spawn(self._gone(session), f"releasing the route of {session.uid}")
+            self.tasks.spawn(
+                self._gone(session.uid, session.route, session.friends), f"releasing the route of {session.uid}"
+            )
 
-    async def _gone(self, session: Session) -> None:
-        uid = session.uid
-        error = await self._release(uid, session.route)
+    async def _gone(self, uid: int, route: Route, friends: tuple[int, ...]) -> None:
+        error = await self._release(uid, route)
         if error is not None:
             self.log.warn("the route of {uid} stays until the next heartbeat: {error}", uid=uid, error=error)
-        if session.friends and not await self.presence.online([uid]):
-            await self.presence.notify(session.friends, PresenceNotice(uid, False))
+        if friends and not await self.presence.online([uid]):
+            await self.presence.notify(friends, PresenceNotice(uid, False))
 
     # --- messages ---
 
