@@ -312,3 +312,16 @@ def test_help_on_one_request() -> None:
     assert CHAT.help(Help.type())[0].fields == {"request": "string of at most 50, optional"}
     with pytest.raises(UnknownType):
         CHAT.help("nope")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("sned", "send"), ("group.mebmers", "group.members"), ("logn", "login"), ("join", ""), ("x" * 1000, "")],
+)
+def test_a_slip_of_the_fingers_is_told_what_it_looks_like(typed: str, meant: str) -> None:
+    with pytest.raises(Rejected) as rejected:
+        CHAT.decode(b'{"type":"%s"}' % typed.encode())
+    detail = rejected.value.error.detail
+    assert f"{typed[:50]!r} is not a request of this port; " in detail
+    assert (f'did you mean "{meant}"?' in detail) == bool(meant)
+    assert '{"type":"help"}' in detail

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any, ClassVar, Union
 
 import msgspec
@@ -24,6 +25,8 @@ BACKSLASH = 0x5C
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _PROBLEM = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?$", re.DOTALL)
 _TOO_LARGE = re.compile(r"of length <= (\d+)")
+#: From here on two names are alike enough to be taken for one another: "sned" and "send", but not "join" and "login".
+LIKE = 0.7
 _NAMED_FIELD = re.compile(r"(?:missing required|contains unknown) field `(.*)`")
 
 
@@ -148,7 +151,10 @@ class Catalogue:
         return Rejected(problem, kind, ref)
 
     def _unknown(self, kind: str) -> str:
-        return f'{kind[:50]!r} is not a request of this port; try {{"type":"help"}}'
+        # At most a third of a millisecond, and too many bad lines end the connection.
+        near = get_close_matches(kind[:50], self.requests, 1, LIKE)
+        hint = f'did you mean "{near[0]}"? {{"type":"help"}} lists all' if near else 'try {"type":"help"}'
+        return f"{kind[:50]!r} is not a request of this port; {hint}"
 
 
 def encode_error(error: FluxError, request: str | UnsetType, ref: Ref | UnsetType) -> ErrorReply:
