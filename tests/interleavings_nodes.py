@@ -112,7 +112,7 @@ class LoneNode(Lab):
         elif kind == "sweep":
             self.node.tasks.spawn(self.node.sweep.look(), "a sweep")
         else:
-            self.node.tasks.spawn(self.node._heartbeat(), "a heartbeat")
+            self.node.tasks.spawn(self.node.heartbeat.beat(), "a heartbeat")
         # A connection that was closed is gone at once. Nothing depends on that but the set of connections.
         self._tick()
 

@@ -20,6 +20,7 @@ from interleavings_scene import Scene
 from flux.backends.memory import MemoryState
 from flux.chat import requests_account
 from flux.chat.delivery import Delivery
+from flux.chat.heartbeat import Heartbeat
 from flux.chat.node import ChatNode
 from flux.chat.sweep import Sweep
 
@@ -109,10 +110,10 @@ BROKEN = {
         MemoryState, "renew", "route is None or route.number < number", "True", RENEWED, LOST
     ),
     "a heartbeat does not kick who lost the route": Broken(
-        ChatNode, "_renew", "for uid in renewal.lost:", "for uid in ():", WIPED, SECOND
+        Heartbeat, "_renew", "for uid in renewal.lost:", "for uid in ():", WIPED, SECOND
     ),
     "a heartbeat kicks who came since": Broken(
-        ChatNode, "_renew", " and loser.number == routes[uid]", "", RENEWED_RETURN, NONE
+        Heartbeat, "_renew", " and loser.number == routes[uid]", "", RENEWED_RETURN, NONE
     ),
     "a sweep compares no numbers": Broken(
         Sweep, "_look", "for uid, number in changes.sessions:", "for uid, number in ():", WIPED, SECOND

@@ -2,10 +2,12 @@
 
 ::
 
-    every heartbeat   renew the lease and all routes; sessions whose route was lost are kicked
+    every heartbeat   the lease and all routes are renewed (heartbeat)
     every second      cursor writes, idle and stuck connections
     every sweep       what moved in the store against the positions here (the guarantee
                       behind all hints): 5 s, or 1 s while hints are known to get lost
+    from other nodes  hints, notices, kicks: told to delivery, presence, sessions
+    draining          no logins; clients are sent elsewhere (departure)
 
 A node is told apart from an earlier one of the same name by its *boot* number.
 """
@@ -30,6 +32,7 @@ from flux.chat.connections import Connections
 from flux.chat.cursors import EVERY, Cursors
 from flux.chat.delivery import Delivery
 from flux.chat.departure import Departure
+from flux.chat.heartbeat import Heartbeat
 from flux.chat.insight import watch
 from flux.chat.journal import Entry, Journal
 from flux.chat.presence import Presence
@@ -41,14 +44,13 @@ from flux.chat.sweep import Sweep
 from flux.config import Settings
 from flux.errors import FluxError, Unavailable
 from flux.interfaces import IBus, IBusSink, IPlacement, IState, IStore
-from flux.lifecycle import DeadlineExceeded, Outage, Spawned, Tasks, every, together, within
+from flux.lifecycle import DeadlineExceeded, Spawned, Tasks, every, within
 from flux.metrics import ChatMetrics
 from flux.model import (
     BusEvent,
     FriendsChanged,
     Hint,
     Kick,
-    Lease,
     MemberChange,
     MembersChanged,
     Message,
@@ -57,16 +59,13 @@ from flux.model import (
     Route,
 )
 from flux.model import Presence as PresenceNotice
-from flux.net.connection import LAPSED, STOPPING, Gather
+from flux.net.connection import STOPPING, Gather
 
 SWEEP = 5.0
 """Seconds between sweeps."""
 
 SWEEP_DEGRADED = 1.0
 """Seconds between sweeps while hints are known to get lost."""
-
-MAX_UNRELEASED = 20_000
-"""Routes of sessions that ended while the shared state was away, to be released later."""
 
 
 @implementer(IBusSink)
@@ -137,19 +136,17 @@ class ChatNode:
             store, self.sessions, self.logging_in, self.delivery, self.cursors, self.spread, metrics, clock
         )  # fmt: skip
         self.journal = Journal(store, self._settle, self.tasks, clock, metrics)
+        self.heartbeat = Heartbeat(
+            settings, state, self.sessions, self.logging_in, self.connections, self.sweep, self.spread, clock,
+            self._told_to_drain, fatal or (lambda reason: None),
+        )  # fmt: skip
         self._departure = Departure(
             self.name, self.sessions, lambda: len(self.logging_in), placement, clock, self._rng
         )  # fmt: skip
         self._departing: Spawned = succeed(None)
         self._tell_draining = draining or (lambda draining: None)
         self._drained = drained or (lambda: None)
-        self._fatal = fatal or (lambda reason: None)
-        self._host, self._port, self._websocket, self._tls = "", 0, "", False
         self._swept = 0.0
-        self._stopping = self._superseded = False
-        self._beat: float | None = None
-        self._renewing = Outage(self.log, clock)
-        self._unreleased: set[tuple[int, Route]] = set()
         self._emptied: Deferred[None] | None = None
         watch(self)
 
@@ -169,17 +166,9 @@ class ChatNode:
 
         :raises flux.errors.Unavailable: another live server has this name.
         """
-        self._host, self._port, self._websocket, self._tls = host, port, websocket, tls
-        for node in (await self.state.snapshot()).nodes:
-            if node.name == self.name and (node.host, node.port) != (host, port):
-                raise Unavailable(
-                    f"another live chat server at {node.host}:{node.port} has the name {self.name!r}; "
-                    "give this one another [chat] name"
-                )
-        await self._renew()
-        self._beat = self.clock.seconds()
-        heartbeat = self.settings.status.heartbeat
-        self.tasks.spawn(every(heartbeat, self._heartbeat, self.clock, "the heartbeat", self.log), "the heartbeat")
+        await self.heartbeat.begin(self.boot, host, port, websocket, tls)
+        beats = every(self.settings.status.heartbeat, self.heartbeat.beat, self.clock, "the heartbeat", self.log)
+        self.tasks.spawn(beats, "the heartbeat")
         pruning = Pruning(
             self.store, lambda: self.settings.store.keep_days, self.wall_clock, self.clock, self.metrics
         )  # fmt: skip
@@ -191,15 +180,9 @@ class ChatNode:
 
         :param deadline: seconds after which connections are cut whatever they still hold.
         """
-        marked, self.draining, self._stopping = self.draining, True, True
+        marked, self.draining = self.draining, True
         self._departing.cancel()
-        try:
-            await self.state.retire(self.name, self.boot)
-            if marked and not self._superseded:
-                # Whoever starts this server again wants it to serve.
-                await self.state.drain(self.name, False)
-        except FluxError as error:
-            self.log.warn("the lease could not be given up: {error}", error=error)
+        await self.heartbeat.give_up(self.boot, marked)
         await self._departure.leave()
         late = self.clock.seconds() + deadline
         self.connections.hold(STOPPING)
@@ -231,6 +214,7 @@ class ChatNode:
         self.connections.reload(settings)
         self.accounts.reload(settings)
         self.delivery.reload(self.limits.catchups)
+        self.heartbeat.reload(settings)
 
     # --- connections and sessions ---
 
@@ -256,7 +240,7 @@ class ChatNode:
             )
 
     async def _gone(self, uid: int, route: Route, friends: tuple[int, ...]) -> None:
-        error = await self._release(uid, route)
+        error = await self.heartbeat.release(uid, route)
         if error is not None:
             self.log.warn("the route of {uid} stays until the next heartbeat: {error}", uid=uid, error=error)
         if friends and not await self.presence.online([uid]):
@@ -348,100 +332,27 @@ class ChatNode:
 
     def gap(self) -> None:
         """Hints may be missing: put the routes right, then look what they were."""
-        self.tasks.spawn(self._after_gap(), "catching up after a gap on the bus")
+        self.tasks.spawn(self.heartbeat.after_gap(), "catching up after a gap on the bus")
 
-    async def _after_gap(self) -> None:
-        if self._beat is not None:
-            await self._look_again()
+    # --- draining ---
 
-    # --- what repeats ---
-
-    async def _heartbeat(self) -> None:
-        silent = self.clock.seconds() - (self._beat or 0.0)
-        if silent > self.settings.status.lease:
-            # This process was stopped and goes on: others may have its accounts by now.
-            self.log.warn("this process stood still for {silent:.0f} s", silent=silent)
-            self.connections.hold(LAPSED)
-            try:
-                await self._look_again()
-            finally:
-                self.connections.release(LAPSED)
-        else:
-            await self._renew_or_warn()
-        self._beat = self.clock.seconds()
-
-    async def _look_again(self) -> None:
-        """Put the routes right, then look what was missed."""
-        await self._renew_or_warn()
-        await self.sweep.look()
-
-    async def _renew_or_warn(self) -> None:
-        if self._stopping:
-            return
-        try:
-            await self._renew()
-        except FluxError as error:
-            self.spread.degraded = True
-            self._renewing.failed("the lease cannot be renewed: {error}", error=error.detail)
-        else:
-            self._renewing.over("the lease is renewed again, after {seconds} s")
-
-    async def _renew(self) -> None:
-        chat = self.settings.chat
-        lease = Lease(
-            self.name, self.boot, self._host, self._port, len(self.sessions), chat.capacity, chat.weight,
-            self.settings.status.lease, self._websocket, self._tls,
-        )  # fmt: skip
-        routes = {uid: session.number for uid, session in self.sessions.items() if session.placed}
-        renewal = await self.state.renew(lease, list(routes.items()))
-        if renewal.superseded:
-            self.log.error("another process started as {name}: this one ends", name=self.name)
-            for session in list(self.sessions.values()):
-                session.connection.abort()
-            self._superseded = True
-            self._fatal(f"another process started as {self.name!r}")
-            return
-        for uid in renewal.lost:
-            loser = self.sessions.get(uid)
-            # The one that holds the route now may have come here meanwhile.
-            if loser is not None and loser.number == routes[uid]:
-                loser.kick("takeover")
-        for uid, number in renewal.strays:
-            # Of a session that ended while nobody could be told, or before an old dump was loaded.
-            holder = self.sessions.get(uid)
-            if uid not in self.logging_in and (holder is None or holder.number != number):
-                self._unreleased.add((uid, Route(self.name, self.boot, number)))
-        await self._release_late()
-        if self._stopping:
-            return
-        if renewal.draining != self.draining:
-            self.draining = renewal.draining
-            self.log.info("{what}", what="draining: no new logins" if self.draining else "taking logins again")
-            if self.draining:
+    def _told_to_drain(self, draining: bool) -> None:
+        """What an admin wants, as every heartbeat hears it."""
+        if draining != self.draining:
+            self.draining = draining
+            self.log.info("{what}", what="draining: no new logins" if draining else "taking logins again")
+            if draining:
                 self._departing = self.tasks.spawn(self._drain(), "moving clients to other servers")
             else:
                 self._departing.cancel()
-            self._tell_draining(self.draining)
-
-    async def _release_late(self) -> None:
-        """Release the routes that could not be when their sessions ended: all at once, there may be many."""
-        unreleased, self._unreleased = self._unreleased, set()
-        await together(self._release(uid, route) for uid, route in unreleased)
-
-    async def _release(self, uid: int, route: Route) -> FluxError | None:
-        """Release a route, or remember it for the next heartbeat and return why."""
-        try:
-            await self.state.release(uid, route)
-        except FluxError as error:
-            if len(self._unreleased) < MAX_UNRELEASED:
-                self._unreleased.add((uid, route))
-            return error
-        return None
+            self._tell_draining(draining)
 
     async def _drain(self) -> None:
         """Bring the clients to other servers."""
         await self._departure.drain(self.settings.chat.drain)
         self._drained()
+
+    # --- what repeats ---
 
     async def _second(self) -> None:
         self.now = self.clock.seconds()
