@@ -51,7 +51,7 @@ class Hashes:
 
 async def cut(client: Client) -> type:
     """Cut the session's connection, and wait until it is back, or has ended: what happened last."""
-    client._connection.abort("cut by the test")  # type: ignore[union-attr]
+    client._session._connection.abort("cut by the test")  # type: ignore[union-attr]
     offline = False
     async for event in client.events:
         offline = offline or isinstance(event, Offline)

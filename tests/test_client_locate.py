@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from flux.assembly import assemble
 from flux.client import Assignment, Client, ClientError, Ended, NotConnected, Offline, Online, StatusClient
-from flux.client import client as client_module
+from flux.client import session as client_session
 from flux.client import status as status_module
 from flux.config import load
 from flux.errors import FluxError, Forbidden, NoServer, PasswordInvalid, TokenInvalid, Unavailable
@@ -105,9 +105,9 @@ def test_a_guide_that_does_not_answer_is_asked_again(server: ScriptedServer) -> 
     never: Deferred[Assignment] = Deferred()
     answers = iter([never])
     silent = lambda: next(answers, None) or guide()  # noqa: E731
-    taken._client._locate = silent
+    taken._client._session._locate = silent
     server.link.cut()
-    server.wait(client_module.LOCATE_WITHIN - 0.5)
+    server.wait(client_session.LOCATE_WITHIN - 0.5)
     assert len(server.links) == 1
     server.wait(2)
     assert len(server.links) == 2
@@ -154,7 +154,7 @@ def test_leaving_while_asking(server: ScriptedServer) -> None:
     guide = Guide(ONE)
     taken = located(server, guide)
     never: Deferred[Assignment] = Deferred()
-    taken._client._locate = lambda: never
+    taken._client._session._locate = lambda: never
     server.link.cut()
     server.wait(0.2)
     assert waiting(never)
@@ -336,7 +336,7 @@ async def test_a_session_through_a_real_status_service(tmp_path: Path) -> None:
             return assignment
 
         assert (await client.login_through(locate)).name == "ann"
-        client._connection.abort("cut by the test")  # type: ignore[union-attr]
+        client._session._connection.abort("cut by the test")  # type: ignore[union-attr]
         came = []
         async for event in client.events:
             came.append(type(event))

@@ -43,20 +43,23 @@ What it promises:
 How the parts move::
 
     Connection   one TCP connection: lines, requests and their replies, pings
-    Client       one session over many connections: login, reconnect, moved, end
     GateClient   accounts over HTTP, and the way to a chat server
     StatusClient what a status service knows: servers and tokens
-      Outbox     sends, a lane per chat, until each is answered
-      Inbox      events until the application takes them; stops the reading when full
-      Seen       which messages were there already
-      Cursors    ``received`` and ``read``, gathered
+    Client       what an application calls
+      Servers    which address is tried next, and how it is reached
+      Session    one session over many connections: login, reconnect, moved, end
+        Outbox   sends, a lane per chat, until each is answered
+        Inbox    events until the application takes them; stops the reading when full
+        Seen     which messages were there already
+        Cursors  ``received`` and ``read``, gathered
 """
 
-from flux.client.client import Client, Locate
+from flux.client.client import Client
 from flux.client.connection import Address, parse_address
 from flux.client.errors import ClientError, NotConnected, QueueFull, SessionEnded
 from flux.client.events import ClientEvent, Connecting, Ended, Offline, Online
 from flux.client.gate import GateClient, Locator, parse_url
+from flux.client.session import Locate
 from flux.client.status import StatusClient
 from flux.model import (
     Assignment,
