@@ -71,7 +71,7 @@ async def login(assembly: Assembly, name: str, **how: Any) -> Any:
 
     from flux.client import Client
 
-    client = Client(reactor, [assembly.chat_listener.address()])
+    client = Client(reactor, [assembly.chat.listener.address()])
     await client.register(name, "correct horse")
     await client.login(name, password="correct horse", **how)
     return client

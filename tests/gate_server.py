@@ -162,7 +162,7 @@ class GateServer:
 
     def chat(self) -> Client:
         """A connection to the chat port."""
-        client = open_client(self.assembly.chat_listener.address()[1])
+        client = open_client(self.assembly.chat.listener.address()[1])
         self._clients.append(client)
         return client
 

@@ -24,7 +24,7 @@ async def attempt(assembly: Assembly, name: str) -> Client:
     """Log in as one who has registered."""
     from twisted.internet import reactor
 
-    client = Client(reactor, [assembly.chat_listener.address()])
+    client = Client(reactor, [assembly.chat.listener.address()])
     try:
         await client.login(name, password=PASSWORD)
     except BaseException:

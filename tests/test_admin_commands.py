@@ -110,7 +110,7 @@ async def test_the_token_comes_from_the_configuration_and_who_cannot_be_asked_is
         port = assembly.admin_listener.address()[1]
         ini.write_text(f"[admin]\nlisten = tcp:{port}\ntoken = env:FLUX_TOKEN\n", "utf-8")
         assert (await flux_admin(None, "stats", "--config", str(ini), FLUX_TOKEN=TOKEN))[0] == 0
-        chat = "{}:{}".format(*assembly.chat_listener.address())
+        chat = "{}:{}".format(*assembly.chat.listener.address())
         assert (await flux_admin(None, "stats", "--admin", chat))[0] == 2
     status, output, errors = await flux_admin(None, "stats", "--admin", f":{free_port()}")
     assert (status, output) == (2, "")

@@ -247,7 +247,7 @@ async def test_a_new_password_ends_the_session_and_is_the_only_one(tmp_path: Pat
 
         from flux.client import Client
 
-        again = Client(reactor, [assembly.chat_listener.address()])  # type: ignore[list-item]
+        again = Client(reactor, [assembly.chat.listener.address()])  # type: ignore[list-item]
         await again.login("ann", password="battery staple")
         await again.close()
 

@@ -500,7 +500,7 @@ async def test_a_ban_holds_on_all_servers_of_a_redis_and_a_postgresql(
     clients: list[Client] = []
 
     def client(server: Assembly, address: str) -> Client:
-        clients.append(open_client(server.chat_listener.address()[1], address=address))
+        clients.append(open_client(server.chat.listener.address()[1], address=address))
         return clients[-1]
 
     try:

@@ -39,7 +39,7 @@ async def test_from_an_address_to_a_chat(server: GateServer) -> None:
     reply = await server.post("/v1/accounts", **fields)
     assert (reply.status, reply.json) == (201, {"id": 1, "name": "ann"})
     login = await server.ok("/v1/login", email=ANN.lower(), password=PASSWORD)
-    host, port = server.assembly.chat_listener.address()
+    host, port = server.assembly.chat.listener.address()
     profile = {"id": 1, "name": "ann", "nick": "Annie", "description": "", "sex": "", "icon": "a.png"}
     placed = {"host": host, "port": port, "server": "chat1", "email": ANN, "websocket": "/ws", "tls": False}
     assert (profile | placed).items() <= login.items()
@@ -280,7 +280,7 @@ async def test_a_token_gets_another_server_and_token(server: GateServer) -> None
     uid = await server.register("ann")
     token = await server.log_in("ann")
     reply = await server.ask("POST", "/v1/server", **token)
-    host, port = server.assembly.chat_listener.address()
+    host, port = server.assembly.chat.listener.address()
     assert {"id": uid, "host": host, "port": port, "server": "chat1", "websocket": "/ws"}.items() <= reply.json.items()
     assert (await server.ask("POST", "/v1/server", **token)).error == "token_invalid"
     client = server.chat()

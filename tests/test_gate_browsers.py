@@ -128,7 +128,7 @@ async def lease(server: GateServer, name: str, port: int, websocket: str = "") -
 async def test_another_chat_server_is_reached_through_the_gate(server: GateServer) -> None:
     """It is the same one here, under another name."""
     await server.register("ann")
-    await lease(server, "chat2", server.assembly.chat_listener.address()[1])
+    await lease(server, "chat2", server.assembly.chat.listener.address()[1])
     login = await log_in(server, "ann")
     client = await browser(server, path="/ws?server=chat2")
     await client.ok("login", id=login["id"], token=login["token"])
@@ -141,7 +141,7 @@ async def test_another_chat_server_is_reached_through_the_gate(server: GateServe
 
 
 async def test_the_longest_line_of_relayed_connections_is_that_of_the_last_reload(server: GateServer) -> None:
-    await lease(server, "chat2", server.assembly.chat_listener.address()[1])
+    await lease(server, "chat2", server.assembly.chat.listener.address()[1])
     before = await browser(server, path="/ws?server=chat2")
     await before.ok("ping")
     server.reload("limits.max_line=1024")
@@ -159,7 +159,7 @@ async def test_a_server_that_nobody_knows_is_told_with_a_code(server: GateServer
 
 
 async def test_a_static_server_is_known(server: GateServer) -> None:
-    port = server.assembly.chat_listener.address()[1]
+    port = server.assembly.chat.listener.address()[1]
     server.reload("chatservers.name=old", "old.host=127.0.0.1", f"old.port={port}")
     client = await browser(server, path="/ws?server=old")
     await client.ok("ping")
@@ -196,7 +196,7 @@ async def test_what_browsers_are_told(server: GateServer, via_gate: str, websock
 
 async def test_the_gate_can_be_no_way_to_others(server: GateServer) -> None:
     server.reload("gate.chat_via_gate=no")
-    await lease(server, "chat2", server.assembly.chat_listener.address()[1])
+    await lease(server, "chat2", server.assembly.chat.listener.address()[1])
     assert (await server.ask("GET", "/ws?server=chat2")).status == 404
     assert (await server.ask("GET", "/ws?server=chat1")).status == 426
 
@@ -207,7 +207,7 @@ async def test_the_gate_can_be_no_way_to_others(server: GateServer) -> None:
 @pytest.mark.parametrize("url", ["", "wss://chat.example.net/ws"])
 async def test_chat_websocket_is_a_port_of_its_own(tmp_path: Path, url: str) -> None:
     async with running(tmp_path, "chat.websocket=tcp:0:interface=127.0.0.1", f"chat.websocket_url={url}") as server:
-        own = server.assembly.websocket
+        own = server.assembly.chat.websocket
         assert own is not None
         port = own.listener.address()[1]
         [node] = (await server.assembly.state.snapshot()).nodes

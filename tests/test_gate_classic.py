@@ -37,7 +37,7 @@ async def test_the_whole_classic_path(server: GateServer) -> None:
     assert await classic(server, "/user_register", {**registration, "varifycode": code}) == {
         "error": 0, "uid": 1, "user": "ann", "email": ANN, "icon": ":/head_1.jpg",
     }  # fmt: skip
-    host, port = server.assembly.chat_listener.address()
+    host, port = server.assembly.chat.listener.address()
     for who in ({"user": "ann"}, {"email": ANN}, {"user": "ann", "email": ANN}, {"user": "", "email": ANN}):
         login = await classic(server, "/user_login", {**who, "passwd": PASSWORD})
         token = login.pop("token")

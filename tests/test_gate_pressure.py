@@ -107,7 +107,7 @@ async def test_what_is_asked_for_at_once_is_answered_as_it_is_taken(server: Gate
 
 
 async def test_the_websocket_port_waits_as_well(server: GateServer) -> None:
-    own = server.assembly.websocket
+    own = server.assembly.chat.websocket
     assert own is not None
     each = await greedy(own._site, own.listener.address()[1])
     await each.ask(["x"] * 5000)

@@ -74,7 +74,7 @@ async def _login_wrong(assembly: Any) -> None:
 
     from flux.client import Client
 
-    client = Client(reactor, [assembly.chat_listener.address()])
+    client = Client(reactor, [assembly.chat.listener.address()])
     try:
         await client.login("ann", password="battery staple")
     finally:

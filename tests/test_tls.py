@@ -97,7 +97,7 @@ async def until(happened: Callable[[], Any]) -> Any:
 
 
 def chat_port(server: GateServer) -> int:
-    return int(server.assembly.chat_listener.address()[1])
+    return int(server.assembly.chat.listener.address()[1])
 
 
 def handshakes(server: GateServer, listener: str = "chat.listen") -> dict[str, float]:
@@ -118,10 +118,10 @@ async def test_every_listener_with_the_standard_library(tmp_path: Path, authorit
 
     async with running(tmp_path, authority) as server:
         assembly = server.assembly
-        assert assembly.websocket is not None
+        assert assembly.chat.websocket is not None
         ports = {
             "chat.listen": chat_port(server),
-            "chat.websocket": assembly.websocket.listener.address()[1],
+            "chat.websocket": assembly.chat.websocket.listener.address()[1],
             "gate.listen": server.port,
             "status.listen": assembly.status_listener.address()[1],
             "admin.listen": assembly.admin_listener.address()[1],

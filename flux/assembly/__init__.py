@@ -2,6 +2,8 @@
 
 ``backends``  store, shared state and mailer, by the names in the configuration
 ``services``  the services of one process, in the order in which they start and stop
+``chat``      a chat server: its node, its ports, its lease
+``gate``      a gate; with what browsers need in ``browsers``
 ``checks``    what ``flux check`` tries
 """
 

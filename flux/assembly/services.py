@@ -6,8 +6,8 @@
                ── gate: mailer, status client, port                                      (started left to right)
 
 Listening is readiness: the chat port opens when everything behind it works, and the
-lease is taken as soon as the port is known.  Only admin port and manhole are there from the beginning
-to the end, to say what is missing.
+lease is taken as soon as the port is known (``chat``; what a gate is made of is in ``gate``).  Only admin port and
+manhole are there from the beginning to the end, to say what is missing.
 """
 
 from __future__ import annotations
@@ -29,14 +29,12 @@ from flux.admin.manhole import Manhole
 from flux.admin.service import AdminService
 from flux.admin.sources import Sources
 from flux.assembly.backends import make_state, make_store, make_trust
-from flux.assembly.banner import first_steps
-from flux.assembly.browsers import WebSocketPort
+from flux.assembly.chat import ChatService
 from flux.assembly.gate import GateService
 from flux.bans import Bans
-from flux.chat import insight, requests_account, requests_message, requests_people  # noqa: F401 - they fill the table
+from flux.chat import insight
 from flux.chat.node import ChatNode
-from flux.chat.protocol import ChatFactory
-from flux.config import Difference, Settings, is_proxied
+from flux.config import Difference, Settings
 from flux.errors import Unavailable
 from flux.interfaces import IState, IStore
 from flux.lifecycle import CannotStart, Stage, Stages
@@ -51,18 +49,11 @@ from flux.metrics import (
     TlsMetrics,
 )
 from flux.model import Node
-from flux.net.eager import make_eager
 from flux.net.listener import Listener
 from flux.status.protocol import StatusFactory
 from flux.status.service import StatusService
 from flux.tls.server import ServerTls
-from flux.workers.handover import DRAINED, OWN, Lifeline, SharedPort
-
-LONGEST_DRAIN = 3610.0
-"""Seconds until a chat node that does not come to an end is left behind: above any ``chat.drain``, which may change."""
-
-EVERYWHERE = ("0.0.0.0", "::")
-"""Where a server listens on all addresses of its machine."""
+from flux.workers.handover import DRAINED, Lifeline
 
 MAX_HASHING = 4
 """Threads that hash passwords, at most; fewer on a machine with fewer processors."""
@@ -84,7 +75,6 @@ class Assembly:
         self._roles = roles
         self._reactor = reactor
         self._worker = worker
-        self._shared: SharedPort | None = None
         self._lifeline = Lifeline(reactor, self._cut)
         self._stopping = False
         self.registry = registry = CollectorRegistry()
@@ -102,10 +92,10 @@ class Assembly:
         self._listening = False
         self.bans: Bans | None = None
         self._http: GateMetrics | None = None
+        self.chat: ChatService | None = None
         self.node: ChatNode | None = None
         self.status: StatusService | None = None
         self.gate: GateService | None = None
-        self.websocket: WebSocketPort | None = None
         self.exit_status = 1
         stages = [
             Stage("the shared state", self.state.start, self.state.stop),
@@ -265,83 +255,31 @@ class Assembly:
         ]
 
     def _chat(self) -> list[Stage]:
-        settings = self._settings
-        self.node = node = ChatNode(
-            settings,
+        assert self.bans is not None
+        self.chat = chat = ChatService(
+            self._settings,
             self.store,
             self.state,
             self.bus,
-            self._reactor,
             self.passwords,
             placement=self._placing.placement,
-            fatal=self._fatal,
-            draining=self._draining,
-            drained=self._drained,
-            metrics=ChatMetrics(self.registry, self._account_metrics),
+            status=self.status,
             bans=self.bans,
+            metrics=ChatMetrics(self.registry, self._account_metrics),
+            http=self._http_metrics,
+            around=self._around,
+            fatal=self._fatal,
+            drained=self._drained,
+            worker=self._worker,
+            reactor=self._reactor,
         )
-        factory = self._around("chat", "chat.listen", ChatFactory(node, is_proxied(settings.chat.listen)))
-        own = OWN if self._worker else None
-        self.chat_listener = listener = Listener("chat.listen", settings.chat.listen, factory, self._reactor, own)
-        if self._worker:
-            self._shared = SharedPort(settings.chat.listen, factory, self._reactor)
-        if settings.chat.websocket:
-            self.websocket = WebSocketPort(settings, node, self._around, self._http_metrics(), self._reactor)
-
-        async def listen() -> None:
-            ports = [listener] if self._shared is None else [listener, self._shared]
-            try:
-                for each in ports:
-                    await each.start()
-                    make_eager(each.port, settings.chat.buffer)
-                host, port = self.advertised()
-                if self.websocket is not None:
-                    await self.websocket.start()
-                websocket = self.websocket.address(host) if self.websocket is not None else ""
-                await node.take_lease(host, port, websocket, settings.advertise_tls)
-                if self.status is not None:
-                    # Or it would learn of this server only with its next look.
-                    await self.status.placement.refresh()
-            except BaseException:
-                for each in ports:
-                    await each.stop()
-                if self.websocket is not None:
-                    await self.websocket.stop()
-                raise
-
-        async def drain() -> None:
-            await listener.stop()
-            if self.websocket is not None:
-                await self.websocket.stop()
-            if self._shared is not None:
-                await self._shared.stop()
-            await node.stop(self._settings.chat.drain)
-
-        return [
-            Stage("the chat node", node.start, _nothing),
-            Stage("the chat port", listen, drain, stop_within=LONGEST_DRAIN),
-        ]
-
-    def advertised(self) -> tuple[str, int]:
-        """Where clients of this chat server are told to connect."""
-        advertise = self._settings.chat.advertise
-        host, port = self.chat_listener.address()
-        if advertise is None:
-            if host in EVERYWHERE:
-                self.log.warn("clients are told to connect to {host}: set chat.advertise to an address", host=host)
-            return host, port
-        # As far from the advertised port as a worker's own is from the shared one.
-        shared = self._shared.address()[1] if self._shared is not None else port
-        return advertise.host, advertise.port + port - shared
+        self.node = chat.node
+        return chat.stages()
 
     def _fatal(self, reason: str) -> None:
         self.log.critical("this process ends: {reason}", reason=reason)
         if self._reactor.running:
             self._reactor.stop()
-
-    def _draining(self, draining: bool) -> None:
-        if self._shared is not None:
-            self._shared.give_way(draining)
 
     def _drained(self) -> None:
         if self.status is not None:
@@ -392,25 +330,18 @@ class Assembly:
             self._placing.reload(_leased(settings))
         if self.bans is not None:
             self.bans.reload(settings)
-        if self.node is not None:
-            self.node.reload(settings)
+        if self.chat is not None:
+            self.chat.reload(settings)
         if self.gate is not None:
             self.gate.reload(settings)
-        if self.websocket is not None:
-            self.websocket.reload(settings)
 
     def banner(self) -> str:
         """Where to connect, and what to type."""
         if self._worker:
             return ""
         lines = []
-        if "chat" in self._roles:
-            host, port = self.chat_listener.address()
-            name = self._settings.chat.name
-            if is_proxied(self._settings.chat.listen):
-                lines.append(f"flux chat server {name!r} listens on {host}:{port} for a proxy that sends PROXY headers")
-            else:
-                lines += first_steps(name, host, port, self._settings.secure("chat"))
+        if self.chat is not None:
+            lines += self.chat.banner()
         if "status" in self._roles:
             host, port = self.status_listener.address()
             tls = " with TLS" if self._settings.secure("status") else ""
@@ -451,7 +382,7 @@ def _leased(settings: Settings) -> Settings:
 
 
 async def _nothing() -> None:
-    """A stage without anything to undo."""
+    """A stage without anything to begin."""
 
 
 def assemble(settings: Settings, roles: frozenset[str], reactor: Any, worker: bool = False) -> Assembly:

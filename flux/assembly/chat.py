@@ -1,0 +1,164 @@
+"""A chat server and what belongs to it: its node, its ports, and the lease that announces them.
+
+::
+
+    node: boot and bus ── listen: own port, shared port, WebSockets ── lease      (started left to right)
+
+The lease names the port, so it comes last; where it cannot be taken the ports are closed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.logger import Logger
+
+from flux.accounts.passwords import Passwords
+from flux.assembly.banner import first_steps
+from flux.assembly.browsers import Around, WebSocketPort
+from flux.bans import Bans
+from flux.chat import requests_account, requests_message, requests_people  # noqa: F401 - they fill the table
+from flux.chat.node import ChatNode
+from flux.chat.protocol import ChatFactory
+from flux.config import Settings, is_proxied
+from flux.interfaces import IBus, IPlacement, IState, IStore
+from flux.lifecycle import Stage
+from flux.metrics import ChatMetrics, GateMetrics
+from flux.net.eager import make_eager
+from flux.net.listener import Listener
+from flux.status.service import StatusService
+from flux.workers.handover import OWN, SharedPort
+
+LONGEST_DRAIN = 3610.0
+"""Seconds until a chat node that does not come to an end is left behind: above any ``chat.drain``, which may change."""
+
+EVERYWHERE = ("0.0.0.0", "::")
+"""Where a server listens on all addresses of its machine."""
+
+
+class ChatService:
+    """The chat server of a process.
+
+    :param placement: gives moved clients another server.
+    :param status: the status service of this process; None where there is none.
+    :param http: gives the metrics of HTTP ports; called where one listens for browsers.
+    :param fatal: as of :class:`flux.chat.node.ChatNode`.
+    :param drained: likewise.
+    :param worker: a supervisor has started this process, and handed its ports over.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: IStore,
+        state: IState,
+        bus: IBus,
+        passwords: Passwords,
+        placement: IPlacement,
+        status: StatusService | None,
+        bans: Bans,
+        metrics: ChatMetrics,
+        http: Callable[[], GateMetrics],
+        around: Around,
+        fatal: Callable[[str], None],
+        drained: Callable[[], None],
+        worker: bool,
+        reactor: Any,
+    ) -> None:
+        self._settings = settings
+        self._status = status
+        self.node = node = ChatNode(
+            settings,
+            store,
+            state,
+            bus,
+            reactor,
+            passwords,
+            placement=placement,
+            fatal=fatal,
+            draining=self._draining,
+            drained=drained,
+            metrics=metrics,
+            bans=bans,
+        )
+        factory = around("chat", "chat.listen", ChatFactory(node, is_proxied(settings.chat.listen)))
+        own = OWN if worker else None
+        self.listener = Listener("chat.listen", settings.chat.listen, factory, reactor, own)
+        self._shared = SharedPort(settings.chat.listen, factory, reactor) if worker else None
+        self.websocket: WebSocketPort | None = None
+        if settings.chat.websocket:
+            self.websocket = WebSocketPort(settings, node, around, http(), reactor)
+
+    def stages(self) -> list[Stage]:
+        """How it starts and stops."""
+        return [
+            Stage("the chat node", self.node.start, _nothing),
+            Stage("the chat port", self._listen, self._drain, stop_within=LONGEST_DRAIN),
+        ]
+
+    def reload(self, settings: Settings) -> None:
+        """Go on with other limits and rules."""
+        self._settings = settings
+        self.node.reload(settings)
+        if self.websocket is not None:
+            self.websocket.reload(settings)
+
+    def banner(self) -> list[str]:
+        """Where to connect, and what to type."""
+        host, port = self.listener.address()
+        name = self._settings.chat.name
+        if is_proxied(self._settings.chat.listen):
+            return [f"flux chat server {name!r} listens on {host}:{port} for a proxy that sends PROXY headers"]
+        return first_steps(name, host, port, self._settings.secure("chat"))
+
+    def advertised(self) -> tuple[str, int]:
+        """Where clients of this chat server are told to connect."""
+        advertise = self._settings.chat.advertise
+        host, port = self.listener.address()
+        if advertise is None:
+            if host in EVERYWHERE:
+                self.log.warn("clients are told to connect to {host}: set chat.advertise to an address", host=host)
+            return host, port
+        # As far from the advertised port as a worker's own is from the shared one.
+        shared = self._shared.address()[1] if self._shared is not None else port
+        return advertise.host, advertise.port + port - shared
+
+    async def _listen(self) -> None:
+        ports = [self.listener] if self._shared is None else [self.listener, self._shared]
+        try:
+            for each in ports:
+                await each.start()
+                make_eager(each.port, self._settings.chat.buffer)
+            host, port = self.advertised()
+            if self.websocket is not None:
+                await self.websocket.start()
+            websocket = self.websocket.address(host) if self.websocket is not None else ""
+            await self.node.take_lease(host, port, websocket, self._settings.advertise_tls)
+            if self._status is not None:
+                # Or it would learn of this server only with its next look.
+                await self._status.placement.refresh()
+        except BaseException:
+            for each in ports:
+                await each.stop()
+            if self.websocket is not None:
+                await self.websocket.stop()
+            raise
+
+    async def _drain(self) -> None:
+        await self.listener.stop()
+        if self.websocket is not None:
+            await self.websocket.stop()
+        if self._shared is not None:
+            await self._shared.stop()
+        await self.node.stop(self._settings.chat.drain)
+
+    def _draining(self, draining: bool) -> None:
+        if self._shared is not None:
+            self._shared.give_way(draining)
+
+
+async def _nothing() -> None:
+    """A stage without anything to undo."""
