@@ -26,6 +26,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from flux.bans import Bans
+from flux.chat.catchup import CatchUp
 from flux.chat.delivery import Delivery
 from flux.config import Settings
 from flux.config.settings import Limits
@@ -187,7 +188,8 @@ class Uncounted:
 
 
 PAINTER = Painter(
-    Bans, Clock, Settings, Limits, Client, LoneNode, Port, Outbox, Uncounted, unseen=[(Delivery, "delivered")]
+    Bans, Clock, Settings, Limits, Client, LoneNode, Port, Outbox, Uncounted,
+    unseen=[(Delivery, "written"), (CatchUp, "written")],
 )  # fmt: skip
 """Clocks stand still, nobody is banned, what is counted does not matter, and of clients it is looked what they were
 shown."""

@@ -251,7 +251,7 @@ def test_a_message_that_comes_while_a_false_head_is_corrected(lab: Lab, false: i
     for _ in range(2):
         node.deliver(group.hint(group.send()))
     lab.settle()
-    node.delivery.raise_head(node.delivery.chats[group.id], false)
+    node.delivery.positions.raise_head(node.delivery.chats[group.id], false)
     lab.steps.until("B.store.membership", " = ")
     correction = lab.steps.hold("B.store.membership", " = ")
     assert group.send() == 3

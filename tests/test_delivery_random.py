@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from delivery_lab import BIG, Client, InlineStore, Lab, now, opened_store
 
-from flux.chat.delivery import Delivery
+from flux.chat.positions import Positions
 from flux.chat.session import Session
 from flux.model import BusEvent, Cursor, Hint, MemberChange
 
@@ -96,11 +96,11 @@ class Town(Lab):
 
     def new_node(self, name: str) -> Any:
         node = super().new_node(name)
-        self._note_bases(node.delivery)
+        self._note_bases(node.delivery.positions)
         return node
 
-    def _note_bases(self, delivery: Delivery) -> None:
-        enter = delivery.enter
+    def _note_bases(self, positions: Positions) -> None:
+        enter = positions.enter
 
         def entering(session: Session, cursors: list[Cursor]) -> None:
             bases = self.bases.setdefault(session, {})
@@ -108,7 +108,7 @@ class Town(Lab):
                 bases.setdefault(cursor.chat, cursor.received)
             enter(session, cursors)
 
-        delivery.enter = entering  # type: ignore[method-assign, assignment]
+        positions.enter = entering  # type: ignore[method-assign, assignment]
 
     def arrived(self, client: Client, chat: int, seq: int) -> None:
         self.seen[client.uid].add((chat, seq))

@@ -27,9 +27,13 @@ def watch(node: ChatNode) -> None:
     gauge("flux_draining", "1 while no logins are taken.", lambda: node.draining)
     gauge("flux_commits_waiting", "Messages waiting to be stored.", lambda: node.journal.waiting)
     gauge("flux_hints_waiting", "Messages other nodes are to be told of.", lambda: node.spread.waiting)
-    gauge("flux_catchups_waiting", "Sessions waiting for their turn to be filled.", lambda: delivery.catchups_waiting)
+    gauge("flux_catchups_waiting", "Sessions waiting for their turn to be filled.", lambda: delivery.catchup.waiting)
     gauge("flux_cursors_waiting", "Sessions whose cursors are to be written.", lambda: node.cursors.waiting)
-    node.metrics.counter("flux_messages_delivered", "Messages written to sessions here.", lambda: delivery.delivered)
+    node.metrics.counter(
+        "flux_messages_delivered",
+        "Messages written to sessions here.",
+        lambda: delivery.written + delivery.catchup.written,
+    )
 
 
 def sessions(node: ChatNode, query: str, limit: int) -> list[SessionSeen]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from flux.chat.delivery import Chat
+from flux.chat.positions import Chat
 from flux.errors import FluxError
 from flux.model import Group, Member, Message, Overview
 from flux.wire.numbered import MAX_LOGIN_ANSWER, NumberedDialect
@@ -34,7 +34,7 @@ async def answer_login(session: Session, overview: Overview, online: set[int]) -
     line, packed = session.dialect.login_answer(overview.profile, friends, groups, [message for _, message in offline])
     for chat, message in offline[:packed]:
         session.pushed(chat.id, message.seq)
-        session.node.delivery.reached(session, chat, message.seq)
+        session.node.delivery.positions.place(session, chat, message.seq)
     session.write(line)
 
 
@@ -51,9 +51,9 @@ async def _members(session: Session, group: Group) -> Sequence[MemberView]:
 async def _offline(session: Session) -> list[tuple[Chat, Message]]:
     """The first of the messages that wait, chat by chat."""
     found: list[tuple[Chat, Message]] = []
-    delivery = session.node.delivery
+    positions = session.node.delivery.positions
     for chat in list(session.chats):
-        position = delivery.position(session, chat)
+        position = positions.position(session, chat)
         if position < chat.head:
             messages = await session.node.store.fill(session.uid, chat.id, position, MOST)
             found += [(chat, message) for message in messages if message.sender != session.uid]

@@ -213,7 +213,7 @@ class ChatNode:
         self.limits = settings.limits
         self.connections.reload(settings)
         self.accounts.reload(settings)
-        self.delivery.reload(self.limits.catchups)
+        self.delivery.catchup.reload(self.limits.catchups)
         self.heartbeat.reload(settings)
 
     # --- connections and sessions ---
@@ -230,7 +230,7 @@ class ChatNode:
             return
         session.ended = True
         session.live = session.placed = False
-        self.delivery.leave(session)
+        self.delivery.positions.leave(session)
         self.cursors.collect(session)
         if session.uid:
             if self.sessions.get(session.uid) is session:
@@ -285,7 +285,7 @@ class ChatNode:
 
     async def members_changed(self, change: MemberChange) -> None:
         """A member joined or left through this node: act on it here and tell the other nodes."""
-        self.delivery.members_changed(change)
+        self.delivery.members.changed(change)
         try:
             await self.bus.broadcast(MembersChanged(change))
         except FluxError as error:
@@ -322,7 +322,7 @@ class ChatNode:
             case Notify(notice, uids):
                 self.presence.show(uids, notice)
             case MembersChanged(change):
-                self.delivery.members_changed(change)
+                self.delivery.members.changed(change)
             case FriendsChanged():
                 self._note_friends(event)
             case Kick(uid, below, reason, detail):

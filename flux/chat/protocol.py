@@ -167,7 +167,7 @@ class ChatConnection(Connection):
     def keeps_up(self) -> None:
         """Fill the session with what it missed while it did not read."""
         if self.session is not None and self.session.placed:
-            self.node.delivery.fall_behind(self.session)
+            self.node.delivery.catchup.fall_behind(self.session)
 
     def farewell(self) -> None:
         """The peer leaves of its own will: what it was sent has arrived, if all of it has left this process."""

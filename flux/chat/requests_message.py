@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from msgspec import UNSET
 
-from flux.chat.delivery import Chat
 from flux.chat.dispatch import answers
+from flux.chat.positions import Chat
 from flux.chat.session import Session
 from flux.errors import BadRequest, UserInvalid
 from flux.model import Draft, Notice, ReadUpTo, Typing
@@ -39,7 +39,7 @@ def received(session: Session, request: requests.Received) -> None:
     chat = _own_chat(session, request.chat)
     if chat is None or not session.acks:
         return
-    position = session.node.delivery.position(session, chat)
+    position = session.node.delivery.positions.position(session, chat)
     seq = min(request.seq, position)
     unacked = session.unacked.get(chat.id, 0) if session.unacked else 0
     if unacked <= seq:
@@ -60,7 +60,7 @@ async def read(session: Session, request: requests.Read) -> None:
     if not seq:
         return
     session.advance_read(chat.id, seq)
-    members = await session.node.delivery.members(chat)
+    members = await session.node.delivery.members.of(chat)
     if len(members) <= SMALL_CHAT:
         await _tell_others(session, members, ReadUpTo(chat.id, session.uid, seq))
 
@@ -74,7 +74,7 @@ async def typing(session: Session, request: requests.TypingRequest) -> None:
         raise BadRequest("to: this is yourself")
     for chat in session.chats:
         if chat.id == request.group if request.group else not chat.group and request.to in chat.members:
-            members = await session.node.delivery.members(chat)
+            members = await session.node.delivery.members.of(chat)
             await _tell_others(session, members, Typing(chat.id, session.uid))
             return
 

@@ -27,8 +27,8 @@ from flux.wire.numbered import NumberedDialect
 from flux.wire.requests import Send
 
 if TYPE_CHECKING:
-    from flux.chat.delivery import Chat
     from flux.chat.node import ChatNode
+    from flux.chat.positions import Chat
     from flux.chat.protocol import ChatConnection
 
 MAX_UNSETTLED = 256

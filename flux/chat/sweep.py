@@ -96,7 +96,7 @@ class Sweep:
             _kick_if_older(self._sessions.get(uid), number)
         self._mark = changes.mark
         await self._read_late()
-        if forgotten := self._delivery.forgotten():
+        if forgotten := self._delivery.positions.forgotten():
             # What is sent while they are read, the next look finds, and soon.
             self._spread.degraded = True
             await self._read(forgotten, self._enter_anew)
@@ -117,7 +117,7 @@ class Sweep:
     def _compare(self, session: Session, overview: Overview) -> None:
         _kick_if_older(session, overview.session)
         if session.placed:
-            self._delivery.compare(session, overview.cursors)
+            self._delivery.positions.compare(session, overview.cursors)
 
     def _forget(self) -> None:
         self.log.warn("the store has gone back to an earlier state: all sessions go on from their cursors")
@@ -126,7 +126,7 @@ class Sweep:
                 # What its login has read may be from before.
                 session.connection.abort()
         self._cursors.forget()
-        self._delivery.forget()
+        self._delivery.positions.forget()
 
     def _enter_anew(self, session: Session, overview: Overview) -> None:
         _kick_if_older(session, overview.session)
@@ -135,7 +135,8 @@ class Sweep:
             session.kick("shutdown")
         if session.placed:
             session.friends = tuple(friend.id for friend in overview.friends if friend.mutual)
-            self._delivery.enter_anew(session, overview.cursors)
+            self._delivery.positions.enter_anew(session, overview.cursors)
+            self._delivery.start(session)
 
     async def _read(self, sessions: Sequence[Session], use: Callable[[Session, Overview], None]) -> None:
         """Read what a login reads, for sessions that have logged in before."""
