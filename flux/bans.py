@@ -30,7 +30,7 @@ from flux.errors import FluxError, Forbidden, RateLimited
 from flux.interfaces import IState, IStore
 from flux.lifecycle import Tasks, every
 from flux.metrics import BanMetrics
-from flux.model import Ban
+from flux.model.people import Ban
 
 TELL_EVERY = 1.0
 """Seconds between two reports to the shared state."""

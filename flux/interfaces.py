@@ -21,37 +21,13 @@ from collections.abc import Awaitable, Mapping, Sequence
 from zope.interface import Attribute, Interface
 
 from flux.errors import FluxError
-from flux.model import (
-    Assignment,
-    Ban,
-    BusEvent,
-    Changes,
-    Choice,
-    Claim,
-    CodeCheck,
-    Conversation,
-    Credentials,
-    CursorMove,
-    Draft,
-    Friend,
-    FriendRequest,
-    FriendStatus,
-    Group,
-    Lease,
-    Member,
-    MemberChange,
-    Membership,
-    Message,
-    Node,
-    Overview,
-    Page,
-    Profile,
-    Receipt,
-    Renewal,
-    Role,
-    Route,
-    Snapshot,
-)
+from flux.model.bus import BusEvent
+from flux.model.chats import CursorMove, Group, Member, MemberChange, Membership, Role
+from flux.model.messages import Conversation, Draft, Message, Page, Receipt
+from flux.model.overview import Changes, Overview
+from flux.model.people import Ban, CodeCheck, Credentials, Friend, FriendRequest, FriendStatus, Profile
+from flux.model.placement import Assignment, Choice, Lease, Node, Renewal, Snapshot
+from flux.model.sessions import Claim, Route
 
 
 class IStore(Interface):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
 from flux.interfaces import IBalancer
-from flux.model import Node
+from flux.model.placement import Node
 
 
 def node(name: str, load: int = 0, weight: int = 1) -> Node:

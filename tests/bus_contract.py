@@ -14,18 +14,10 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from flux.interfaces import IBus, IBusSink
-from flux.model import (
-    BusEvent,
-    FriendsChanged,
-    Hint,
-    Kick,
-    MemberChange,
-    MembersChanged,
-    Message,
-    Notify,
-    Presence,
-    ReadUpTo,
-)
+from flux.model.bus import BusEvent, FriendsChanged, Hint, Kick, MembersChanged, Notify
+from flux.model.chats import MemberChange
+from flux.model.events import Presence, ReadUpTo
+from flux.model.messages import Message
 
 
 @implementer(IBusSink)

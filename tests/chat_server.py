@@ -41,7 +41,7 @@ from flux.config import Settings
 from flux.errors import NoServer
 from flux.interfaces import IBus, IState
 from flux.lifecycle import within
-from flux.model import Assignment, Choice
+from flux.model.placement import Assignment, Choice
 from flux.names import fold
 from flux.net.eager import make_eager
 from flux.tokens import digest, new_token

@@ -40,7 +40,9 @@ from flux.chat.protocol import LineConnection
 from flux.config import Settings
 from flux.errors import Unavailable
 from flux.interfaces import IBusSink
-from flux.model import BusEvent, Choice, Draft, Receipt
+from flux.model.bus import BusEvent
+from flux.model.messages import Draft, Receipt
+from flux.model.placement import Choice
 from flux.tokens import digest
 
 TOKEN = "token"

@@ -68,7 +68,7 @@ from interleavings_scene import ANN, Scene, Stage, open_store
 from store_invariants import check_invariants
 
 from flux.errors import FluxError
-from flux.model import Route
+from flux.model.sessions import Route
 
 
 class Action(NamedTuple):

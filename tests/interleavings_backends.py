@@ -22,7 +22,7 @@ from interleavings_portrait import Painter
 
 from flux.backends.memory import MemoryState
 from flux.errors import FluxError
-from flux.model import Lease, Renewal
+from flux.model.placement import Lease, Renewal
 
 PAINTER = Painter()
 

@@ -31,7 +31,7 @@ from flux.chat.delivery import Delivery
 from flux.config import Settings
 from flux.config.settings import Limits
 from flux.errors import FluxError
-from flux.model import BusEvent
+from flux.model.bus import BusEvent
 
 PARKED = 1000
 """Nodes that are kept because they can go on from the state in which they are."""

@@ -13,7 +13,8 @@ from interleavings_nodes import Script
 from twisted.internet.defer import Deferred, fail, succeed
 
 from flux.errors import FluxError
-from flux.model import Choice, CursorMove
+from flux.model.chats import CursorMove
+from flux.model.placement import Choice
 from flux.tokens import digest
 
 ANN, BOB = 1, 2

@@ -19,7 +19,7 @@ from flux.backends.redis.dial import Dialer
 from flux.backends.redis.url import parse_url
 from flux.bench.engines import RedisServer
 from flux.errors import Unavailable
-from flux.model import Lease
+from flux.model.placement import Lease
 
 _numbers = itertools.count(1)
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 from zope.interface.verify import verifyObject
 
 from flux.interfaces import IState
-from flux.model import Choice, Claim, Lease, Renewal, Route, Snapshot
+from flux.model.placement import Choice, Lease, Renewal, Snapshot
+from flux.model.sessions import Claim, Route
 
 
 class StateContract:

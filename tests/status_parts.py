@@ -14,7 +14,7 @@ from zope.interface import implementer
 from flux.backends.memory import MemoryState
 from flux.config import ChatServer, Settings
 from flux.interfaces import IBalancer
-from flux.model import Choice, Lease, Node, Snapshot
+from flux.model.placement import Choice, Lease, Node, Snapshot
 
 
 def settings(chatservers: Sequence[ChatServer] = (), **sections: dict[str, Any]) -> Settings:

@@ -7,7 +7,9 @@ from store_contract_messages import chatter, send
 from store_contract_people import people
 
 from flux.interfaces import IStore
-from flux.model import UNREAD_CAP, Changes, CursorMove, Draft
+from flux.model.chats import UNREAD_CAP, CursorMove
+from flux.model.messages import Draft
+from flux.model.overview import Changes
 
 
 class CursorsContract:

@@ -7,7 +7,8 @@ from store_contract_people import people, together
 
 from flux.errors import Forbidden, NotFound, UserInvalid
 from flux.interfaces import IStore
-from flux.model import Draft, Group, Member, MemberChange, Participant
+from flux.model.chats import Group, Member, MemberChange, Participant
+from flux.model.messages import Draft
 
 
 async def group_of(store: IStore, owner: int, *members: int, closed: bool = False, open_history: bool = False) -> int:

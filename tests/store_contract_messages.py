@@ -10,7 +10,8 @@ from store_contract_people import people, together
 
 from flux.errors import BadRequest, FluxError, Forbidden, NotFound, UserInvalid
 from flux.interfaces import IStore
-from flux.model import CursorMove, Draft, Membership, Message, Page, Participant, Receipt
+from flux.model.chats import CursorMove, Membership, Participant
+from flux.model.messages import Draft, Message, Page, Receipt
 
 
 async def send(store: IStore, *drafts: Draft) -> list[Receipt]:

@@ -10,7 +10,10 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from flux.errors import BadRequest, Forbidden, NotFound, UserExists, UserInvalid
 from flux.interfaces import IStore
-from flux.model import Ban, Credentials, Cursor, Draft, Friend, FriendRequest, Group, Overview, Profile
+from flux.model.chats import Cursor, Group
+from flux.model.messages import Draft
+from flux.model.overview import Overview
+from flux.model.people import Ban, Credentials, Friend, FriendRequest, Profile
 from flux.names import fold
 
 

@@ -11,25 +11,10 @@ from dataclasses import dataclass, field
 from msgspec import UNSET
 
 from flux.errors import BadRequest, FluxError, Forbidden, NotFound, UserExists, UserInvalid
-from flux.model import (
-    Conversation,
-    Credentials,
-    Cursor,
-    CursorMove,
-    Draft,
-    Friend,
-    FriendRequest,
-    Group,
-    Member,
-    MemberChange,
-    Membership,
-    Message,
-    Overview,
-    Page,
-    Participant,
-    Profile,
-    Receipt,
-)
+from flux.model.chats import Cursor, CursorMove, Group, Member, MemberChange, Membership, Participant
+from flux.model.messages import Conversation, Draft, Message, Page, Receipt
+from flux.model.overview import Overview
+from flux.model.people import Credentials, Friend, FriendRequest, Profile
 from flux.names import fold
 
 RANK = {"owner": 0, "admin": 1, "member": 2}

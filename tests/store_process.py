@@ -13,7 +13,7 @@ from twisted.internet.defer import ensureDeferred
 
 from flux.backends.sqlite import SqliteStore
 from flux.errors import UserExists
-from flux.model import Draft
+from flux.model.messages import Draft
 
 
 async def main(reactor: object, path: str, run: str) -> None:

@@ -21,7 +21,7 @@ from flux.bench.engines import PostgresServer, RedisServer
 from flux.config import Settings, load
 from flux.errors import Forbidden, RateLimited, Unavailable
 from flux.metrics import BanMetrics
-from flux.model import Ban
+from flux.model.people import Ban
 
 WALL = 1_700_000_000
 ADDRESS = "203.0.113.7"

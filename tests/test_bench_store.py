@@ -16,7 +16,7 @@ from twisted.internet import defer
 from flux.bench import stores
 from flux.bench.stores import AppendFailed, Case, Outcome, cases, measure
 from flux.errors import FluxError, Unavailable
-from flux.model import Draft, Receipt
+from flux.model.messages import Draft, Receipt
 
 
 class Store:

@@ -18,7 +18,8 @@ from flux.client.inbox import Inbox
 from flux.client.lines import NotFlux, as_exception, decode
 from flux.client.seen import Seen
 from flux.errors import FluxError, Forbidden, RateLimited
-from flux.model import Message, Presence
+from flux.model.events import Presence
+from flux.model.messages import Message
 from flux.wire.catalogue import ErrorReply
 from flux.wire.replies import SendOk
 

@@ -28,7 +28,9 @@ from flux.bench.engines import PostgresServer
 from flux.cli.main import main
 from flux.errors import Unavailable
 from flux.interfaces import IStore
-from flux.model import Ban, CursorMove, Draft, Receipt
+from flux.model.chats import CursorMove
+from flux.model.messages import Draft, Receipt
+from flux.model.people import Ban
 
 ODD = [
     "plain",

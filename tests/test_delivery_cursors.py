@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from delivery_lab import Client, InlineStore, Lab, now, opened_store
 
-from flux.model import Hint, Message
+from flux.model.bus import Hint
+from flux.model.messages import Message
 
 
 @pytest.fixture

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from delivery_lab import Client, InlineStore, Lab, every_order, now, opened_store
 
-from flux.model import CursorMove, Kick, Route
+from flux.model.bus import Kick
+from flux.model.chats import CursorMove
+from flux.model.sessions import Route
 
 
 @pytest.fixture

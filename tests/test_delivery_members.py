@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from delivery_lab import Client, InlineStore, Lab, now, opened_store
 
-from flux.model import Hint, MemberChange, MembersChanged, Message
+from flux.model.bus import Hint, MembersChanged
+from flux.model.chats import MemberChange
+from flux.model.messages import Message
 
 
 @pytest.fixture

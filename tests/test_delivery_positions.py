@@ -10,7 +10,8 @@ from delivery_lab import Client, InlineStore, Lab, now, opened_store
 from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, capturedLogs
 
-from flux.model import Hint, Message
+from flux.model.bus import Hint
+from flux.model.messages import Message
 
 
 @pytest.fixture

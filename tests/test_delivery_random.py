@@ -19,7 +19,8 @@ from delivery_lab import BIG, Client, InlineStore, Lab, now, opened_store
 
 from flux.chat.positions import Positions
 from flux.chat.session import Session
-from flux.model import BusEvent, Cursor, Hint, MemberChange
+from flux.model.bus import BusEvent, Hint
+from flux.model.chats import Cursor, MemberChange
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from store_invariants import check_invariants
 from twisted.internet.defer import fail
 
 from flux.errors import Unavailable
-from flux.model import Changes, CursorMove
+from flux.model.chats import CursorMove
+from flux.model.overview import Changes
 
 
 class View:

@@ -14,7 +14,7 @@ from chat_server import open_client
 from gate_server import PASSWORD, GateServer
 from websocket_client import WebSocketClient
 
-from flux.model import Assignment, Lease
+from flux.model.placement import Assignment, Lease
 
 DRAIN = "chat.drain=5"
 

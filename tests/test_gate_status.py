@@ -32,7 +32,7 @@ from flux.gate.status_client import (
     StatusClient,
 )
 from flux.interfaces import IPlacement
-from flux.model import Assignment
+from flux.model.placement import Assignment
 from flux.status.protocol import StatusFactory
 from flux.status.service import StatusService
 from flux.tokens import matches

@@ -15,7 +15,7 @@ from twisted.internet.threads import deferToThread
 
 from flux.bench.engines import RedisServer
 from flux.bench.servers import ServerProcess, flux_settings, free_port, twistd
-from flux.model import Lease
+from flux.model.placement import Lease
 
 USERS = 10_000
 NODES = 10

@@ -13,7 +13,7 @@ from chat_server import PASSWORD, ChatServer, Client, group_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from flux.model import Kick
+from flux.model.bus import Kick
 
 
 @pytest_twisted.async_yield_fixture

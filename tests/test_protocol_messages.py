@@ -9,7 +9,7 @@ import pytest
 import pytest_twisted
 from chat_server import PASSWORD, ChatServer, Client, befriend, group_of
 
-from flux.model import Draft
+from flux.model.messages import Draft
 
 
 @pytest_twisted.async_yield_fixture

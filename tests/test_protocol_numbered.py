@@ -10,7 +10,7 @@ import pytest
 import pytest_twisted
 from chat_server import PASSWORD, ChatServer, Client, befriend, group_of
 
-from flux.model import Draft
+from flux.model.messages import Draft
 from flux.wire.numbered import MAX_LOGIN_ANSWER
 
 

@@ -20,7 +20,9 @@ from flux.backends.redis import bus as bus_module
 from flux.backends.redis import connection, dial
 from flux.bench.engines import RedisServer
 from flux.errors import Unavailable
-from flux.model import Choice, Kick, Route
+from flux.model.bus import Kick
+from flux.model.placement import Choice
+from flux.model.sessions import Route
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from flux.backends.redis import RedisBus, RedisState, connection
 from flux.bench.engines import RedisServer
 from flux.chat.node import SWEEP
 from flux.interfaces import IBus, IState
-from flux.model import Route
+from flux.model.sessions import Route
 
 LEASE = 60.0
 """Seconds; Redis measures them by its own clock, and that of the nodes stands still between two steps of a test."""

@@ -15,7 +15,7 @@ from flux.backends.redis.url import parse_url
 from flux.bench.engines import Engine, RedisServer, find_redis
 from flux.bench.servers import ServerProcess, free_port
 from flux.errors import Unavailable
-from flux.model import Route
+from flux.model.sessions import Route
 
 PASSWORD = "the same for all"
 

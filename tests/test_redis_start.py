@@ -18,7 +18,7 @@ from flux.backends.redis.url import Address, parse_url
 from flux.bench.engines import RedisServer
 from flux.bench.servers import free_port, listens
 from flux.errors import Unavailable
-from flux.model import Kick
+from flux.model.bus import Kick
 
 # --- the URL -----------------------------------------------------------------
 

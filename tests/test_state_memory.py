@@ -8,7 +8,8 @@ from twisted.internet.task import Clock
 
 from flux.backends import memory
 from flux.backends.memory import Lapsing, MemoryState
-from flux.model import Choice, Lease, Route
+from flux.model.placement import Choice, Lease
+from flux.model.sessions import Route
 
 
 @pytest.fixture

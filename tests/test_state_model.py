@@ -11,7 +11,8 @@ from redis_parts import new_prefix, started
 from twisted.internet.task import Clock
 
 from flux.backends.memory import MemoryState
-from flux.model import Choice, Lease, Renewal, Route, Snapshot
+from flux.model.placement import Choice, Lease, Renewal, Snapshot
+from flux.model.sessions import Route
 
 CALLS = 800
 NODES = ("a", "b", "c d")

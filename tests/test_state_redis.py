@@ -12,7 +12,8 @@ from state_contract import StateContract
 from twisted.internet.task import deferLater
 
 from flux.backends.redis import state as redis_state
-from flux.model import Choice, Route
+from flux.model.placement import Choice
+from flux.model.sessions import Route
 
 
 @pytest_twisted.async_yield_fixture

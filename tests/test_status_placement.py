@@ -18,7 +18,7 @@ from flux import tokens
 from flux.balance import load_balancer
 from flux.errors import Internal, NoServer, Unavailable
 from flux.interfaces import IBalancer, IPlacement
-from flux.model import Choice
+from flux.model.placement import Choice
 from flux.status import placement as module
 from flux.status.placement import DEADLINE, Placement
 from flux.status.servers import Servers

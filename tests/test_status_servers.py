@@ -11,7 +11,7 @@ from twisted.logger import LogLevel, capturedLogs
 
 from flux.config import ChatServer
 from flux.errors import NotFound
-from flux.model import Node, Snapshot
+from flux.model.placement import Node, Snapshot
 from flux.status.servers import SHOWN_DOWN, Servers
 
 HEARTBEAT = 3.0

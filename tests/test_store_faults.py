@@ -21,7 +21,8 @@ from store_invariants import check_file, check_invariants
 
 from flux.backends.sqlite import SqliteStore
 from flux.errors import FluxError, Unavailable
-from flux.model import CursorMove, Draft, Receipt
+from flux.model.chats import CursorMove
+from flux.model.messages import Draft, Receipt
 
 
 def store_with(path: Path, **options: Any) -> SqliteStore:

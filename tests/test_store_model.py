@@ -23,7 +23,8 @@ from twisted.internet.defer import Deferred
 
 from flux.backends.sqlite import SqliteStore, runs
 from flux.errors import FluxError
-from flux.model import CursorMove, Draft
+from flux.model.chats import CursorMove
+from flux.model.messages import Draft
 from flux.names import fold
 
 NAMES = ["ann", "Bob", "cat", "DAN"]

@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 from flux.backends.postgres import PostgresStore, connection, pool
 from flux.bench.engines import PostgresServer
 from flux.errors import FluxError, Unavailable
-from flux.model import Draft
+from flux.model.messages import Draft
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from flux.backends.postgres import PostgresStore
 from flux.backends.postgres.append import chats_of
 from flux.bench.engines import PostgresServer
 from flux.errors import FluxError
-from flux.model import Draft, Receipt
+from flux.model.messages import Draft, Receipt
 
 GROUP_CHANGES = {"group_join", "group_leave", "group_add", "group_remove", "group_role"}
 

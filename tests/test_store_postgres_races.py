@@ -17,7 +17,8 @@ from store_contract_people import people, together
 from flux.backends.postgres import PostgresStore, changes
 from flux.bench.engines import PostgresServer
 from flux.errors import BadRequest, Forbidden
-from flux.model import CursorMove, Draft, Receipt
+from flux.model.chats import CursorMove
+from flux.model.messages import Draft, Receipt
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from flux.backends.postgres.dsn import Dsn
 from flux.bench.engines import PostgresServer
 from flux.bench.servers import free_port
 from flux.errors import Unavailable
-from flux.model import Ban
+from flux.model.people import Ban
 
 
 @pytest.fixture

@@ -21,7 +21,9 @@ from store_invariants import check_file, check_invariants
 from flux.backends.sqlite import SqliteStore, runs, schema, writer
 from flux.errors import BadRequest, Forbidden, NotFound, Unavailable, UserExists
 from flux.interfaces import IStore
-from flux.model import Ban, CursorMove, Draft, Message
+from flux.model.chats import CursorMove
+from flux.model.messages import Draft, Message
+from flux.model.people import Ban
 
 
 @pytest_twisted.async_yield_fixture

@@ -16,7 +16,8 @@ from flux.client.terminal.roster import Ambiguous, Roster, Target, quoted
 from flux.client.terminal.text import INDENT, clean, paragraphs, plain, wrap
 from flux.errors import Forbidden, RateLimited, Unavailable, UserExists
 from flux.lifecycle import DeadlineExceeded
-from flux.model import Group, Message
+from flux.model.chats import Group
+from flux.model.messages import Message
 from flux.wire.replies import FriendView, LoginOk, Unread
 
 # --- text --------------------------------------------------------------------

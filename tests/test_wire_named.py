@@ -11,19 +11,9 @@ from msgspec import UNSET
 
 from flux import errors
 from flux.errors import BadJson, FluxError, RateLimited
-from flux.model import (
-    Event,
-    FriendAnswered,
-    FriendRequested,
-    GroupChanged,
-    Kicked,
-    Message,
-    Moved,
-    Presence,
-    ReadUpTo,
-    Receipt,
-    Typing,
-)
+from flux.model.base import Event
+from flux.model.events import FriendAnswered, FriendRequested, GroupChanged, Kicked, Moved, Presence, ReadUpTo, Typing
+from flux.model.messages import Message, Receipt
 from flux.wire.named import MAX_REPLY, NAMED
 from flux.wire.replies import FriendsOk, FriendView, HistoryEndOk, HistoryOk, LoginOk, PingOk
 from flux.wire.requests import CHAT, Friends, History, Login, Ping, Send

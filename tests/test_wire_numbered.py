@@ -21,20 +21,10 @@ from flux.errors import (
     Unavailable,
     UserExists,
 )
-from flux.model import (
-    FriendAnswered,
-    FriendRequested,
-    Group,
-    GroupChanged,
-    Kicked,
-    Message,
-    Moved,
-    Presence,
-    Profile,
-    ReadUpTo,
-    Receipt,
-    Typing,
-)
+from flux.model.chats import Group
+from flux.model.events import FriendAnswered, FriendRequested, GroupChanged, Kicked, Moved, Presence, ReadUpTo, Typing
+from flux.model.messages import Message, Receipt
+from flux.model.people import Profile
 from flux.wire import replies, requests
 from flux.wire.catalogue import Rejected
 from flux.wire.named import sniff

@@ -29,7 +29,8 @@ from flux.errors import (
 )
 from flux.interfaces import IBus, IState, IStore
 from flux.metrics import AccountMetrics
-from flux.model import Ban, Credentials, Kick
+from flux.model.bus import Kick
+from flux.model.people import Ban, Credentials
 from flux.names import fold
 from flux.tokens import matches
 

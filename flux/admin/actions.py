@@ -12,7 +12,10 @@ from flux.admin.sources import Sources
 from flux.errors import BadRequest, FluxError, NotFound, Unavailable, UserInvalid, in_words
 from flux.interfaces import IStore
 from flux.lifecycle import sleep
-from flux.model import Kick, KickReason, Node, SessionSeen
+from flux.model.bus import Kick
+from flux.model.events import KickReason
+from flux.model.placement import Node
+from flux.model.sessions import SessionSeen
 from flux.names import fold
 
 GONE_WITHIN = 3.0

@@ -16,7 +16,7 @@ from flux.admin.sources import Sources
 from flux.bans import Bans, account_in_words, is_over
 from flux.errors import BadRequest, FluxError, NotFound, TooLarge, Unavailable
 from flux.interfaces import IStore
-from flux.model import Ban
+from flux.model.people import Ban
 
 MOST_REASON = 200
 """Characters of a reason."""

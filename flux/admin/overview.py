@@ -13,7 +13,7 @@ from flux.admin.health import Checked, Health
 from flux.admin.history import Curves, History
 from flux.admin.sources import Sources
 from flux.errors import FluxError
-from flux.model import Node
+from flux.model.placement import Node
 
 RATES_OVER = 6
 """Samples over which the rates of now are taken: half a minute."""

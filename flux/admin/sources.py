@@ -9,7 +9,8 @@ from typing import Protocol
 from flux.bans import Bans
 from flux.config import Difference
 from flux.interfaces import IBus, IState, IStore
-from flux.model import Node, SessionSeen
+from flux.model.placement import Node
+from flux.model.sessions import SessionSeen
 
 
 class Directory(Protocol):

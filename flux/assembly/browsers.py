@@ -23,7 +23,7 @@ from flux.gate.channel import GateRequest
 from flux.gate.site import GateSite
 from flux.interfaces import IState
 from flux.metrics import GateMetrics
-from flux.model import Assignment
+from flux.model.placement import Assignment
 from flux.net.eager import make_eager
 from flux.net.listener import Listener
 from flux.net.relay import Relays, Target

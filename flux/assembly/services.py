@@ -48,7 +48,7 @@ from flux.metrics import (
     StatusMetrics,
     TlsMetrics,
 )
-from flux.model import Node
+from flux.model.placement import Node
 from flux.net.listener import Listener
 from flux.status.protocol import StatusFactory
 from flux.status.service import StatusService

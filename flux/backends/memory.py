@@ -22,7 +22,10 @@ from zope.interface import implementer
 
 from flux.backends.lapsing import Lapsing, Reservations
 from flux.interfaces import IBus, IBusSink, IState
-from flux.model import BusEvent, Choice, Claim, CodeCheck, Lease, Node, Renewal, Route, Snapshot
+from flux.model.bus import BusEvent
+from flux.model.people import CodeCheck
+from flux.model.placement import Choice, Lease, Node, Renewal, Snapshot
+from flux.model.sessions import Claim, Route
 
 MOST_COUNTERS = 100_000
 """Failure counters kept at once. One more drops the one that would lapse first: about 30 MB at most."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from zope.interface import implementer
 
 from flux.interfaces import IBalancer
-from flux.model import Node
+from flux.model.placement import Node
 
 
 @implementer(IBalancer)

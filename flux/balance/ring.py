@@ -17,7 +17,7 @@ from math import ceil
 from zope.interface import implementer
 
 from flux.interfaces import IBalancer
-from flux.model import Node
+from flux.model.placement import Node
 
 POINTS = 100
 """Points per server and unit of weight: the largest of ten equal servers then owns on average 17 % above its share."""

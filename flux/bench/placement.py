@@ -28,7 +28,8 @@ from flux.backends.memory import MemoryState
 from flux.balance import BALANCERS
 from flux.config import Settings
 from flux.lifecycle import Tasks, sleep
-from flux.model import Assignment, Choice, Lease, Route, Snapshot
+from flux.model.placement import Assignment, Choice, Lease, Snapshot
+from flux.model.sessions import Route
 from flux.status.service import HOLD, StatusService
 
 NAMED = tuple(BALANCERS)

@@ -26,7 +26,7 @@ from flux.chat.journal import Journal
 from flux.errors import FluxError
 from flux.interfaces import IStore
 from flux.lifecycle import Tasks
-from flux.model import Draft, Receipt
+from flux.model.messages import Draft, Receipt
 
 Way = Literal["singly", "grouped"]
 

@@ -25,7 +25,7 @@ from flux.chat.positions import Chat, Positions
 from flux.errors import FluxError
 from flux.interfaces import IStore
 from flux.lifecycle import Outage, Slots, Tasks, backoff, sleep
-from flux.model import Message
+from flux.model.messages import Message
 
 if TYPE_CHECKING:
     from flux.chat.session import Session

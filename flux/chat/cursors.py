@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from flux.errors import FluxError
 from flux.interfaces import IStore
 from flux.metrics import ChatMetrics
-from flux.model import CursorMove
+from flux.model.chats import CursorMove
 
 if TYPE_CHECKING:
     from flux.chat.session import Session

@@ -28,7 +28,8 @@ from flux.chat.positions import Chat, Positions
 from flux.errors import NotFound
 from flux.interfaces import IStore
 from flux.lifecycle import Outage, Tasks
-from flux.model import Changes, Message
+from flux.model.messages import Message
+from flux.model.overview import Changes
 
 if TYPE_CHECKING:
     from flux.chat.session import Session

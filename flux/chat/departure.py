@@ -28,7 +28,8 @@ from flux.chat.session import Session
 from flux.errors import FluxError, NoServer
 from flux.interfaces import IPlacement
 from flux.lifecycle import backoff, sleep
-from flux.model import Assignment, Moved, MoveReason
+from flux.model.events import Moved, MoveReason
+from flux.model.placement import Assignment
 from flux.wire.numbered import NumberedDialect
 
 PORTION = 100

@@ -27,7 +27,8 @@ from flux.config import Settings
 from flux.errors import FluxError, Unavailable
 from flux.interfaces import IState
 from flux.lifecycle import Outage, together
-from flux.model import Lease, Route
+from flux.model.placement import Lease
+from flux.model.sessions import Route
 from flux.net.connection import LAPSED
 
 MAX_UNRELEASED = 20_000

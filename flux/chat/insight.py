@@ -5,7 +5,7 @@ from __future__ import annotations
 from heapq import nsmallest
 from typing import TYPE_CHECKING
 
-from flux.model import SessionSeen
+from flux.model.sessions import SessionSeen
 from flux.names import fold
 from flux.wire.numbered import NumberedDialect
 

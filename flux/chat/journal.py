@@ -23,7 +23,7 @@ from flux.errors import FluxError, Internal, Unavailable
 from flux.interfaces import IStore
 from flux.lifecycle import Tasks, turn
 from flux.metrics import ChatMetrics
-from flux.model import Draft, Receipt
+from flux.model.messages import Draft, Receipt
 
 if TYPE_CHECKING:
     from flux.chat.session import Session

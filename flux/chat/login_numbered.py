@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from flux.chat.positions import Chat
 from flux.errors import FluxError
-from flux.model import Group, Member, Message, Overview
+from flux.model.chats import Group, Member
+from flux.model.messages import Message
+from flux.model.overview import Overview
 from flux.wire.numbered import MAX_LOGIN_ANSWER, NumberedDialect
 from flux.wire.replies import FriendView, MemberView
 

@@ -22,7 +22,8 @@ from flux.chat.positions import Chat, Positions
 from flux.errors import FluxError, NotFound
 from flux.interfaces import IStore
 from flux.lifecycle import Outage, Tasks, backoff, sleep
-from flux.model import MemberChange, Membership, Message
+from flux.model.chats import MemberChange, Membership
+from flux.model.messages import Message
 
 if TYPE_CHECKING:
     from flux.chat.session import Session

@@ -46,19 +46,11 @@ from flux.errors import FluxError, Unavailable
 from flux.interfaces import IBus, IBusSink, IPlacement, IState, IStore
 from flux.lifecycle import DeadlineExceeded, Spawned, Tasks, every, within
 from flux.metrics import ChatMetrics
-from flux.model import (
-    BusEvent,
-    FriendsChanged,
-    Hint,
-    Kick,
-    MemberChange,
-    MembersChanged,
-    Message,
-    Notify,
-    Receipt,
-    Route,
-)
-from flux.model import Presence as PresenceNotice
+from flux.model.bus import BusEvent, FriendsChanged, Hint, Kick, MembersChanged, Notify
+from flux.model.chats import MemberChange
+from flux.model.events import Presence as PresenceNotice
+from flux.model.messages import Message, Receipt
+from flux.model.sessions import Route
 from flux.net.connection import STOPPING, Gather
 
 SWEEP = 5.0

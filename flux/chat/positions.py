@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from flux.model import Cursor, Message
+from flux.model.chats import Cursor
+from flux.model.messages import Message
 
 if TYPE_CHECKING:
     from flux.chat.session import Session

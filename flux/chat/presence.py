@@ -13,7 +13,8 @@ from twisted.logger import Logger
 
 from flux.errors import FluxError
 from flux.interfaces import IBus, IState
-from flux.model import BusEvent, Notice, Notify
+from flux.model.bus import BusEvent, Notify
+from flux.model.events import Notice
 
 if TYPE_CHECKING:
     from flux.chat.session import Session

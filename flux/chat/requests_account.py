@@ -27,7 +27,11 @@ from flux.errors import (
     NoServer,
     Unavailable,
 )
-from flux.model import Credentials, Cursor, Kick, Overview, Presence
+from flux.model.bus import Kick
+from flux.model.chats import Cursor
+from flux.model.events import Presence
+from flux.model.overview import Overview
+from flux.model.people import Credentials
 from flux.wire import replies, requests
 from flux.wire.numbered import NumberedDialect
 

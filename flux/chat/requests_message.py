@@ -8,7 +8,8 @@ from flux.chat.dispatch import answers
 from flux.chat.positions import Chat
 from flux.chat.session import Session
 from flux.errors import BadRequest, UserInvalid
-from flux.model import Draft, Notice, ReadUpTo, Typing
+from flux.model.events import Notice, ReadUpTo, Typing
+from flux.model.messages import Draft
 from flux.wire import replies, requests
 from flux.wire.requests import CHAT
 

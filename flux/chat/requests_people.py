@@ -5,7 +5,8 @@ from __future__ import annotations
 from flux.chat.dispatch import answers
 from flux.chat.session import Session
 from flux.errors import BadRequest, FluxError
-from flux.model import FriendAnswered, FriendRequested, GroupChanged, MemberChange, Presence
+from flux.model.chats import MemberChange
+from flux.model.events import FriendAnswered, FriendRequested, GroupChanged, Presence
 from flux.wire import replies, requests
 from flux.wire.numbered import OneSidedFriendAdd
 

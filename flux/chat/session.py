@@ -19,7 +19,10 @@ from twisted.logger import Logger
 
 from flux.chat.dispatch import TABLE, Function
 from flux.errors import FluxError, Internal, NotLoggedIn, RateLimited
-from flux.model import Event, Kicked, KickReason, Receipt, Route
+from flux.model.base import Event
+from flux.model.events import Kicked, KickReason
+from flux.model.messages import Receipt
+from flux.model.sessions import Route
 from flux.net.connection import BUSY, FULL, SLOWED
 from flux.wire.catalogue import Rejected, Reply, Request
 from flux.wire.named import NamedDialect

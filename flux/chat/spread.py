@@ -15,7 +15,8 @@ from flux.errors import FluxError
 from flux.interfaces import IBus, IState
 from flux.lifecycle import Tasks
 from flux.metrics import ChatMetrics
-from flux.model import Hint, Message
+from flux.model.bus import Hint
+from flux.model.messages import Message
 
 MAX_WAITING = 20_000
 """Messages waiting for a look-up; beyond, the receivers' sweeps find them."""

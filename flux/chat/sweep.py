@@ -25,7 +25,7 @@ from flux.errors import FluxError, UserInvalid
 from flux.interfaces import IStore
 from flux.lifecycle import Outage, together
 from flux.metrics import ChatMetrics
-from flux.model import Overview
+from flux.model.overview import Overview
 
 READ_AT_ONCE = 50
 """Sessions that are read at the same time."""

@@ -34,7 +34,7 @@ from flux.client.status import StatusClient
 from flux.config import ConfigError, load
 from flux.errors import FluxError, Forbidden, UnknownType
 from flux.lifecycle import DeadlineExceeded, sleep
-from flux.model import Node, NodeState
+from flux.model.placement import Node, NodeState
 
 LOOK_EVERY = 0.5
 """Seconds between two looks at a server that is waited for."""

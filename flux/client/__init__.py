@@ -61,16 +61,9 @@ from flux.client.events import ClientEvent, Connecting, Ended, Offline, Online
 from flux.client.gate import GateClient, Locator, parse_url
 from flux.client.session import Locate
 from flux.client.status import StatusClient
-from flux.model import (
-    Assignment,
-    FriendAnswered,
-    FriendRequested,
-    GroupChanged,
-    Message,
-    Presence,
-    ReadUpTo,
-    Typing,
-)
+from flux.model.events import FriendAnswered, FriendRequested, GroupChanged, Presence, ReadUpTo, Typing
+from flux.model.messages import Message
+from flux.model.placement import Assignment
 from flux.tls.client import trust_from
 
 __all__ = [

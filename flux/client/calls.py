@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 
 from msgspec import UNSET, UnsetType
 
-from flux.model import Role
+from flux.model.chats import Role
 from flux.wire import replies, requests
 from flux.wire.catalogue import Reply, Request
 

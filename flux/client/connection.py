@@ -35,7 +35,7 @@ from flux.client.errors import NotConnected, QueueFull
 from flux.client.lines import Decode, NotFlux, as_exception, decode
 from flux.errors import FluxError
 from flux.lifecycle import DeadlineExceeded, sleep, within
-from flux.model import Event
+from flux.model.base import Event
 from flux.wire.catalogue import ErrorReply, Reply, Request
 from flux.wire.framing import LineFramer
 from flux.wire.named import MAX_REPLY

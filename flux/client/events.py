@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from flux.model import Message, Notice
+from flux.model.events import Notice
+from flux.model.messages import Message
 from flux.wire.replies import LoginOk
 
 

@@ -24,7 +24,7 @@ from flux.client.lines import as_exception
 from flux.errors import TokenInvalid
 from flux.httpclient import HttpClient, NoAnswer
 from flux.lifecycle import within
-from flux.model import Assignment
+from flux.model.placement import Assignment
 from flux.wire.catalogue import ErrorReply
 from flux.wire.http import (
     Account,

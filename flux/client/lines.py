@@ -11,22 +11,25 @@ from typing import Any, TypeAlias, Union
 
 import msgspec
 
-from flux import errors, model
+from flux import errors
 from flux.errors import FluxError
+from flux.model import events
+from flux.model.base import Event
+from flux.model.messages import Message
 from flux.wire import replies, status
 from flux.wire.catalogue import ErrorReply, Reply
 from flux.wire.fields import Ref
 
 _EVENTS = (
-    model.Message,
-    model.ReadUpTo,
-    model.Typing,
-    model.Presence,
-    model.FriendRequested,
-    model.FriendAnswered,
-    model.GroupChanged,
-    model.Kicked,
-    model.Moved,
+    Message,
+    events.ReadUpTo,
+    events.Typing,
+    events.Presence,
+    events.FriendRequested,
+    events.FriendAnswered,
+    events.GroupChanged,
+    events.Kicked,
+    events.Moved,
 )
 _REPLIES = (
     ErrorReply,
@@ -79,13 +82,13 @@ class NotFlux(Exception):
     """What the server sent is no line of this protocol."""
 
 
-Decode: TypeAlias = Callable[[bytes], "Reply | model.Event | None"]
+Decode: TypeAlias = Callable[[bytes], "Reply | Event | None"]
 
 
 def _decode(types: tuple[type, ...]) -> Decode:
-    decoder: msgspec.json.Decoder[Reply | model.Event] = msgspec.json.Decoder(Union[types])  # noqa: UP007 (of a tuple)
+    decoder: msgspec.json.Decoder[Reply | Event] = msgspec.json.Decoder(Union[types])  # noqa: UP007 (of a tuple)
 
-    def decode(line: bytes) -> Reply | model.Event | None:
+    def decode(line: bytes) -> Reply | Event | None:
         """Turn a line into a reply or event; None for a type this client does not know.
 
         A reply that makes no sense comes back as the error it means for its request.

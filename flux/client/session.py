@@ -35,7 +35,10 @@ from flux.client.seen import Seen
 from flux.client.servers import Servers
 from flux.errors import AlreadyLoggedIn, FluxError, Internal, NoServer, RateLimited, TokenInvalid, Unavailable
 from flux.lifecycle import DeadlineExceeded, Spawned, backoff, sleep, spawn, within
-from flux.model import Assignment, Event, Kicked, Message, Moved, Notice
+from flux.model.base import Event
+from flux.model.events import Kicked, Moved, Notice
+from flux.model.messages import Message
+from flux.model.placement import Assignment
 from flux.wire import replies, requests
 from flux.wire.catalogue import Reply, Request
 from flux.wire.replies import LoginOk, SendOk

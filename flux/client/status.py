@@ -22,7 +22,7 @@ from flux.client.errors import NotConnected
 from flux.client.lines import decode_status
 from flux.errors import FluxError
 from flux.lifecycle import DeadlineExceeded, Tasks
-from flux.model import Assignment, Node
+from flux.model.placement import Assignment, Node
 from flux.tls.client import TlsEndpoint
 from flux.wire.catalogue import Reply, Request
 from flux.wire.status import (

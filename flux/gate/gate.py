@@ -16,7 +16,8 @@ from flux.gate.verification import Verification
 from flux.interfaces import IMailer, IPlacement, IStore
 from flux.lifecycle import DeadlineExceeded, Tasks, every, within
 from flux.metrics import GateMetrics
-from flux.model import Assignment, Credentials
+from flux.model.people import Credentials
+from flux.model.placement import Assignment
 
 STOP_WITHIN = 3.0
 """Seconds that requests being answered have when the gate stops."""

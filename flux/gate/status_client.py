@@ -36,7 +36,7 @@ from flux.config import HostPort
 from flux.errors import FluxError, Unavailable
 from flux.interfaces import IPlacement
 from flux.lifecycle import DeadlineExceeded, Tasks, backoff, sleep, within
-from flux.model import Assignment
+from flux.model.placement import Assignment
 from flux.net.connection import Gather
 from flux.net.lines import LineProtocol
 from flux.wire.catalogue import ErrorReply, Reply, Request

@@ -18,7 +18,7 @@ from flux.accounts.codes import LIFETIME, Purpose
 from flux.accounts.rules import check_email
 from flux.interfaces import IMailer, IStore
 from flux.metrics import GateMetrics
-from flux.model import Credentials
+from flux.model.people import Credentials
 
 MINUTES = round(LIFETIME / 60)
 

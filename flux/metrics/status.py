@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from flux.metrics.families import GaugesOf
-from flux.model import Node
+from flux.model.placement import Node
 
 
 class StatusMetrics:

@@ -27,7 +27,7 @@ from zope.interface import implementer
 
 from flux.errors import FluxError
 from flux.lifecycle import Tasks, every, within
-from flux.model import Kicked
+from flux.model.events import Kicked
 from flux.net.connection import BUSY, FULL, NORMAL, POLICY_VIOLATION, Gather
 from flux.net.websocket import WebSocketProtocol
 from flux.tls.client import TlsEndpoint

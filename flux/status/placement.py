@@ -30,7 +30,7 @@ from flux.errors import FluxError, Internal, NoServer, Unavailable
 from flux.interfaces import IBalancer, IPlacement, IState
 from flux.lifecycle import DeadlineExceeded, Tasks, within
 from flux.metrics import StatusMetrics
-from flux.model import Assignment, Choice, Node
+from flux.model.placement import Assignment, Choice, Node
 from flux.status.servers import Servers
 
 DEADLINE = 2.0

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from flux.config import Settings
 from flux.errors import BadRequest, FluxError, Forbidden, Internal, LineTooLong, Unavailable
 from flux.lifecycle import Tasks
-from flux.model import Assignment
+from flux.model.placement import Assignment
 from flux.net.connection import FULL, Gather
 from flux.net.lines import LineProtocol
 from flux.status.service import StatusService

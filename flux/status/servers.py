@@ -24,7 +24,7 @@ from twisted.logger import Logger
 
 from flux.config import ChatServer
 from flux.errors import NotFound
-from flux.model import Node, Snapshot
+from flux.model.placement import Node, Snapshot
 
 LATE = 1.5
 """Heartbeats after which one is missing: they are neither sent nor recorded on the dot."""

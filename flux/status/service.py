@@ -21,7 +21,7 @@ from flux.errors import FluxError, TokenInvalid
 from flux.interfaces import IState
 from flux.lifecycle import Outage, Tasks, every
 from flux.metrics import StatusMetrics
-from flux.model import Node
+from flux.model.placement import Node
 from flux.status.health import HealthChecks
 from flux.status.placement import Placement
 from flux.status.servers import Servers

@@ -12,7 +12,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from flux.errors import FluxError
-from flux.model import Event, Receipt
+from flux.model.base import Event
+from flux.model.messages import Receipt
 from flux.wire.catalogue import Rejected, Reply, Request, encode_error
 from flux.wire.fields import Ref
 from flux.wire.replies import ListReply, SendOk

@@ -18,7 +18,10 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from flux.errors import AlreadyLoggedIn, BadJson, BadRequest, FluxError, PasswordInvalid
-from flux.model import Event, Group, Message, Profile, Receipt
+from flux.model.base import Event
+from flux.model.chats import Group
+from flux.model.messages import Message, Receipt
+from flux.model.people import Profile
 from flux.wire import fields
 from flux.wire.catalogue import Rejected, Reply, Request, holds_nul
 from flux.wire.fields import Ref

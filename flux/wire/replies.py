@@ -10,7 +10,9 @@ from typing import ClassVar
 
 from msgspec import UNSET, Struct, UnsetType
 
-from flux.model import Conversation, FriendRequest, FriendStatus, Group, Message, Role
+from flux.model.chats import Group, Role
+from flux.model.messages import Conversation, Message
+from flux.model.people import FriendRequest, FriendStatus
 from flux.wire.catalogue import Reply, RequestHelp
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 from msgspec import UNSET, UnsetType
 
-from flux.model import Role
+from flux.model.chats import Role
 from flux.wire import fields
 from flux.wire.catalogue import Catalogue, Request
 

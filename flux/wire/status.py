@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import UNSET, Meta, UnsetType
 
-from flux.model import Assignment, Node, NodeState
+from flux.model.placement import Assignment, Node, NodeState
 from flux.wire import fields
 from flux.wire.catalogue import Catalogue, Reply, Request
 from flux.wire.replies import ListReply

@@ -10,7 +10,7 @@ from flux.backends.postgres.append import LARGEST_ID
 from flux.backends.postgres.arrays import integers
 from flux.backends.postgres.connection import Prepared, Run
 from flux.errors import FluxError, UserExists, UserInvalid
-from flux.model import Ban, Credentials, Profile
+from flux.model.people import Ban, Credentials, Profile
 from flux.names import fold
 
 LAST = "\U0010ffff"

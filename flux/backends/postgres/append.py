@@ -15,7 +15,7 @@ import psycopg2.errorcodes
 from flux.backends.postgres.arrays import integers, list_of, texts
 from flux.backends.postgres.connection import Prepared, Run
 from flux.errors import BadRequest, FluxError, Forbidden, NotFound, UserInvalid
-from flux.model import Draft, Receipt
+from flux.model.messages import Draft, Receipt
 
 LARGEST_ID = 2**63 - 1
 """Of a bigint. What is above is no identifier of ours."""

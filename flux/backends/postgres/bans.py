@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flux.backends.postgres.connection import Run
 from flux.errors import UserInvalid
-from flux.model import Ban
+from flux.model.people import Ban
 
 NAMED = (
     "SELECT b.uid, b.network, b.reason, b.at, b.until, coalesce(a.name, '')"

@@ -17,7 +17,7 @@ import msgspec
 
 from flux.backends.postgres.connection import Run
 from flux.errors import Unavailable
-from flux.model import Changes
+from flux.model.overview import Changes
 
 KEPT_MARKS = 100
 """Snapshots that are remembered."""

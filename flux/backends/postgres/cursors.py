@@ -9,7 +9,8 @@ import msgspec
 from flux.backends.postgres.arrays import integers
 from flux.backends.postgres.connection import Prepared, Run
 from flux.errors import FluxError, UserInvalid
-from flux.model import UNREAD_CAP, CursorMove, Overview
+from flux.model.chats import UNREAD_CAP, CursorMove
+from flux.model.overview import Overview
 
 # Who joins has read everything up to then, so what is above read is at or above first.
 UNREAD = f"""(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from flux.backends.postgres.connection import Run
 from flux.errors import BadRequest, Forbidden, NotFound, UserInvalid
-from flux.model import Friend, FriendRequest, FriendStatus
+from flux.model.people import Friend, FriendRequest, FriendStatus
 
 
 async def friend_add(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from flux.backends.postgres.arrays import list_of
 from flux.backends.postgres.connection import Prepared, Run
 from flux.errors import FluxError, Forbidden, NotFound, UserInvalid
-from flux.model import Group, GroupChangeKind, Member, MemberChange, Membership, Participant, Role
+from flux.model.chats import Group, GroupChangeKind, Member, MemberChange, Membership, Participant, Role
 
 REFUSALS: dict[str, tuple[type[FluxError], str]] = {
     "no group": (NotFound, "there is no such group"),

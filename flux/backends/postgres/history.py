@@ -13,7 +13,7 @@ from flux.backends.postgres.append import LARGEST_ID
 from flux.backends.postgres.connection import Prepared, Run
 from flux.backends.postgres.cursors import UNREAD
 from flux.errors import Forbidden, NotFound
-from flux.model import Conversation, Message, Page
+from flux.model.messages import Conversation, Message, Page
 
 
 def _page(order: str, chosen: str) -> Prepared:

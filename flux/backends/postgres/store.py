@@ -18,27 +18,10 @@ from flux.backends.postgres.gathering import Gathering
 from flux.backends.postgres.pool import Pool
 from flux.errors import FluxError, Unavailable
 from flux.interfaces import IStore
-from flux.model import (
-    Ban,
-    Changes,
-    Conversation,
-    Credentials,
-    CursorMove,
-    Draft,
-    Friend,
-    FriendRequest,
-    FriendStatus,
-    Group,
-    Member,
-    MemberChange,
-    Membership,
-    Message,
-    Overview,
-    Page,
-    Profile,
-    Receipt,
-    Role,
-)
+from flux.model.chats import CursorMove, Group, Member, MemberChange, Membership, Role
+from flux.model.messages import Conversation, Draft, Message, Page, Receipt
+from flux.model.overview import Changes, Overview
+from flux.model.people import Ban, Credentials, Friend, FriendRequest, FriendStatus, Profile
 
 OVERVIEWS_AT_ONCE = 50
 """Overviews read by one statement."""

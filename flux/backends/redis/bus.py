@@ -30,7 +30,7 @@ from flux.backends.redis.link import Link
 from flux.errors import Unavailable
 from flux.interfaces import IBus, IBusSink
 from flux.lifecycle import Tasks, together
-from flux.model import BusEvent, FriendsChanged, Hint, Kick, MembersChanged, Notify
+from flux.model.bus import BusEvent, FriendsChanged, Hint, Kick, MembersChanged, Notify
 
 MOST_WAITING = 10_000
 """Events waiting to be published; more are refused."""

@@ -17,7 +17,7 @@ from flux.backends.redis.state import RedisState
 from flux.errors import Unavailable
 from flux.interfaces import IBusSink
 from flux.lifecycle import within
-from flux.model import BusEvent, Kick
+from flux.model.bus import BusEvent, Kick
 
 #: A name, and what tries it; the text that it returns is shown.
 Step = tuple[str, Callable[[], Awaitable[str]]]

@@ -29,7 +29,9 @@ from flux.backends.redis.scripts import Script
 from flux.errors import Unavailable
 from flux.interfaces import IState
 from flux.lifecycle import together
-from flux.model import Choice, Claim, CodeCheck, Lease, Node, Renewal, Route, Snapshot
+from flux.model.people import CodeCheck
+from flux.model.placement import Choice, Lease, Node, Renewal, Snapshot
+from flux.model.sessions import Claim, Route
 
 PART = 4000
 """Routes renewed by one script call: Redis serves nobody else for the 3 ms that it takes."""

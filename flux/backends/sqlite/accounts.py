@@ -10,7 +10,7 @@ from flux.backends.sqlite.chats import LARGEST_ID
 from flux.backends.sqlite.rows import all_rows, one_row
 from flux.backends.sqlite.writer import Writer
 from flux.errors import UserExists, UserInvalid
-from flux.model import Ban, Credentials, Profile
+from flux.model.people import Ban, Credentials, Profile
 from flux.names import fold
 
 LAST = "\U0010ffff"

@@ -17,7 +17,7 @@ from flux.backends.sqlite.chats import LARGEST_ID, not_a_sender
 from flux.backends.sqlite.runs import Run, insert
 from flux.backends.sqlite.writer import Writer
 from flux.errors import BadRequest, FluxError
-from flux.model import Draft, Receipt
+from flux.model.messages import Draft, Receipt
 
 
 def append(writer: Writer, drafts: Sequence[Draft]) -> list[Receipt | FluxError]:

@@ -7,7 +7,7 @@ import sqlite3
 from flux.backends.sqlite.accounts import profile
 from flux.backends.sqlite.rows import all_rows
 from flux.backends.sqlite.writer import Writer
-from flux.model import Ban
+from flux.model.people import Ban
 
 NAMED = (
     "SELECT b.uid, b.network, b.reason, b.at, b.until, ifnull(a.name, '')"

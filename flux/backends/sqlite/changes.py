@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 
-from flux.model import Changes
+from flux.model.overview import Changes
 
 
 class Moved:

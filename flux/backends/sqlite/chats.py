@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from flux.backends.sqlite.rows import all_rows, one_row
 from flux.backends.sqlite.runs import newest
 from flux.errors import BadRequest, FluxError, Forbidden, NotFound, UserInvalid
-from flux.model import Draft
+from flux.model.messages import Draft
 
 Key = tuple[int, int] | int
 """(sender, receiver) of a one-to-one chat, or the id of a group."""

@@ -14,7 +14,8 @@ from flux.backends.sqlite.groups import groups
 from flux.backends.sqlite.rows import all_rows
 from flux.backends.sqlite.runs import UNREAD, head
 from flux.backends.sqlite.writer import Writer
-from flux.model import Cursor, CursorMove, Overview
+from flux.model.chats import Cursor, CursorMove
+from flux.model.overview import Overview
 
 # One statement for any number of moves: who may move how far, and then the rows that do move.
 ADVANCE = f"""

@@ -11,7 +11,7 @@ import sqlite3
 from flux.backends.sqlite.rows import all_rows, one_row
 from flux.backends.sqlite.writer import Writer
 from flux.errors import BadRequest, Forbidden, NotFound, UserInvalid
-from flux.model import Friend, FriendRequest, FriendStatus
+from flux.model.people import Friend, FriendRequest, FriendStatus
 
 
 def friend_add(writer: Writer, uid: int, to: int, note: str, remark: str, one_sided: bool) -> FriendStatus:

@@ -13,7 +13,7 @@ from flux.backends.sqlite.rows import all_rows, one_row
 from flux.backends.sqlite.runs import head
 from flux.backends.sqlite.writer import Writer
 from flux.errors import Forbidden, NotFound, UserInvalid
-from flux.model import Group, GroupChangeKind, Member, MemberChange, Membership, Participant, Role
+from flux.model.chats import Group, GroupChangeKind, Member, MemberChange, Membership, Participant, Role
 
 HEAD = head("chats.id")
 

@@ -11,7 +11,7 @@ from flux.backends.sqlite.chats import LARGEST_ID
 from flux.backends.sqlite.rows import all_rows, one_row
 from flux.backends.sqlite.runs import UNREAD, newest, within
 from flux.errors import Forbidden, NotFound
-from flux.model import Conversation, Message, Page
+from flux.model.messages import Conversation, Message, Page
 
 
 def _messages(order: str) -> str:

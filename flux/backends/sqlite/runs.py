@@ -15,7 +15,7 @@ import sqlite3
 from collections.abc import Collection
 from itertools import chain
 
-from flux.model import UNREAD_CAP
+from flux.model.chats import UNREAD_CAP
 
 Run = list[int | str]
 """Values of the rows of messages, :data:`COLUMNS` each, all of one chat."""

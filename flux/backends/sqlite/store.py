@@ -20,27 +20,10 @@ from flux.backends.sqlite.schema import Connect, log_file, migrations, open_read
 from flux.backends.sqlite.writer import AfterCommit, Writer
 from flux.errors import FluxError
 from flux.interfaces import IStore
-from flux.model import (
-    Ban,
-    Changes,
-    Conversation,
-    Credentials,
-    CursorMove,
-    Draft,
-    Friend,
-    FriendRequest,
-    FriendStatus,
-    Group,
-    Member,
-    MemberChange,
-    Membership,
-    Message,
-    Overview,
-    Page,
-    Profile,
-    Receipt,
-    Role,
-)
+from flux.model.chats import CursorMove, Group, Member, MemberChange, Membership, Role
+from flux.model.messages import Conversation, Draft, Message, Page, Receipt
+from flux.model.overview import Changes, Overview
+from flux.model.people import Ban, Credentials, Friend, FriendRequest, FriendStatus, Profile
 
 T = TypeVar("T")
 

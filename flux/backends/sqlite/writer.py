@@ -34,7 +34,7 @@ from flux.backends.sqlite.changes import ChangeLog
 from flux.backends.sqlite.chats import Chat, Chats
 from flux.backends.sqlite.lanes import Call
 from flux.errors import FluxError, Unavailable
-from flux.model import Changes
+from flux.model.overview import Changes
 
 WriterCall = Call["Writer", Any]
 

@@ -9,7 +9,8 @@ from flux.client.terminal.chat import Chat, Problem
 from flux.client.terminal.commands import command, help_lines
 from flux.client.terminal.roster import Target
 from flux.client.terminal.text import Line, clean, dim, good, name_style
-from flux.model import Message, Role
+from flux.model.chats import Role
+from flux.model.messages import Message
 from flux.wire.replies import HistoryOk
 
 #: Messages shown when a conversation is opened, and by ``/history`` without a number.

@@ -40,7 +40,7 @@ from flux.client.terminal.text import Line, clean, day, dim, error, good
 from flux.client.terminal.toolbar import Toolbar
 from flux.errors import FluxError
 from flux.lifecycle import DeadlineExceeded, spawn
-from flux.model import FriendRequest
+from flux.model.people import FriendRequest
 from flux.names import fold
 
 #: At most this often the others are told that one is typing, in seconds.

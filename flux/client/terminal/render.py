@@ -9,7 +9,9 @@ from flux.client.terminal.roster import Person, Roster, Target
 from flux.client.terminal.text import Fragment, Line, clean, clock_time, day, dim, local, name_style, paragraphs
 from flux.errors import FluxError, RateLimited, Unavailable, UserExists
 from flux.lifecycle import DeadlineExceeded
-from flux.model import Conversation, FriendRequest, Group, Message
+from flux.model.chats import Group
+from flux.model.messages import Conversation, Message
+from flux.model.people import FriendRequest
 from flux.wire.replies import MemberView, ProfileGetOk
 
 #: Members listed of each group at login.

@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from flux.model import FriendRequest, Group, Message
+from flux.model.chats import Group
+from flux.model.messages import Message
+from flux.model.people import FriendRequest
 from flux.names import fold
 from flux.wire.replies import FriendView, LoginOk, MemberView, SendOk
 
