@@ -29,7 +29,7 @@ from flux.bans import Bans
 from flux.chat.catchup import CatchUp
 from flux.chat.delivery import Delivery
 from flux.config import Settings
-from flux.config.settings import Limits
+from flux.config.sections import Limits
 from flux.errors import FluxError
 from flux.model.bus import BusEvent
 

@@ -1,30 +1,32 @@
 """The configuration: an INI file and ``--set`` options become frozen settings.
 
 ``kinds``     how a value is written and checked
-``settings``  the table of all keys, and the settings themselves
+``endpoints`` the same of endpoints, and what their text tells
+``sections``  the table of all keys
+``settings``  the settings themselves, and how two differ
 ``loading``   reading, and reporting every mistake at once
 """
 
-from flux.config.kinds import HostPort, is_local, is_proxied, reachable_at, with_port
+from flux.config.endpoints import is_local, is_proxied, reachable_at, with_port
+from flux.config.kinds import HostPort
 from flux.config.loading import ConfigError, Mistake, load, with_identity
-from flux.config.settings import (
+from flux.config.sections import (
     SECTIONS,
     Admin,
     Chat,
     ChatServer,
-    Difference,
     Gate,
     Key,
     Limits,
     Log,
     Mail,
-    Settings,
     State,
     Status,
     Store,
     Tls,
     keys,
 )
+from flux.config.settings import Difference, Settings
 
 __all__ = [
     "SECTIONS",

@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from flux.config.kinds import MOST_NAME, is_local, is_proxied, is_ssl, is_this_machine
-from flux.config.settings import LISTENERS, SECTIONS, Admin, ChatServer, Key, Mail, Settings, keys
+from flux.config.endpoints import is_local, is_proxied, is_ssl, is_this_machine
+from flux.config.kinds import MOST_NAME
+from flux.config.sections import LISTENERS, SECTIONS, Admin, ChatServer, Key, Mail, keys
+from flux.config.settings import Settings
 
 
 class Entry(NamedTuple):
