@@ -1,132 +1,26 @@
-"""A session at the terminal, in memory: a person types, a scripted server answers, the screen shows."""
+"""At the terminal: what is shown of a conversation, and what becomes of what is typed."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
-from fake_screen import FakeScreen
-from scripted_server import PROFILE, Link, ScriptedServer, result, start
+from scripted_server import PROFILE, result
+from terminal_session import AT, FULL, MEMBERS, Session, sessions, welcomed
 
-from flux.client.terminal import actions as _actions  # noqa: F401 - fills the table of commands
-from flux.client.terminal.chat import MAX_TYPED_AHEAD, TYPING_EVERY, Chat
+from flux.client.terminal.chat import MAX_TYPED_AHEAD, TYPING_EVERY
 from flux.client.terminal.toolbar import TYPING_FOR
-
-BOB = {"id": 8, "name": "bob", "nick": "", "remark": "", "online": True}
-ZHANG = {"id": 9, "name": "zhang san", "nick": "Zed", "remark": "", "online": False}
-PYTHON = {"group": 30, "chat": 30, "name": "python", "description": "", "role": "owner"}
-FULL = {
-    **PROFILE,
-    "friends": [BOB, ZHANG],
-    "friend_requests": [{"from": 12, "name": "dave", "note": "it's me", "at": 5}],
-    "groups": [PYTHON],
-    "unread": [{"chat": 100, "to": 8, "count": 2, "head": 4}],
-}
-MEMBERS = [
-    {"id": 7, "name": "ann", "role": "owner", "online": True},
-    {"id": 9, "name": "zhang san", "role": "admin", "online": False},
-    {"id": 10, "name": "carol", "role": "member", "online": True},
-]
-#: 2001-09-09 01:46:40 UTC.
-AT = 1_000_000_000_000
-
-
-@pytest.fixture(autouse=True)
-def _utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Local time is UTC."""
-    with monkeypatch.context() as patched:
-        patched.setenv("TZ", "UTC")
-        time.tzset()
-        yield
-    time.tzset()
-
-
-class Session:
-    """A person, a screen, a client, and the server's end."""
-
-    def __init__(self, **profile: Any) -> None:
-        self.server = ScriptedServer()
-        self.server.answers_logins = False
-        self.client = self.server.client(("chat.example", 8090))
-        login = start(self.client.login("ann", password="secret word"))
-        self.link.ok(self.link.take("login"), **{**PROFILE, **profile})
-        result(login)
-        self.screen = FakeScreen(self.server.clock)
-        self.chat = Chat(self.client, self.screen, self.server.clock)
-        self.running = start(self.chat.run())
-        self.settle()
-
-    @property
-    def link(self) -> Link:
-        return self.server.link
-
-    def settle(self) -> None:
-        """Let everything happen that needs no time."""
-        for _ in range(5):
-            self.server.clock.advance(0)
-
-    def end(self) -> None:
-        """The session is over, whatever the test left."""
-        self.server.end()
-        result(self.running)
-
-    def type(self, line: str) -> None:
-        self.screen.type(line)
-        self.settle()
-
-    def answer(self, kind: str, **fields: Any) -> dict[str, Any]:
-        """Answer a request that is waiting, and return it."""
-        request = self.link.take(kind)
-        self.link.ok(request, **fields)
-        self.settle()
-        return request
-
-    def refuse(self, kind: str, name: str, **fields: Any) -> None:
-        self.link.error(self.link.take(kind), name, **fields)
-        self.settle()
-
-    def push(self, **fields: Any) -> None:
-        self.link.push(**fields)
-        self.settle()
-
-    def message(self, seq: int, text: str = "hi", sender: int = 8, name: str = "bob", **where: Any) -> None:
-        where = where or {"chat": 100, "to": 7}
-        fields = {"seq": seq, "from": sender, "name": name, "text": text, "at": AT + seq * 60_000, **where}
-        self.push(type="message", **fields)
-
-    def new(self) -> list[str]:
-        return self.screen.new()
-
-    def talk_to_bob(self) -> None:
-        """Make bob the current conversation."""
-        self.type("/open bob")
-        self.answer("history", chat=100, messages=[], more=False)
-        self.new()
 
 
 @pytest.fixture
 def begin() -> Iterator[Callable[..., Session]]:
-    """Begins sessions whose ``login.ok`` has the given fields."""
-    sessions: list[Session] = []
-
-    def begin(**profile: Any) -> Session:
-        sessions.append(Session(**profile))
-        return sessions[-1]
-
-    yield begin
-    for session in sessions:
-        session.end()
+    with sessions() as begin:
+        yield begin
 
 
 @pytest.fixture
 def session(begin: Callable[..., Session]) -> Session:
-    """Logged in, the welcome read."""
-    session = begin(friends=[BOB, ZHANG], groups=[PYTHON])
-    session.answer("group.members", members=MEMBERS)
-    session.new()
-    return session
+    return welcomed(begin)
 
 
 # --- after logging in --------------------------------------------------------
@@ -278,6 +172,15 @@ def test_what_others_send_cannot_control_the_terminal(session: Session) -> None:
     assert "\x9b" not in shown
 
 
+def test_lines_typed_ahead_are_bounded(session: Session) -> None:
+    session.type("/friends")
+    for _ in range(MAX_TYPED_AHEAD - 1):
+        session.type("/help quit")
+    session.new()
+    session.type("/help quit")
+    assert session.new() == ["The server is slow: wait until it has answered."]
+
+
 # --- unread, read, typing ----------------------------------------------------
 
 
@@ -418,262 +321,3 @@ def test_control_c_does_not_leave(session: Session) -> None:
     assert session.new() == ["/quit or Ctrl-D leaves"]
     session.type("/help quit")
     assert session.new()[-1].split() == ["/quit", "leave"]
-
-
-# --- friends -----------------------------------------------------------------
-
-
-def test_a_friend_request_there_and_back(session: Session) -> None:
-    session.push(type="friend.requested", **{"from": 12, "name": "dave", "note": "it's me"})
-    assert session.new() == ["  dave wants to be your friend: “it's me”  /accept dave or /reject dave"]
-    assert [found.text for found in session.chat.complete("/accept ")] == ["dave "]
-    session.type("/accept dave")
-    request = session.answer("friend.answer", status="accepted", **{"from": 12})
-    assert (request["from"], request["accept"]) == (12, True)
-    assert session.new()[-1] == "dave and you are friends now"
-    session.push(type="presence", id=12, online=True)
-    session.push(type="presence", id=12, online=True)
-    assert session.new() == ["● dave is here"]
-    session.push(type="presence", id=12, online=False)
-    assert session.new() == ["○ dave has left"]
-
-
-def test_asking_somebody(session: Session) -> None:
-    session.type("/add carol let us talk")
-    request = session.answer("friend.add", to=10, status="pending")
-    assert (request["to"], request["note"]) == (10, "let us talk")
-    assert session.new()[-1] == "asked carol; you will see the answer here"
-    session.push(type="friend.answered", id=10, status="rejected")
-    assert session.new() == ["carol does not want to be your friend"]
-    session.push(type="friend.answered", id=10, status="accepted")
-    assert session.new() == ["carol and you are friends now"]
-    session.type("/add carol")
-    session.answer("friend.add", to=10, status="accepted")
-    assert session.new()[-1] == "carol and you are friends now"
-
-
-@pytest.mark.parametrize(
-    ("line", "kind", "told"),
-    [
-        ("/remove bob", "friend.remove", "bob is not in your friend list any more"),
-        ("/block bob", "user.block", "bob cannot write to you any more; /unblock bob undoes it"),
-        ("/unblock bob", "user.unblock", "bob can write to you again"),
-    ],
-)
-def test_ending_and_blocking(session: Session, line: str, kind: str, told: str) -> None:
-    session.type(line)
-    assert session.answer(kind, id=8)["id"] == 8
-    assert session.new()[-1] == told
-
-
-def test_rejecting(session: Session) -> None:
-    session.push(type="friend.requested", **{"from": 12, "name": "dave", "note": ""})
-    session.type("/reject dave")
-    assert session.answer("friend.answer", status="rejected", **{"from": 12})["accept"] is False
-    assert session.new()[-1] == "refused dave"
-
-
-def test_lists(session: Session) -> None:
-    session.type("/friends")
-    session.answer("friends", friends=[ZHANG, BOB])
-    assert session.new()[1:] == ["  ● bob", "  ○ zhang san (Zed)"]
-    session.type("/requests")
-    session.answer("friend.requests", friend_requests=[])
-    assert session.new()[1:] == ["  no requests"]
-    session.type("/who")
-    session.answer("friends", friends=[ZHANG, BOB])
-    assert session.new()[1:] == ["  ● bob"]
-    session.type("/search ca")
-    carol = {"id": 10, "name": "carol", "nick": "C", "description": "", "sex": "", "icon": ""}
-    session.answer("user.search", users=[carol])
-    assert session.new()[1:] == ["  carol  id 10  C"]
-
-
-def test_chats(session: Session) -> None:
-    session.type("/chats")
-    last = {"type": "message", "seq": 9, "at": AT, "text": "see\nyou " + "x" * 80}
-    to_bob = {**last, "chat": 100, "from": 7, "name": "ann", "to": 8}
-    to_python = {**last, "chat": 30, "from": 10, "name": "carol", "group": 30}
-    session.answer(
-        "chats",
-        chats=[
-            {"chat": 100, "to": 8, "name": "bob", "unread": 0, "read": 9, "last": to_bob},
-            {"chat": 30, "group": 30, "name": "python", "unread": 3, "read": 6, "last": to_python},
-        ],
-    )
-    bob, python = session.new()[1:]
-    assert bob == "2001-09-09 01:46 bob  you: see you " + "x" * 51 + "…"
-    assert python.startswith("2001-09-09 01:46 #python 3 unread  carol: see you xxx")
-
-
-# --- history -----------------------------------------------------------------
-
-
-def page(*seqs: int) -> list[dict[str, Any]]:
-    fields = {"type": "message", "chat": 100, "from": 8, "name": "bob", "to": 7}
-    return [{**fields, "seq": seq, "text": f"m{seq}", "at": AT + seq * 1000} for seq in seqs]
-
-
-def test_history_pages_until_there_is_enough(session: Session) -> None:
-    session.type("/history bob 240")
-    first = session.answer("history", chat=100, messages=page(*range(101, 301)), more=True)
-    assert (first["to"], first["limit"]) == (8, 200)
-    second = session.answer("history", chat=100, messages=page(*range(61, 101)), more=True)
-    assert (second["chat"], second["before"], second["limit"]) == (100, 101, 40)
-    lines = session.new()
-    assert lines[1] == "── bob: the last 240 messages ──"
-    assert lines[3].endswith("bob: m61")
-    assert lines[-1].endswith("bob: m300")
-
-
-def test_history_of_the_current_conversation(session: Session) -> None:
-    session.type("/history")
-    assert session.new()[-1] == "With whom? /history NAME, or /open NAME first."
-    session.talk_to_bob()
-    session.type("/history 2")
-    assert session.answer("history", chat=100, messages=page(1, 2), more=False)["limit"] == 2
-    assert [line.split(": ")[-1] for line in session.new()[-2:]] == ["m1", "m2"]
-    session.type("/history bob many")
-    assert session.new()[-1] == "How many? 'many' is no number."
-
-
-# --- groups ------------------------------------------------------------------
-
-
-def test_creating_a_group(session: Session) -> None:
-    session.type('/group create "book club" we read')
-    request = session.answer("group.create", group=31, chat=31, name="book club")
-    assert (request["name"], request["description"]) == ("book club", "we read")
-    club = {"group": 31, "chat": 31, "name": "book club", "description": "we read", "role": "owner"}
-    session.answer("groups", groups=[PYTHON, club])
-    assert session.new()[-1] == "#book club is there; others join it with /group join 31"
-    assert session.screen.prompt() == "#book club> "
-    session.type("/group create")
-    assert session.new()[-1] == "What is it called? /group create NAME."
-
-
-def test_joining_and_leaving(session: Session) -> None:
-    session.type("/group join club")
-    assert session.new()[-1].startswith("Groups are joined by number")
-    session.type("/group join 31")
-    session.answer("group.join", group=31, chat=31)
-    club = {"group": 31, "chat": 31, "name": "club", "description": "", "role": "member"}
-    session.answer("groups", groups=[PYTHON, club])
-    assert session.new()[-1] == "you are in #club now"
-    session.type("/group leave")
-    assert session.answer("group.leave", group=31, chat=31)["group"] == 31
-    session.answer("groups", groups=[PYTHON])
-    assert session.new()[-1] == "you have left #club"
-    assert session.screen.prompt() == "> "
-
-
-def test_members_and_roles(session: Session) -> None:
-    session.type("/group members python")
-    session.answer("group.members", members=MEMBERS)
-    assert session.new()[1:] == [
-        "#python  number 30, 3 members",
-        "  ● you owner",
-        "  ○ zhang san admin",
-        "  ● carol",
-    ]
-    session.type("/group role #python carol admin")
-    request = session.answer("group.role", group=30, id=10)
-    assert (request["group"], request["id"], request["role"]) == (30, 10, "admin")
-    session.answer("groups", groups=[PYTHON])
-    assert session.new()[-1] == "carol is admin of #python now"
-    session.type("/group role #python carol king")
-    assert session.new()[-1] == "Which role? owner, admin or member."
-
-
-def test_adding_and_removing_members(session: Session) -> None:
-    session.type("/group add bob")
-    assert session.new()[-1] == "Which group? name it, #GROUP, or /open it first."
-    session.type("/group add #python bob")
-    request = session.answer("group.add", group=30, id=8)
-    assert (request["group"], request["id"]) == (30, 8)
-    assert session.new()[-1] == "bob is in #python now"
-    session.type("/group remove #python bob")
-    session.answer("group.remove", group=30, id=8)
-    assert session.new()[-1] == "bob is not in #python any more"
-    session.type("/group add #python python")
-    assert session.new()[-1] == "#python is a group; this needs a person."
-
-
-def test_what_happens_in_groups_is_told(session: Session) -> None:
-    session.push(type="group.changed", group=30, change="join", id=10)
-    session.push(type="group.changed", group=30, change="role", id=10, role="admin")
-    session.push(type="group.changed", group=30, change="remove", id=9)
-    assert session.new() == [
-        "carol joined #python",
-        "carol is now admin of #python",
-        "zhang san was removed from #python",
-    ]
-    session.push(type="group.changed", group=30, change="remove", id=7)
-    session.answer("groups", groups=[])
-    assert session.new() == ["you were removed from #python"]
-    session.push(type="group.changed", group=31, change="add", id=7)
-    club = {"group": 31, "chat": 31, "name": "club", "description": "", "role": "member"}
-    session.answer("groups", groups=[club])
-    assert session.new() == ["you were added to #club"]
-
-
-def test_groups(session: Session) -> None:
-    session.type("/groups")
-    session.answer("groups", groups=[PYTHON])
-    assert session.new()[1:] == ["  #python (owner)  ● you owner, ○ zhang san admin, ● carol"]
-
-
-# --- oneself -----------------------------------------------------------------
-
-
-def test_profile(session: Session) -> None:
-    session.type('/profile nick=Annie description="I like tea"')
-    request = session.answer("profile.set", id=7, name="ann", nick="Annie", description="", sex="", icon="")
-    assert (request["nick"], request["description"]) == ("Annie", "I like tea")
-    assert "sex" not in request
-    session.answer("profile.get", id=7, name="ann", nick="Annie", description="I like tea", sex="", icon="")
-    assert session.new()[1:] == [
-        "your profile was changed",
-        "  ann  id 7",
-        "  nick        Annie",
-        "  description I like tea",
-    ]
-    session.type("/profile bob")
-    assert session.answer("profile.get", id=8, name="bob", nick="", description="", sex="", icon="")["id"] == 8
-    session.type("/profile colour=red")
-    assert session.new()[-1] == "A profile has no colour: only nick, description, sex and icon."
-
-
-def test_passwd(session: Session) -> None:
-    session.type("/passwd")
-    assert (session.screen.question, session.screen.hidden) == ("current password: ", True)
-    session.type("secret word")
-    session.type("better word")
-    assert session.screen.hidden
-    session.type("better word")
-    request = session.answer("password.change")
-    assert (request["old"], request["new"]) == ("secret word", "better word")
-    assert session.new()[-1] == "your password was changed"
-    assert not any("word" in line.replace("password", "") for line in session.new())
-
-
-def test_passwd_thought_better_of(session: Session) -> None:
-    session.type("/passwd")
-    session.type("secret word")
-    session.type("better word")
-    session.type("bitter word")
-    assert session.new()[-1] == "The two new passwords differ; nothing was changed."
-    session.type("/passwd")
-    session.screen.control_c()
-    session.settle()
-    assert session.new()[-1] == "nothing was changed"
-    assert session.link.types() == []
-
-
-def test_lines_typed_ahead_are_bounded(session: Session) -> None:
-    session.type("/friends")
-    for _ in range(MAX_TYPED_AHEAD - 1):
-        session.type("/help quit")
-    session.new()
-    session.type("/help quit")
-    assert session.new() == ["The server is slow: wait until it has answered."]
