@@ -6,10 +6,8 @@
                                                    ├─ Stepped ── MemoryState
                                                    └─ LabBus     (shuffles, drops, doubles)
 
-A call to a backend makes two steps: it takes effect, and its answer arrives.  Anything
-may happen before, between and after; calls of one node to one backend take effect in
-the order they were made where the backend promises that, and their answers arrive in
-any order.  Time is a ``Clock`` that stands still unless the test moves it.
+What nodes wait for are steps (``delivery_steps``), the answers of their backends among them
+(``delivery_backends``).  Time is a ``Clock`` that stands still unless the test moves it.
 
 Nothing here is random by itself: the same choices give the same run.
 """
@@ -19,28 +17,22 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from chat_server import with_changes
-from store_invariants import check_invariants
-from twisted.internet.defer import Deferred, fail, succeed
+from delivery_backends import InlineStore, LabBus, NoHashing, Stepped
+from delivery_steps import Steps, now
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from flux.backends.memory import MemoryState
-from flux.backends.sqlite import SqliteStore
-from flux.backends.sqlite.lanes import Call
 from flux.chat import requests_account, requests_message, requests_people  # noqa: F401 - they fill the table
 from flux.chat.node import ChatNode
 from flux.chat.protocol import LineConnection
 from flux.config import Settings
-from flux.errors import Unavailable
-from flux.interfaces import IBusSink
-from flux.model.bus import BusEvent
 from flux.model.messages import Draft, Receipt
 from flux.model.placement import Choice
 from flux.tokens import digest
@@ -50,276 +42,6 @@ BIG = 2**40
 
 _numbers = itertools.count(1)
 """Names of accounts, unique in a store that several labs use."""
-
-
-def now(awaitable: Awaitable[Any]) -> Any:
-    """The result of something that does not wait."""
-
-    async def wait() -> Any:
-        return await awaitable
-
-    results: list[Any] = []
-    Deferred.fromCoroutine(wait()).addBoth(results.append)
-    [result] = results
-    if isinstance(result, Failure):
-        result.raiseException()
-    return result
-
-
-# --- steps -------------------------------------------------------------------
-
-
-class Step:
-    """Something that can happen now.
-
-    :ivar label: what it is, for people and for :meth:`Steps.fingerprint`.
-    :ivar lane: of the steps with the same lane only the first can happen.
-    """
-
-    __slots__ = ("label", "lane", "run")
-
-    def __init__(self, label: str, lane: object, run: Callable[[], None]) -> None:
-        self.label = label
-        self.lane = lane
-        self.run = run
-
-
-class Steps:
-    """What can happen next, oldest first."""
-
-    def __init__(self) -> None:
-        self.pending: list[Step] = []
-        self.taken = 0
-
-    def add(self, label: str, run: Callable[[], None], lane: object = None) -> None:
-        self.pending.append(Step(label, lane, run))
-
-    def ready(self) -> list[Step]:
-        """The steps one may take now."""
-        seen = set()
-        found = []
-        for step in self.pending:
-            if step.lane is None or step.lane not in seen:
-                found.append(step)
-                seen.add(step.lane)
-        return found
-
-    def take(self, step: Step) -> None:
-        self.pending.remove(step)
-        self.taken += 1
-        step.run()
-
-    def find(self, *texts: str) -> Step:
-        """The first of the steps whose label has all these texts in it."""
-        for step in self.pending:
-            if all(text in step.label for text in texts):
-                return step
-        raise AssertionError(f"no {texts} among {[step.label for step in self.pending]}")
-
-    def happen(self, *texts: str) -> None:
-        """Take the step that :meth:`find` finds."""
-        self.take(self.find(*texts))
-
-    def until(self, *texts: str) -> Step:
-        """Let things happen in order until there is such a step; it waits still."""
-        while not any(all(text in step.label for text in texts) for step in self.pending):
-            self.take(self.pending[0])
-        return self.find(*texts)
-
-    def hold(self, *texts: str) -> Step:
-        """What :meth:`find` finds does not happen, unless the test runs it later."""
-        step = self.find(*texts)
-        self.pending.remove(step)
-        return step
-
-    def settle(self, limit: int = 100_000) -> None:
-        """Let everything happen, in order."""
-        while self.pending:
-            self.take(self.pending[0])
-            limit -= 1
-            assert limit, "it does not end"
-
-
-class Choices:
-    """Which of several ready steps to take: first those given, then always the first one."""
-
-    def __init__(self, given: Sequence[int]) -> None:
-        self._given = given
-        self.made: list[tuple[int, int]] = []
-
-    def __call__(self, count: int) -> int:
-        choice = self._given[len(self.made)] if len(self.made) < len(self._given) else 0
-        self.made.append((choice, count))
-        return choice
-
-
-def every_order(run: Callable[[Choices], None], limit: int) -> Iterator[None]:
-    """Run with every sequence of choices there is, depth first, at most ``limit`` of them."""
-    given: list[int] = []
-    for _ in range(limit):
-        choices = Choices(given)
-        run(choices)
-        yield
-        made = choices.made
-        while made and made[-1][0] + 1 == made[-1][1]:
-            made.pop()
-        if not made:
-            return
-        given = [choice for choice, _ in made]
-        given[-1] += 1
-
-
-# --- backends ----------------------------------------------------------------
-
-
-class InlineLane:
-    """A lane of the store without threads: a call is run where it is made."""
-
-    def __init__(self, runner: Callable[[], Any]) -> None:
-        self._make = runner
-        self.runner: Any = None
-
-    async def start(self) -> None:
-        self.runner = self._make()
-
-    async def stop(self) -> None:
-        self.runner.close()
-
-    def call(self, work: Callable[[Any], Any]) -> Deferred[Any]:
-        call: Call[Any, Any] = Call(work, 0.0)
-        deferred = call.deferred
-        assert deferred is not None
-        self.runner.run([call])
-        call.fire()
-        return deferred
-
-
-class InlineStore(SqliteStore):
-    """The SQLite store, every statement of it, answering at once."""
-
-    def __init__(self, path: Path, **options: Any) -> None:
-        super().__init__(path, Clock(), **options)  # type: ignore[arg-type]
-        self._writer = InlineLane(self._open_writer)  # type: ignore[assignment]
-        self._readers = InlineLane(self._open_reader)  # type: ignore[assignment]
-
-    def open(self) -> InlineStore:
-        now(self.start())
-        # No computer is switched off in these tests.
-        self._writer.runner.db.execute("PRAGMA synchronous = OFF")  # type: ignore[attr-defined]
-        return self
-
-    def contents(self, every_mark: bool = False) -> str:
-        """Everything in it: the rows of all tables, and what it says has moved.
-
-        :param every_mark: since any mark that was ever given, not only since it was opened.
-        """
-        writer = self._writer.runner  # type: ignore[attr-defined]
-        changes = writer.changes
-        tables = [
-            name for (name,) in writer.db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY 1")
-        ]
-        rows = {table: sorted(map(repr, writer.db.execute(f'SELECT * FROM "{table}"'))) for table in tables}
-        marks = range(changes._start, changes._number + 1) if every_mark else (changes._start,)
-        moved = [[sorted(kind) for kind in (it.heads, it.members, it.sessions)] for it in map(changes.since, marks)]
-        return f"{rows} {moved} {changes._number}"
-
-
-class Stepped:
-    """One node's way to a backend.
-
-    :param steps: where calls become steps; None makes every answer immediate.
-    :param ordered: calls take effect in the order they were made.
-    :ivar target: the backend.
-    :ivar fault: asked with the method's name before each call: "" to let it work, "before" to
-        fail it without effect, "after" to lose its answer.
-    """
-
-    def __init__(self, node: str, name: str, target: Any, steps: Steps | None, ordered: bool) -> None:
-        self._label = f"{node}.{name}"
-        self.target = target
-        self.steps = steps
-        self._ordered = ordered
-        self.fault: Callable[[str], str] = lambda method: ""
-
-    def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
-        if method.startswith("_"):
-            raise AttributeError(method)
-
-        def call(*arguments: Any) -> Awaitable[Any]:
-            fault = self.fault(method)
-            if self.steps is None:
-                return _faulty(fault, lambda: getattr(self.target, method)(*arguments))
-            deferred: Deferred[Any] = Deferred(lambda _: None)
-            label = f"{self._label}.{method}{arguments}"
-
-            def take_effect() -> None:
-                answer = _faulty(fault, lambda: getattr(self.target, method)(*arguments))
-                self.steps.add(f"{label} = {_plain(answer)}", lambda: answer.chainDeferred(deferred))  # type: ignore[union-attr]
-
-            self.steps.add(label, take_effect, self._label if self._ordered else None)
-            return deferred
-
-        return call
-
-
-def _faulty(fault: str, work: Callable[[], Awaitable[Any]]) -> Deferred[Any]:
-    if fault == "before":
-        return fail(Unavailable("nothing was done"))
-    try:
-        result = now(work())
-    except Exception as error:
-        return fail(error)
-    return fail(Unavailable("the answer was lost")) if fault else succeed(result)
-
-
-def _plain(answer: Deferred[Any]) -> str:
-    result = answer.result
-    return result.type.__name__ if isinstance(result, Failure) else repr(result)
-
-
-class LabBus:
-    """A bus whose every delivery is a step of its own, in any order.
-
-    :ivar copies: asked for each event and receiver how often it arrives; 0 loses it.
-    """
-
-    connected = True
-
-    def __init__(self, steps: Steps) -> None:
-        self._steps = steps
-        self._sinks: dict[tuple[str, int], IBusSink] = {}
-        self.copies: Callable[[BusEvent], int] = lambda event: 1
-
-    async def start(self) -> None:
-        """Nothing to connect to."""
-
-    async def stop(self) -> None:
-        """Nothing to disconnect from."""
-
-    async def listen(self, node: str, boot: int, sink: IBusSink) -> None:
-        self._sinks[node, boot] = sink
-
-    async def publish(self, node: str, boot: int, event: BusEvent) -> None:
-        sink = self._sinks.get((node, boot))
-        if sink is not None:
-            for _ in range(self.copies(event)):
-                self._steps.add(f"bus.{node}.{event}", lambda: sink.deliver(event))
-
-    async def broadcast(self, event: BusEvent) -> None:
-        for node, boot in list(self._sinks):
-            await self.publish(node, boot, event)
-
-    def gap(self, node: ChatNode) -> None:
-        """The node's connection to the bus was lost and is back."""
-        self._sinks[node.name, node.boot].gap()
-
-
-class NoHashing:
-    """Every password is right."""
-
-    async def verify(self, password: str, stored: str | None, allowed: Callable[[], Any]) -> tuple[bool, None]:
-        await allowed()
-        return stored is not None, None
 
 
 # --- clients -----------------------------------------------------------------
@@ -604,12 +326,3 @@ class Lab:
             assert not node.delivery.chats
             assert not node.logging_in
         assert not self.broken, self.broken
-
-
-@contextmanager
-def opened_store(folder: Path) -> Iterator[InlineStore]:
-    """A store for a lab, or for many one after the other; in the end the invariants are checked."""
-    store = InlineStore(folder / "flux.db").open()
-    yield store
-    check_invariants(store)
-    now(store.stop())

@@ -61,7 +61,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from delivery_lab import now
+from delivery_steps import now
 from interleavings_backends import Call, StateMachine, StoreMachine
 from interleavings_nodes import LoneNode, NodeMachine, Shown
 from interleavings_scene import ANN, Scene, Stage, open_store

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
-from delivery_lab import InlineStore, now
+from delivery_backends import InlineStore
+from delivery_steps import now
 from interleavings_portrait import Painter
 
 from flux.backends.memory import MemoryState

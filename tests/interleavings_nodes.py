@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
-from delivery_lab import Client, Lab, now
+from delivery_lab import Client, Lab
+from delivery_steps import now
 from interleavings_backends import Call
 from interleavings_portrait import Painter
 from twisted.internet.defer import Deferred, fail, succeed

@@ -7,7 +7,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from delivery_lab import BIG, TOKEN, Client, InlineStore, Lab, now
+from delivery_backends import InlineStore
+from delivery_lab import BIG, TOKEN, Client, Lab
+from delivery_steps import now
 from interleavings_backends import AttentiveState, Call, outcome, stands_still
 from interleavings_nodes import Script
 from twisted.internet.defer import Deferred, fail, succeed

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from delivery_lab import Client, InlineStore, Lab, now, opened_store
+from delivery_backends import InlineStore, opened_store
+from delivery_lab import Client, Lab
+from delivery_steps import now
 
 from flux.model.bus import Hint
 from flux.model.messages import Message

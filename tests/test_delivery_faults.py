@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from delivery_lab import Client, InlineStore, Lab, now, opened_store
+from delivery_backends import InlineStore, opened_store
+from delivery_lab import Client, Lab
+from delivery_steps import now
 
 MOST_CALLS = 400
 """More than the story below makes."""

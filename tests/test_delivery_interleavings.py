@@ -35,7 +35,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from delivery_lab import now
+from delivery_steps import now
 from interleavings import World
 from interleavings_backends import ask
 from interleavings_explore import walk

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from delivery_lab import Client, InlineStore, Lab, every_order, now, opened_store
+from delivery_backends import InlineStore, opened_store
+from delivery_lab import Client, Lab
+from delivery_steps import every_order, now
 
 from flux.model.bus import Kick
 from flux.model.chats import CursorMove

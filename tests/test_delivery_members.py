@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from delivery_lab import Client, InlineStore, Lab, now, opened_store
+from delivery_backends import InlineStore, opened_store
+from delivery_lab import Client, Lab
+from delivery_steps import now
 
 from flux.model.bus import Hint, MembersChanged
 from flux.model.chats import MemberChange

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from delivery_lab import BIG, Client, InlineStore, Lab, now, opened_store
+from delivery_backends import InlineStore, opened_store
+from delivery_lab import BIG, Client, Lab
+from delivery_steps import now
 
 from flux.chat.positions import Positions
 from flux.chat.session import Session

@@ -11,7 +11,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from delivery_lab import Client, InlineStore, Lab, now
+from delivery_backends import InlineStore
+from delivery_lab import Client, Lab
+from delivery_steps import now
 from store_invariants import check_invariants
 from twisted.internet.defer import fail
 
