@@ -34,7 +34,7 @@ class TlsServer(ChatServer):
     def __init__(self, folder: Path, **changes: Any) -> None:
         super().__init__(folder, **changes)
         self.authority = Authority(folder)
-        identity = read_identity(*self.authority.issue("localhost"), self.reactor.seconds())
+        identity = read_identity(*self.authority.issue("localhost"))
         self.metrics = TlsMetrics()
         self.tls = ServerTls(identity, 0, self.metrics, self.reactor)
         self.options = optionsForClientTLS("localhost", trust_from(self.authority.path))
