@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -126,6 +126,9 @@ class Journal:
             return outcomes
         except FluxError as error:
             failure: FluxError = error
+        except CancelledError:
+            # The node stops, and nobody knows what became of it.
+            raise
         except Exception:
             self.log.failure("a batch of {count} messages could not be stored", count=len(batch))
             failure = Internal("the message could not be stored")
