@@ -186,6 +186,29 @@ async def test_a_call_fails_at_its_deadline_and_still_runs(lane, gate) -> None:
     assert runner.done == [1]
 
 
+async def test_who_calls_again_after_its_deadline_does_not_put_off_the_others(gate) -> None:
+    from twisted.internet import reactor
+
+    clock = Clock()
+    clock.callFromThread = reactor.callFromThread
+    lane = Lane(clock, "test", Recorder, bound=9, deadline=10.0, most=9)
+    await lane.start()
+    failed: list[tuple[str, float]] = []
+
+    def call(name: str) -> Deferred[object]:
+        return lane.call(gate).addErrback(lambda failure: failed.append((name, clock.seconds())))
+
+    again = call("first").addCallback(lambda _: call("again"))
+    clock.advance(1)
+    call("second")
+    for _ in range(30):
+        clock.advance(1)
+    gate.open.set()
+    await again
+    await lane.stop()
+    assert failed == [("first", 10.0), ("second", 11.0), ("again", 20.0)]
+
+
 async def test_a_call_that_ran_out_still_takes_room(lane, gate) -> None:
     lane, _ = await lane(deadline=0.05, bound=2)
     calls = [lane.call(gate), lane.call(lambda runner: runner.add(1))]

@@ -188,14 +188,18 @@ class Lane(Generic[C]):
     def _expire(self) -> None:
         self._timer = None
         now = self._reactor.seconds()
+        late = []
         while self._waiting and self._waiting[0].expires <= now:
             call = self._waiting.popleft()
-            deferred, call.deferred = call.deferred, None
-            if deferred is not None:
-                deferred.errback(Unavailable(f"the store did not answer within {self._deadline:g} s"))
+            if call.deferred is not None:
+                late.append(call.deferred)
+                call.deferred = None
         self._forget_fired()
-        if self._waiting and self._timer is None:
+        if self._waiting:
             self._timer = self._reactor.callLater(self._waiting[0].expires - now, self._expire)
+        # Last: who fails now may call again, and must find the timer set for those who wait longer.
+        for deferred in late:
+            deferred.errback(Unavailable(f"the store did not answer within {self._deadline:g} s"))
 
     def _forget_fired(self) -> None:
         while self._waiting and self._waiting[0].deferred is None:
