@@ -170,6 +170,7 @@ class Slots:
     def __init__(self, limit: int) -> None:
         self._free = self._limit = limit
         self._waiting: deque[Deferred[None]] = deque()
+        self._admitting = False
 
     @property
     def waiting(self) -> int:
@@ -197,9 +198,17 @@ class Slots:
         self._admit()
 
     def _admit(self) -> None:
-        while self._free > 0 and self._waiting:
-            self._free -= 1
-            self._waiting.popleft().callback(None)
+        if self._admitting:
+            # Somebody had the turn and is through already, inside the loop below, which goes on with the next one:
+            # thousands who do not wait for anything would be as many calls inside each other.
+            return
+        self._admitting = True
+        try:
+            while self._free > 0 and self._waiting:
+                self._free -= 1
+                self._waiting.popleft().callback(None)
+        finally:
+            self._admitting = False
 
 
 async def sleep(seconds: float, clock: IReactorTime) -> None:

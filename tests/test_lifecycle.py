@@ -425,3 +425,24 @@ async def test_so_many_work_at_once_and_how_many_may_change() -> None:
     assert (working, slots.waiting) == (["a", "b", "c", "e"], 1)
     slots.release()
     assert working[-1] == "f"
+
+
+async def test_thousands_who_are_through_at_once_lose_no_turn() -> None:
+    slots, through = Slots(2), []
+
+    async def work(number: int) -> None:
+        await slots.acquire()
+        try:
+            through.append(number)
+        finally:
+            slots.release()
+
+    for _ in range(2):
+        await slots.acquire()
+    running = [Deferred.fromCoroutine(work(number)) for number in range(5_000)]
+    slots.release()
+    slots.release()
+    assert all(each.called for each in running)
+    assert through == list(range(5_000))
+    await slots.acquire()
+    await slots.acquire()

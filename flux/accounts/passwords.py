@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
 from flux.errors import Unavailable
+from flux.lifecycle import Slots
 
 T = TypeVar("T")
 
@@ -50,7 +51,7 @@ class Passwords:
         self._pool = ThreadPool(0, threads, name="passwords")
         # A process that ends without having stopped this must not wait for its threads for ever.
         self._pool.threadFactory = _DaemonThread
-        self._turns = DeferredSemaphore(threads)
+        self._turns = Slots(threads)
         # A wrong password and an unknown account must take the same time.
         self._decoy: str | None = None
 
@@ -65,7 +66,7 @@ class Passwords:
     @property
     def waiting(self) -> int:
         """Passwords that wait for a thread."""
-        return len(self._turns.waiting)
+        return self._turns.waiting
 
     async def hash(self, password: str) -> str:
         """The hash to store for a new password."""
@@ -97,7 +98,7 @@ class Passwords:
         return True, self._hasher.hash(password) if self._hasher.check_needs_rehash(stored) else None
 
     async def _turn(self, work: Callable[[], T], allowed: Callable[[], Any] | None = None) -> T:
-        if len(self._turns.waiting) >= MAX_WAITING:
+        if self._turns.waiting >= MAX_WAITING:
             raise Unavailable("too many logins at once; try again in a moment")
         await self._turns.acquire()
         try:
