@@ -9,6 +9,7 @@ not use codes up.
 from __future__ import annotations
 
 from msgspec.structs import replace
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from flux.accounts.codes import Codes
@@ -17,6 +18,7 @@ from flux.accounts.rules import check_email, check_name, check_password
 from flux.accounts.throttle import LoginThrottle
 from flux.bans import Bans
 from flux.config import Settings
+from flux.ending import end_session
 from flux.errors import (
     BadRequest,
     EmailMismatch,
@@ -29,12 +31,12 @@ from flux.errors import (
 )
 from flux.interfaces import IBus, IState, IStore
 from flux.metrics import AccountMetrics
-from flux.model.bus import Kick
 from flux.model.people import Ban, Credentials
 from flux.names import fold
 from flux.tokens import matches
 
-REPLACED = "the password was replaced meanwhile; log in with the new one"
+REPLACED = "the password was replaced meanwhile; try again"
+"""Perhaps it is the same one, hashed anew by another login: whoever tries again learns which."""
 
 
 class Accounts:
@@ -60,8 +62,10 @@ class Accounts:
         passwords: Passwords,
         metrics: AccountMetrics,
         bans: Bans,
+        clock: IReactorTime,
     ) -> None:
         limits = settings.limits
+        self._clock = clock
         self._store = store
         self._state = state
         self._bus = bus
@@ -163,7 +167,7 @@ class Accounts:
         self.check_ban(credentials.ban)
         if renewed is not None:
             if not await self._store.set_password(credentials.id, renewed, credentials.password_hash):
-                raise PasswordInvalid(REPLACED)
+                raise Unavailable(REPLACED)
             credentials = replace(credentials, password_hash=renewed)
         return credentials
 
@@ -174,17 +178,17 @@ class Accounts:
         To be called when what was granted can be found by who replaces the password: either this finds that it
         was replaced, or they find what was granted, and end it.
 
-        :raises flux.errors.PasswordInvalid: it was replaced.
+        :raises flux.errors.Unavailable: it was replaced.
         """
         if checked != current:
-            raise PasswordInvalid(REPLACED)
+            raise Unavailable(REPLACED)
 
     async def confirm(self, credentials: Credentials) -> None:
         """:meth:`check_unchanged` for who has given out a token, which is revoked then."""
         now = await self._store.credentials(credentials.id, "")
         try:
             self.check_unchanged(credentials.password_hash, now.password_hash if now else "")
-        except PasswordInvalid:
+        except Unavailable:
             await self._state.revoke(credentials.id)
             raise
 
@@ -212,6 +216,7 @@ class Accounts:
 
         :raises flux.errors.PasswordInvalid: ``old`` is another, or ``new`` breaks the rules.
         :raises flux.errors.RateLimited: too many failures lately.
+        :raises flux.errors.Unavailable: it was replaced meanwhile.
         """
         check_password(new, self.password_min)
         credentials = await self._store.credentials(uid, "")
@@ -225,7 +230,7 @@ class Accounts:
             await self._throttle.failed(account, address, "password")
             raise PasswordInvalid("old: this is not the current password")
         if not await self._store.set_password(uid, await self._passwords.hash(new), credentials.password_hash):
-            raise PasswordInvalid(REPLACED)
+            raise Unavailable(REPLACED)
         await self._state.revoke(uid)
         self.log.info("user {uid} changed the password", uid=uid, conn=conn)
 
@@ -250,13 +255,14 @@ class Accounts:
             raise EmailMismatch("name and e-mail address do not belong together")
         uid = credentials.id
         await self._store.set_password(uid, hashed)
+        self.log.info("user {uid} has reset the password", uid=uid, conn=conn)
         try:
-            await self._state.revoke(uid)
-            for route in (await self._state.routes([uid])).values():
-                await self._bus.publish(route.node, route.boot, Kick(uid, route.number + 1, "password"))
+            ended = await end_session(self._store, self._state, self._bus, self._clock, uid, "password")
         except FluxError as error:
             self.log.warn("a session of user {uid} may go on: {error}", uid=uid, error=error, conn=conn)
-        self.log.info("user {uid} has reset the password", uid=uid, conn=conn)
+        else:
+            if not ended.token:
+                self.log.warn("the token of {uid} lives until it expires: {why}", uid=uid, why=ended.problem, conn=conn)
         return uid
 
     async def set_email(self, uid: int, email: str, code: str, address: str, conn: str) -> None:

@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from flux.admin.sources import Sources
-from flux.errors import BadRequest, FluxError, NotFound, Unavailable, UserInvalid, in_words
+from flux.ending import Became, end_session
+from flux.errors import BadRequest, NotFound, Unavailable, UserInvalid
 from flux.interfaces import IStore
-from flux.lifecycle import sleep
-from flux.model.bus import Kick
 from flux.model.events import KickReason
 from flux.model.placement import Node
 from flux.model.sessions import SessionSeen
 from flux.names import fold
 
-GONE_WITHIN = 3.0
-"""Seconds a session that was told to end has for it, before it is superseded."""
-
-LOOK_EVERY = 0.05
-
-Ended = Literal["ended", "ending", "offline"]
-
 
 class Ending(msgspec.Struct, frozen=True):
-    """What became of an account's session.
-
-    :ivar session: ``ended``; ``ending``: with its node's next sweep, within some seconds; ``offline``: none was known.
-    :ivar token: whether the login token is revoked; where not, ``problem`` says why.
-    """
+    """What became of an account's session: see :class:`flux.ending.Ended`."""
 
     id: int
     name: str
-    session: Ended
+    session: Became
     token: bool
     problem: str = ""
 
@@ -125,31 +111,9 @@ class Actions:
 
     async def end(self, uid: int, name: str, reason: KickReason, detail: str = "") -> Ending:
         """End an account's session, wherever it is, and revoke its token; ``detail`` is what its client shows."""
-        state, problem = self._sources.state, ""
-        revoked = told = False
-        try:
-            await state.revoke(uid)
-            revoked = True
-            for route in (await state.routes([uid])).values():
-                told = True
-                await self._sources.bus.publish(route.node, route.boot, Kick(uid, route.number + 1, reason, detail))
-            if told and await self._is_gone(uid):
-                return Ending(uid, name, "ended", revoked)
-        except FluxError as error:
-            problem = in_words(error)
-        # Nobody was told, or did not hear: a higher number in the store ends whatever session there is with the next
-        # sweep of its node. Not before, since cursors that an ended session leaves are written under its own number.
-        await self._store().open_session(uid)
-        return Ending(uid, name, "ending" if told or problem else "offline", revoked, problem)
-
-    async def _is_gone(self, uid: int) -> bool:
-        """Whether the account's route goes away in time."""
-        late = self._clock.seconds() + GONE_WITHIN
-        while await self._sources.state.routes([uid]):
-            if self._clock.seconds() > late:
-                return False
-            await sleep(LOOK_EVERY, self._clock)
-        return True
+        sources = self._sources
+        ended = await end_session(self._store(), sources.state, sources.bus, self._clock, uid, reason, detail)
+        return Ending(uid, name, ended.session, ended.token, ended.problem)
 
     async def drain(self, server: str, draining: bool, by: str) -> Node:
         """Take a chat server out of service, or put it back."""

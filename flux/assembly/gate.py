@@ -73,7 +73,7 @@ class GateService:
             )
         if placement is None:
             raise CannotStart("gate.status: is empty, and there is no status service in this process")
-        accounts = Accounts(settings, store, state, bus, passwords, metrics, bans)
+        accounts = Accounts(settings, store, state, bus, passwords, metrics, bans, reactor)
         self.site = GateSite(settings, reactor, is_proxied(settings.gate.listen), bans, http)
         self.browsers = browsers = Browsers(self.site, settings, node, state, bans, trust, reactor)
         self.gate = Gate(accounts, store, placement, self.mailer, reactor, browsers.address, http)

@@ -116,7 +116,7 @@ class ChatNode:
         self.connections = Connections(settings, metrics)
         self.bans = bans = bans or Bans(settings, store, state, clock, wall=wall_clock)
         bans.on_ban(lambda by_admins: self.connections.keep_out(bans, by_admins))
-        self.accounts = Accounts(settings, store, state, bus, passwords, metrics.accounts, bans)
+        self.accounts = Accounts(settings, store, state, bus, passwords, metrics.accounts, bans, clock)
         self.cursors = Cursors(store, metrics)
         self.presence = Presence(self.sessions, state, bus)
         self.spread = Spread(state, bus, self.tasks, self._is_self, metrics)
