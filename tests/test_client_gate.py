@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from flux.bench.servers import free_port
 from flux.client import Client, ClientError, Ended, GateClient, NotConnected, Offline, Online, parse_url
 from flux.client import gate as gate_module
-from flux.errors import CodeWrong, PasswordInvalid, RateLimited, TokenInvalid, UserExists
+from flux.errors import BadRequest, CodeWrong, PasswordInvalid, RateLimited, TokenInvalid, UserExists
 from flux.lifecycle import DeadlineExceeded
 from flux.wire.http import ProfileChange
 
@@ -83,6 +83,12 @@ async def test_accounts(gate: GateClient) -> None:
     assert (await gate.reset_password(ANN, code_in(Mailbox.mails[-1], ANN), "another password")).id == 1
     with pytest.raises(PasswordInvalid):
         await gate.login("ann", password=PASSWORD)
+
+
+async def test_what_cannot_be_sent_is_refused() -> None:
+    gate = GateClient(Clock(), "http://127.0.0.1:1")
+    with pytest.raises(BadRequest, match="password: holds half a character"):
+        await gate.login("ann", password="\udcff")
 
 
 async def test_an_error_says_how_long_to_wait(server: GateServer, gate: GateClient) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from scripted_server import ScriptedServer, result, start, waiting
@@ -10,7 +11,7 @@ from scripted_server import ScriptedServer, result, start, waiting
 from flux.client import Online, QueueFull
 from flux.client import inbox as inbox_module
 from flux.client.cursors import BATCH
-from flux.errors import Forbidden
+from flux.errors import BadRequest, Forbidden
 
 
 @pytest.fixture
@@ -102,6 +103,31 @@ def test_a_refused_send_fails_and_the_next_goes_on(server: ScriptedServer) -> No
         result(first)
     link.receipt(link.take("send"), 1)
     assert result(second).seq == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "told"),
+    [("half \udcff", BadRequest, "text: holds half a character"), (object(), TypeError, "object")],
+    ids=["a lone surrogate", "no text at all"],
+)
+def test_what_cannot_be_sent_fails_in_its_turn_and_the_next_goes_on(
+    server: ScriptedServer, wrong: Any, error: type[Exception], told: str
+) -> None:
+    client, link, _ = server.logged_in()
+    first, second, third = (client.send(text, to=8) for text in ("first", wrong, "third"))
+    alone = client.send(wrong, to=9)
+    with pytest.raises(error, match=told):
+        result(alone)
+    assert waiting(second)
+    link.receipt(link.take("send"), 1)
+    with pytest.raises(error, match=told):
+        result(second)
+    request = link.take("send")
+    assert request["text"] == "third"
+    link.receipt(request, 2)
+    assert [result(first).seq, result(third).seq] == [1, 2]
+    assert client.unsent == 0
+    assert link.open
 
 
 def test_an_unanswered_send_gives_the_link_up(server: ScriptedServer) -> None:

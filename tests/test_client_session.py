@@ -18,7 +18,7 @@ from flux.client import (
     SessionEnded,
 )
 from flux.client import connection as connection_module
-from flux.errors import Forbidden, PasswordInvalid, UserExists
+from flux.errors import BadRequest, Forbidden, PasswordInvalid, UserExists
 from flux.lifecycle import DeadlineExceeded
 
 ONE, TWO, THREE = ("one", 1), ("two", 2), ("three", 3)
@@ -158,6 +158,30 @@ def test_an_answer_of_another_type_is_an_error_of_its_request(server: ScriptedSe
     link.push(type="groups.ok", ref=link.take("friends")["ref"], groups=[])
     with pytest.raises(Exception, match="something else"):
         result(asked)
+
+
+def test_what_cannot_be_sent_is_refused_and_leaves_nothing_behind(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "MAX_WAITING", 1)
+    client, link, _ = server.logged_in()
+    for _ in range(2):
+        with pytest.raises(BadRequest, match=r"^bad_request: note: holds half a character") as refused:
+            result(client.friend_add(8, note="secret \udcff"))
+        assert "secret" not in str(refused.value)
+    assert link.types() == []
+    friends = start(client.friends())
+    link.ok(link.take("friends"), friends=[])
+    assert result(friends).friends == []
+
+
+def test_a_login_that_cannot_be_sent_is_refused(server: ScriptedServer) -> None:
+    client = server.client()
+    with pytest.raises(BadRequest, match="password: holds half a character"):
+        result(client.login("ann", password="\udcff"))
+    server.wait(0.1)
+    assert [link.open for link in server.links] == [False]
+    assert result(client.login("ann", password="right")).id == 7
 
 
 def test_waiting_requests_are_bounded(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:

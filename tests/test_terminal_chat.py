@@ -145,6 +145,21 @@ def test_a_refused_message_says_why(session: Session) -> None:
     assert session.new() == ["Not sent to bob: This user has blocked you."]
 
 
+def test_what_cannot_be_sent_is_told_and_the_chat_goes_on(session: Session) -> None:
+    session.talk_to_bob()
+    for line in ("half \udcff", "/add bob \udcff", "whole"):
+        session.type(line)
+    session.answer("send", chat=100, seq=1, at=AT, duplicate=False)
+    why = "holds half a character, which cannot be sent (a lone surrogate; bytes that are not UTF-8 become one)"
+    assert session.new() == [
+        f"Not sent to bob: Text: {why}.",
+        "› /add bob \ufffd",
+        f"Note: {why}.",
+        "── Sunday 9 September 2001 ──",
+        "01:46 you → bob: whole ✓",
+    ]
+
+
 def test_a_message_that_is_too_long_is_not_sent(session: Session) -> None:
     session.talk_to_bob()
     session.type("x" * 8001)

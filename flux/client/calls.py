@@ -22,7 +22,8 @@ class Calls:
     async def request(self, request: Request, reply: type[R]) -> R:
         """Ask, and wait for the answer of type ``reply``.
 
-        :raises flux.errors.FluxError: what the server answered instead.
+        :raises flux.errors.FluxError: what the server answered instead; ``bad_request`` for a string that cannot be
+            sent, which the server is not asked about.
         :raises flux.client.NotConnected: offline, or the connection broke before the answer.
         :raises flux.client.QueueFull: too many requests wait already.
         :raises flux.lifecycle.DeadlineExceeded: no answer within 30 s.

@@ -170,7 +170,8 @@ class Client(Calls):
 
         :param cid: makes the send idempotent; normally the client chooses it.
         :return: fires with the receipt once the message is committed; fails with the server's
-            :class:`flux.errors.FluxError`, :class:`QueueFull` or :class:`SessionEnded`.
+            :class:`flux.errors.FluxError`, with ``bad_request`` for a text that cannot be sent (one with a lone
+            surrogate), with :class:`QueueFull` or :class:`SessionEnded`.
         """
         return self._session.send(requests.Send(text=text, to=to, group=group, cid=cid or next(self._cids)))
 

@@ -15,7 +15,6 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-import msgspec
 from msgspec import UNSET
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import connectProtocol
@@ -32,7 +31,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from flux.client.errors import NotConnected, QueueFull
-from flux.client.lines import Decode, NotFlux, as_exception, decode
+from flux.client.lines import Decode, NotFlux, as_exception, decode, encode
 from flux.errors import FluxError
 from flux.lifecycle import DeadlineExceeded, sleep, within
 from flux.model.base import Event
@@ -53,8 +52,6 @@ PING_EVERY = 20.0
 MAX_WAITING = 1000
 
 R = TypeVar("R", bound=Reply)
-
-_encode = msgspec.json.Encoder().encode
 
 
 class Address(NamedTuple):
@@ -147,7 +144,8 @@ class Connection(Protocol):
     async def request(self, request: Request, reply: type[R], seconds: float = REQUEST_WITHIN) -> R:
         """Ask, and wait for the answer of type ``reply``.
 
-        :raises flux.errors.FluxError: what the server answered instead.
+        :raises flux.errors.FluxError: what the server answered instead; ``bad_request`` for a string that cannot be
+            sent, which the server is not asked about.
         :raises NotConnected: there is no connection, or it ended before the answer.
         :raises QueueFull: too many requests wait already.
         :raises flux.lifecycle.DeadlineExceeded: no answer within ``seconds``.
@@ -157,8 +155,9 @@ class Connection(Protocol):
         if len(self._waiting) >= MAX_WAITING:
             raise QueueFull(f"{MAX_WAITING} requests wait for answers already")
         ref = request.ref = next(self._refs)
+        line = encode(request) + b"\n"
         answer = self._waiting[ref] = Deferred()
-        self.transport.write(_encode(request) + b"\n")
+        self.transport.write(line)
         try:
             answered = await within(seconds, answer, self._clock, f"the answer to {request.type()}")
         finally:
@@ -170,7 +169,7 @@ class Connection(Protocol):
     def tell(self, request: Request) -> None:
         """Send a request that has no reply; nothing happens where there is no connection."""
         if self.alive:
-            self.transport.write(_encode(request) + b"\n")
+            self.transport.write(encode(request) + b"\n")
 
     def pause(self, paused: bool) -> None:
         """Stop or resume reading."""

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import UNSET
 
 from flux.client.errors import ClientError, NotConnected
-from flux.client.lines import as_exception
+from flux.client.lines import as_exception, encode
 from flux.errors import TokenInvalid
 from flux.httpclient import HttpClient, NoAnswer
 from flux.lifecycle import within
@@ -42,7 +42,6 @@ from flux.wire.http import (
     Registered,
     Registration,
     Rules,
-    encode,
 )
 
 T = TypeVar("T")
@@ -130,7 +129,8 @@ class GateClient:
     async def request(self, method: str, path: str, reply: type[T], body: Body | None = None, token: str = "") -> T:
         """Ask, and wait for the answer of type ``reply``.
 
-        :raises flux.errors.FluxError: what the gate answered instead.
+        :raises flux.errors.FluxError: what the gate answered instead; ``bad_request`` for a string that cannot be sent,
+            which the gate is not asked about.
         :raises flux.client.NotConnected: nobody answers there, or not as a gate does.
         :raises flux.client.ClientError: the answer makes no sense.
         :raises flux.lifecycle.DeadlineExceeded: no answer within ``ANSWER_WITHIN``.

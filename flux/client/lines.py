@@ -1,4 +1,4 @@
-"""A line from the server as a typed reply or event, and its errors as exceptions.
+"""Requests as JSON; a line from the server as a typed reply or event, and its errors as exceptions.
 
 Servers may be newer than this client: an unknown ``type`` is passed over, unknown
 fields are not looked at.
@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, Union
 import msgspec
 
 from flux import errors
-from flux.errors import FluxError
+from flux.errors import BadRequest, FluxError
 from flux.model import events
 from flux.model.base import Event
 from flux.model.messages import Message
@@ -76,6 +76,25 @@ _STATUS_REPLIES = (
 _ERRORS: dict[str, type[FluxError]] = {
     error.name: error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, FluxError)
 }
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def encode(asked: msgspec.Struct) -> bytes:
+    """A request, or a body, as JSON; without the line end.
+
+    :raises flux.errors.BadRequest: a string in it has no place in JSON: a lone surrogate is no character.
+    :raises TypeError: a field holds what JSON has no form for.
+    """
+    try:
+        return _encode(asked)
+    except UnicodeEncodeError as problem:
+        names = zip(asked.__struct_encode_fields__, asked.__struct_fields__, strict=True)
+        # Never what it holds: it may be a password.
+        where = next((told for told, name in names if getattr(asked, name) == problem.object), "request")
+        why = "holds half a character, which cannot be sent (a lone surrogate; bytes that are not UTF-8 become one)"
+        raise BadRequest(f"{where}: {why}") from None
 
 
 class NotFlux(Exception):

@@ -12,7 +12,7 @@ import random
 from collections import deque
 from typing import TypeAlias
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -55,8 +55,9 @@ class Outbox:
     def send(self, request: Send) -> Deferred[SendOk]:
         """Queue ``request``, which names its ``cid``.
 
-        :return: fires once: with the receipt, with the error the server gave, with ``QueueFull``, or with
-            ``SessionEnded``. Cancelling it takes back what has not left yet.
+        :return: fires once: with the receipt, with the error the server gave, with ``bad_request`` for a text that
+            cannot be sent, with ``QueueFull``, or with ``SessionEnded``. Cancelling it takes back what has not left
+            yet.
         """
         if self._ended is not None:
             return fail(SessionEnded(*self._ended))
@@ -99,8 +100,16 @@ class Outbox:
         try:
             while lane:
                 request, answer = lane[0]
-                if not answer.called:
+                try:
                     await self._deliver(request, answer)
+                except CancelledError:
+                    raise
+                except Exception:
+                    # Nobody behind it waits for ever because of what is wrong with this one.
+                    if answer.called:
+                        self._log.failure("sending failed")
+                    else:
+                        answer.errback()
                 lane.popleft()
                 self.waiting -= 1
         finally:
