@@ -10,7 +10,7 @@ from scripted_server import ScriptedServer, result, start, waiting
 
 from flux.client import Online, QueueFull
 from flux.client import inbox as inbox_module
-from flux.client.cursors import BATCH
+from flux.client.cursors import BATCH, GATHER
 from flux.errors import BadRequest, Forbidden
 
 
@@ -394,6 +394,18 @@ def test_read_is_gathered_and_survives_a_reconnect(server: ScriptedServer) -> No
     client.read(100, 6)
     server.wait(0.3)
     assert server.link.take("read")["seq"] == 6
+
+
+def test_read_outlives_a_connection_that_was_just_given_up(server: ScriptedServer) -> None:
+    client, link, _ = server.logged_in()
+    # In one turn of the reactor, in this order: it is given up, the mark is due, the session is told of the end.
+    server.clock.callLater(GATHER, link.write_raw, b"this is not flux\n")
+    client.read(100, 5)
+    server.clock.advance(GATHER)
+    assert not link.open
+    assert link.types() == []
+    server.wait(0.2)
+    assert server.link.take("read") == {"type": "read", "chat": 100, "seq": 5}
 
 
 def test_typing_is_lost_while_offline(server: ScriptedServer) -> None:

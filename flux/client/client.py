@@ -176,7 +176,10 @@ class Client(Calls):
         return self._session.send(requests.Send(text=text, to=to, group=group, cid=cid or next(self._cids)))
 
     def read(self, chat: int, seq: int) -> None:
-        """Say that everything in ``chat`` up to ``seq`` was read; gathered, and kept while offline."""
+        """Say that everything in ``chat`` up to ``seq`` was read; gathered, and kept while offline.
+
+        There is no receipt: what was said just before a connection broke may be lost, until the next time.
+        """
         self._session.cursors.read(chat, seq)
 
     def typing(self, *, to: int = 0, group: int = 0) -> None:

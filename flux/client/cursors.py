@@ -2,7 +2,9 @@
 
 A ``received`` belongs to the connection its message was pushed on: the server counts
 it no further than that, and pushes again, on the next one, what it did not count.
-A ``read`` is worth keeping: it waits for the next connection.
+A ``read`` is worth keeping: it waits for the next connection.  Once it is written nobody
+knows what became of it, because it has no reply: it is lost when that connection turns out
+to be dead.  The next ``read`` of the chat makes up for that.
 """
 
 from __future__ import annotations
@@ -58,13 +60,13 @@ class Cursors:
             self._schedule()
 
     def read(self, chat: int, seq: int) -> None:
-        """The user has read everything in ``chat`` up to ``seq``."""
+        """The user has read everything in ``chat`` up to ``seq``; kept until it can be written."""
         if seq > self._read.get(chat, 0):
             self._read[chat] = seq
         self._schedule()
 
     def flush(self) -> None:
-        """Write everything now, if there is a connection."""
+        """Write everything now, if there is a connection that can be used."""
         if self._timer is not None:
             self._timer.cancel()
         self._fire()
@@ -75,7 +77,8 @@ class Cursors:
 
     def _fire(self) -> None:
         self._timer = None
-        if self._connection is None:
+        if self._connection is None or not self._connection.alive:
+            # Given up, it says so in a later turn only: what is read waits for the next one.
             return
         for chat in list(self._received):
             self._acknowledge(chat)
