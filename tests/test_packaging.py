@@ -1,8 +1,9 @@
-"""What a person gets: the wheel, installed in a fresh environment, started outside the checkout."""
+"""What a person gets: the README's first command in a fresh copy, and what it has installed, used outside the copy."""
 
 from __future__ import annotations
 
 import ast
+import csv
 import json
 import os
 import re
@@ -10,16 +11,25 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
-import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from server_process import server
+from test_readme import FREE_PORTS, LISTENING, blocks
 
 CHECKOUT = Path(__file__).parent.parent
-#: What the build reads of the checkout.
-SOURCES = ["setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "flux", "twisted"]
+
+
+class Installed(NamedTuple):
+    """What the first command has left.
+
+    :ivar programs: where it has installed them.
+    :ivar printed: what it has said until a server listened, or until it ended.
+    """
+
+    programs: Path
+    printed: str
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -34,25 +44,43 @@ def clean_environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, since a build leaves folders behind."""
-    copy = tmp_path_factory.mktemp("source")
-    for name in SOURCES:
-        source = CHECKOUT / name
-        if source.is_dir():
-            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__", "dropin.cache"))
-        elif source.exists():
-            shutil.copy(source, copy)
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", ".", cwd=copy)
-    [built] = copy.glob("*.whl")
-    return built
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    copy = tmp_path_factory.mktemp("fresh") / "flux"
+    ignore = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "dropin.cache", "flux-data")
+    shutil.copytree(CHECKOUT, copy, ignore=ignore)
+    # The ports are the only thing that a test cannot have as it stands there.
+    command = f"exec 2>&1; {blocks('sh')[0].strip()} {' '.join(FREE_PORTS)}"
+    # What is imported is compiled then; pip would compile all of it.
+    env = clean_environment() | {"PIP_COMPILE": "0"}
+    process = subprocess.Popen(
+        ["bash", "-c", command], cwd=copy, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    printed = ""
+    try:
+        for line in process.stdout:
+            printed += line
+            if LISTENING.search(line):
+                break
+    finally:
+        # The shell and the server it started.
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+        process.stdout.close()
+    return Installed(copy / ".venv" / "bin", printed)
 
 
-def test_the_wheel_holds_what_it_should(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-        metadata = archive.read(next(n for n in names if n.endswith("METADATA"))).decode("utf-8")
-    ours = {n for n in names if ".dist-info/" not in n}
+@pytest.mark.slow
+def test_the_first_command_of_the_readme_starts_a_server(installed: Installed) -> None:
+    assert LISTENING.search(installed.printed), installed.printed
+
+
+@pytest.mark.slow
+def test_what_is_installed_is_what_should_be(installed: Installed) -> None:
+    [about] = installed.programs.parent.glob("lib/python3*/site-packages/flux_messenger-*.dist-info")
+    names = {name for name, *_ in csv.reader((about / "RECORD").read_text("utf-8").splitlines())}
+    assert {name for name in names if name.startswith("../")} == {"../../../bin/flux"}
+    ours = {name for name in names if not name.startswith(("../", about.name))}
     expected = {
         str(path.relative_to(CHECKOUT))
         for folder in ("flux", "twisted")
@@ -64,8 +92,10 @@ def test_the_wheel_holds_what_it_should(wheel: Path) -> None:
     assert any(name.endswith(".sql") for name in ours)
     # An __init__.py there would hide the plugins of everybody else.
     assert not {n for n in ours if re.fullmatch(r"twisted/(plugins/)?__init__\.py", n)}
+    metadata = (about / "METADATA").read_text("utf-8")
     assert "\nName: flux-messenger\n" in metadata
     assert "\nRequires-Python: >=3.11\n" in metadata
+    run(installed.programs / "pip", "check", cwd=installed.programs)
 
 
 def test_the_plugin_imports_nothing_of_flux() -> None:
@@ -76,36 +106,20 @@ def test_the_plugin_imports_nothing_of_flux() -> None:
 
 
 @pytest.mark.slow
-def test_the_wheel_runs_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> None:
-    venv = tmp_path / "venv"
-    run(sys.executable, "-m", "venv", "--without-pip", venv, cwd=tmp_path)
-    programs = venv / "bin"
-    run(
-        *(sys.executable, "-m", "pip", "--python", programs / "python", "install"),
-        *("--quiet", "--no-compile", "--disable-pip-version-check", wheel),
-        cwd=tmp_path,
-    )
-    run(sys.executable, "-m", "pip", "--python", programs / "python", "check", cwd=tmp_path)
-
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    assert "check a configuration" in run(programs / "flux", "--help", cwd=elsewhere)
-    commands = run(programs / "twistd", "--help", cwd=elsewhere)
+def test_what_is_installed_runs_elsewhere(installed: Installed, tmp_path: Path) -> None:
+    programs = installed.programs
+    assert "check a configuration" in run(programs / "flux", "--help", cwd=tmp_path)
+    commands = run(programs / "twistd", "--help", cwd=tmp_path)
     assert all(re.search(rf"^ +{name} ", commands, re.MULTILINE) for name in ("flux", "flux-chat", "flux-status"))
 
-    ports = [
-        argument
-        for name in ("chat", "status", "gate", "admin")
-        for argument in ("--set", f"{name}.listen=tcp:0:interface=127.0.0.1")
-    ]
-    run(programs / "flux", "check", *ports, cwd=elsewhere)
-    with server([str(programs / "twistd"), "-n", "flux", *ports], elsewhere, clean_environment()) as process:
+    run(programs / "flux", "check", *FREE_PORTS, cwd=tmp_path)
+    with server([str(programs / "twistd"), "-n", "flux", *FREE_PORTS], tmp_path, clean_environment()) as process:
         ping(int(process.wait_for(" listens on 127.0.0.1:").rpartition(":")[2]))
         process.signal(signal.SIGTERM)
         status, errors = process.end()
     assert (status, errors) == (0, ""), process.lines
-    assert (elsewhere / "flux-data" / "flux.db").exists()
-    assert not (elsewhere / "twistd.pid").exists()
+    assert (tmp_path / "flux-data" / "flux.db").exists()
+    assert not (tmp_path / "twistd.pid").exists()
 
 
 def ping(port: int) -> None:

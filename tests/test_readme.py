@@ -1,12 +1,9 @@
-"""Every example of the README works as it stands there."""
+"""Every example of the README works as it stands there; its first command is the matter of ``test_packaging``."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -78,32 +75,6 @@ def test_the_configuration_is_right(tmp_path: Path) -> None:
     file = tmp_path / "flux.ini"
     file.write_text(example)
     assert load(file, []).limits.messages_per_second == 50
-
-
-@pytest.mark.slow
-def test_the_first_command_starts_a_server_in_a_fresh_copy(tmp_path: Path) -> None:
-    command = blocks("sh")[0].strip()
-    copy = tmp_path / "flux"
-    ignore = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "flux-data")
-    shutil.copytree(ROOT, copy, ignore=ignore)
-    # The ports are the only thing that a test cannot have as it stands there.
-    command += " " + " ".join(FREE_PORTS)
-    process = subprocess.Popen(
-        ["bash", "-c", f"exec 2>&1; {command}"], cwd=copy, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert process.stdout is not None
-    try:
-        printed = ""
-        for line in process.stdout:
-            printed += line
-            if LISTENING.search(line):
-                break
-        assert LISTENING.search(printed), printed
-    finally:
-        # The shell and the server it started.
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
-        process.stdout.close()
 
 
 def test_continuous_integration_runs_the_test_command() -> None:
