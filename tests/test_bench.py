@@ -293,7 +293,8 @@ def test_too_many_connections_for_the_system(capsys: pytest.CaptureFixture[str])
 @pytest.mark.slow
 def test_flux_bench(tmp_path: Path) -> None:
     """All scenarios, small, against the real server: nothing lost, figures for all of them."""
-    command = "import sys; from flux.cli.main import main; sys.exit(main())"
+    command = "import sys; from flux.bench import scenarios; from flux.cli.main import main; "
+    command += "scenarios.ACCOUNTS = 100; sys.exit(main())"
     small = ["--clients=4", "--in-flight=2", "--group-size=12", "--sessions=20", "--seconds=0.3", "--rounds=1"]
     done = subprocess.run(
         [sys.executable, "-c", command, "bench", *small, "--json", "--data", str(tmp_path)],
