@@ -17,7 +17,7 @@ from flux.admin.sources import Sources
 from flux.client import Ended
 from flux.config import ConfigError, Difference, Mistake, load
 from flux.errors import Unavailable
-from flux.net.web import MAX_BODY
+from flux.net.web import MAX_BODY, REQUEST_WITHIN
 
 PATHS = ["/metrics", "/api/overview", "/api/sessions", "/api/users"]
 ACTIONS = ["/api/kick", "/api/password", "/api/drain", "/api/resume", "/api/reload"]
@@ -142,6 +142,20 @@ async def test_a_body_that_does_not_say_how_long_it_is_is_bounded_too(tmp_path: 
                     return b""
 
         assert await deferToThread(send) == b""
+
+
+async def test_what_is_not_http_is_refused_before_its_line_ends(tmp_path: Path) -> None:
+    async with running(tmp_path) as assembly:
+        address = assembly.admin_listener.address()
+
+        def told(said: bytes) -> bytes:
+            # Less than a request may take.
+            with socket.create_connection(address, timeout=REQUEST_WITHIN / 2) as sock:
+                sock.sendall(said)
+                return b"".join(iter(lambda: sock.recv(1000), b""))
+
+        for said in (b"\x16\x03\x01", b'{"type":"ping"}\n', b"\r\n{"):
+            assert await deferToThread(told, said) == b"HTTP/1.1 400 Bad Request\r\n\r\n", said
 
 
 async def test_pages_may_do_nothing_but_what_they_are_for(tmp_path: Path) -> None:

@@ -74,6 +74,82 @@ async def test_what_is_no_request_is_refused_once_and_the_connection_ends(server
         assert client.data == b"", said[:60]
 
 
+NEVER_REQUESTS = [
+    # Twisted would wait for the line's end: none has one, or it is none in HTTP.
+    b"\x16",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),
+    b"{",
+    b'{"type":"ping"}\n',
+    b"hello\n",
+    b"GET /v1/rules HTTP/1.1\n\n",
+    b" GET",
+    b"G\x00",
+    b"GET\t",
+    b"GET /\x00",
+    b"GET /\rv",
+    b"\n",
+    b"\r{",
+    b"\r\n{",
+]
+
+
+def offences(server: GateServer) -> float | None:
+    """Those that were counted because what was said is not HTTP."""
+    return server.assembly.registry.get_sample_value("flux_offences_total", {"kind": "http"})
+
+
+async def test_what_can_become_no_request_is_refused_before_its_line_ends(server: GateServer) -> None:
+    """No clock has to move for it, and it counts as any other offence does."""
+    clients = [(said, await connect(server.port)) for said in NEVER_REQUESTS]
+    for number, (said, client) in enumerate(clients, 1):
+        client.say(said)
+        assert await client.error() == (400, "bad_request"), said
+        assert offences(server) == number, said
+        client.say(GET)
+    for said, client in clients:
+        await client.ended()
+        assert client.data == b"", said
+    assert offences(server) == len(clients)
+
+
+async def test_what_follows_requests_in_one_piece_is_refused_after_their_answers(
+    server: GateServer, client: Raw
+) -> None:
+    client.say(GET + post("/v1/login", b"{") + GET + post("/v1/login", LOGIN) + post("/v1/login", b"{") + b"{")
+    for expected in (200, 400, 200, 403, 400):
+        assert (await client.answer())[0] == expected
+    assert await client.error() == (400, "bad_request")
+    assert offences(server) == 1
+
+
+async def test_right_requests_may_come_byte_by_byte(server: GateServer, client: Raw) -> None:
+    """With the blank line that may come before one, and up to a WebSocket, which says what is not HTTP."""
+    assert server.assembly.gate is not None
+    await client_turns(lambda: server.assembly.gate.site._channels)
+    [channel] = server.assembly.gate.site._channels
+
+    def slowly(data: bytes) -> None:
+        for byte in data:
+            channel.dataReceived(bytes((byte,)))
+
+    for blank in (b"", b"\r\n"):
+        slowly(blank + GET)
+        assert (await client.answer())[0] == 200
+        slowly(blank + post("/v1/login", LOGIN))
+        assert await client.error() == (403, "password_invalid")
+        slowly(blank + b"M-SEARCH http://x/v1/?a=~&b=%20#! HTTP/1.1\r\n\r\n")
+        assert await client.error() == (404, "not_found")
+    slowly(
+        b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    assert (await client.answer())[0] == 101
+    ping = b'{"type":"ping"}'
+    # A text frame, masked with zeros.
+    slowly(b"\x81" + bytes((0x80 | len(ping),)) + bytes(4) + ping)
+    await client.until(lambda: b"ping.ok" in client.data)
+
+
 BAD_BODIES = [
     (b"", 400, "bad_json"),
     (b"{", 400, "bad_json"),

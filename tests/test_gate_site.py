@@ -270,6 +270,27 @@ async def test_connections_behind_a_proxy_count_by_the_address_in_its_header() -
         await close(clocked)
 
 
+async def test_what_is_looked_at_comes_after_the_header_of_a_proxy() -> None:
+    """And whoever it names has committed the offence."""
+    clocked = ClockedSite(proxied=True)
+    offences = []
+    clocked.site.misbehaved = offences.append  # type: ignore[method-assign]
+    try:
+        good = await clocked.connect()
+        good.say(header("203.0.113.1"))
+        [channel] = clocked.site._channels
+        await client_turns(lambda: channel.getPeer().host == "203.0.113.1")
+        for byte in SLOW:
+            channel.transport.dataReceived(bytes((byte,)))
+        assert len(clocked.slow.requests) == 1
+        bad = await clocked.connect()
+        bad.say(header("203.0.113.2") + b"{")
+        assert await bad.error() == (400, "bad_request")
+        assert offences == ["203.0.113.2"]
+    finally:
+        await close(clocked)
+
+
 async def test_who_says_nothing_behind_a_proxy_counts_as_well() -> None:
     clocked = ClockedSite(proxied=True, limits__connections_per_address=1)
     try:

@@ -1,7 +1,8 @@
-"""HTTP as the web parts need it: connections that can be taken over, refusals, and whose request it is."""
+"""HTTP as the web parts need it: connections that refuse early or are taken over, refusals, whose request it is."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +15,28 @@ from twisted.web.server import NOT_DONE_YET, Request
 from flux.addresses import Network, is_in, parse
 from flux.errors import BadRequest, FluxError, NotFound
 
+_BEGUN = re.compile(rb"(?:[-!#$%&'*+.^_`|~0-9A-Za-z]+(?: [^\x00-\x1f]*)?)?\r?")
+"""A request line that is not complete yet (RFC 9112, section 3), or the blank line that may come before it."""
 
-class Upgradable(HTTPChannel):
+
+class PromptChannel(HTTPChannel):
+    """An HTTP connection that is refused as soon as what begins on it cannot become a request.
+
+    Twisted waits for the end of the line, in CR and LF: who begins with TLS, or says lines that end in LF alone as
+    on the chat port, would wait until the request has to be complete.
+    """
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take what came, and look at what is left of it: the beginning of a line."""
+        super().dataReceived(data)
+        # LineReceiver's own: it may have called us, and has lines left then; and a size of none is what
+        # HTTPChannel has read before a request line.
+        at_line = self.line_mode and not self.paused and not self._busyReceiving
+        if at_line and not self._receivedHeaderSize and _BEGUN.fullmatch(self._buffer) is None:
+            self._respondToBadRequestAndDisconnect()
+
+
+class Upgradable(PromptChannel):
     """An HTTP connection that another protocol can take over."""
 
     _successor: Protocol | None = None

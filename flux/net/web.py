@@ -15,11 +15,12 @@ from typing import Any
 import msgspec
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from twisted.web.http import CACHED, HTTPChannel
+from twisted.web.http import CACHED
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
 from flux.errors import FluxError, in_words
+from flux.net.http import PromptChannel
 
 REQUEST_WITHIN = 30.0
 """Seconds a request may take to arrive, from the connection or the answer before it on."""
@@ -68,7 +69,7 @@ TYPES = {
 }
 
 
-class Channel(HTTPChannel):
+class Channel(PromptChannel):
     """A connection."""
 
     site: BoundedSite
