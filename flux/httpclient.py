@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from OpenSSL.SSL import Error as TlsError
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import ITransport
@@ -13,6 +14,8 @@ from twisted.python.failure import Failure
 from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool, ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
+
+from flux.tls.layer import NO_TLS, said_by_openssl, why_no_tls
 
 CONNECT_WITHIN = 10.0
 """Seconds a server may take to accept the connection."""
@@ -33,6 +36,10 @@ class NoAnswer(Exception):
     """There is none; the text says why."""
 
 
+class NoTls(NoAnswer):
+    """There is a server, and it does not speak TLS."""
+
+
 class HttpClient:
     """Makes requests, each on a connection of its own. Redirects are not followed.
 
@@ -51,7 +58,8 @@ class HttpClient:
     async def request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
         """The answer; cancelling ends the connection.
 
-        :raises NoAnswer: the server cannot be reached, or what it sends is not HTTP or too long.
+        :raises NoAnswer: the server cannot be reached, or what it sends is not HTTP or too long;
+            :class:`NoTls` where it was asked with https and does not speak that.
         """
         try:
             named = Headers({name: [value] for name, value in headers.items()})
@@ -64,7 +72,7 @@ class HttpClient:
         except Exception as problem:
             if _was_cancelled(problem):
                 raise CancelledError from None
-            raise NoAnswer(_reason(problem)) from problem
+            raise (NoTls if _speaks_no_tls(problem) else NoAnswer)(_reason(problem)) from problem
 
 
 class _Body(Protocol):
@@ -98,16 +106,24 @@ class _Body(Protocol):
             self.done.errback(reason)
 
 
+def _inner(problem: Exception) -> list[Exception]:
+    """What Twisted has put into one error of its own."""
+    return [failure.value for failure in getattr(problem, "reasons", None) or ()]
+
+
 def _was_cancelled(problem: Exception) -> bool:
     """Whether this is how Twisted tells that nobody waits any more."""
-    inner = getattr(problem, "reasons", None) or ()
-    return isinstance(problem, (CancelledError, ConnectingCancelledError)) or any(
-        _was_cancelled(failure.value) for failure in inner
-    )
+    return isinstance(problem, (CancelledError, ConnectingCancelledError)) or any(map(_was_cancelled, _inner(problem)))
+
+
+def _speaks_no_tls(problem: Exception) -> bool:
+    mistaken = isinstance(problem, TlsError) and said_by_openssl(problem) in NO_TLS
+    return mistaken or any(map(_speaks_no_tls, _inner(problem)))
 
 
 def _reason(problem: Exception) -> str:
-    inner = getattr(problem, "reasons", None)
-    if inner:
-        return "; ".join(_reason(failure.value) for failure in inner)
+    if inner := _inner(problem):
+        return "; ".join(map(_reason, inner))
+    if isinstance(problem, TlsError):
+        return why_no_tls(problem)
     return str(problem).rstrip(".") or type(problem).__name__

@@ -154,6 +154,16 @@ async def test_a_gate_that_is_not_there() -> None:
         await Client(reactor).login_through(gate.locator("ann", password=PASSWORD))
 
 
+async def test_a_gate_without_tls_that_is_asked_with_it(server: GateServer) -> None:
+    """The gate refuses at once; who asked is told what to write instead."""
+    from twisted.internet import reactor
+
+    where = server.url.removeprefix("http")
+    with pytest.raises(NotConnected) as told:
+        await GateClient(reactor, f"HTTPS{where}").rules()
+    assert str(told.value) == f"cannot reach the gate at HTTPS{where}: it does not speak TLS; write http{where}"
+
+
 @pytest.mark.parametrize(
     ("said", "error"),
     [

@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": {"lifecycle"},
     "lifecycle": set(),
     "net": {"wire", "lifecycle", "tls"},
-    "httpclient": set(),
+    "httpclient": {"tls"},
     "tls": {"lifecycle", "metrics"},
     "backends": {"httpclient", "lifecycle"},
     "status": {"wire", "net", "balance", "config", "lifecycle", "metrics", "tls"},

@@ -22,7 +22,7 @@ from msgspec import UNSET
 from flux.client.errors import ClientError, NotConnected
 from flux.client.lines import as_exception, encode
 from flux.errors import TokenInvalid
-from flux.httpclient import HttpClient, NoAnswer
+from flux.httpclient import HttpClient, NoAnswer, NoTls
 from flux.lifecycle import within
 from flux.model.placement import Assignment
 from flux.wire.catalogue import ErrorReply
@@ -142,7 +142,8 @@ class GateClient:
         try:
             answer = await within(ANSWER_WITHIN, asking, self._clock, f"the gate at {self.url}")
         except NoAnswer as problem:
-            raise NotConnected(f"cannot reach the gate at {self.url}: {problem}") from problem
+            instead = f"; write http{self.url[len('https') :]}" if isinstance(problem, NoTls) else ""
+            raise NotConnected(f"cannot reach the gate at {self.url}: {problem}{instead}") from problem
         try:
             if 200 <= answer.status < 300:
                 return msgspec.json.decode(answer.body, type=reply)

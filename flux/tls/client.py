@@ -31,7 +31,7 @@ from twisted.internet.ssl import Certificate, optionsForClientTLS, platformTrust
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer, providedBy
 
-from flux.tls.layer import NO_TLS, HandshakeTimeout, TlsFactory, TlsLayer, said_by_openssl
+from flux.tls.layer import HandshakeTimeout, TlsFactory, TlsLayer, why_no_tls
 
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
@@ -227,5 +227,4 @@ class _Connecting(TlsFactory):
             return refused
         if reason.check(ConnectionDone, ConnectionLost):
             return "it closed the connection instead of beginning with TLS"
-        said = said_by_openssl(reason.value)
-        return "it does not speak TLS" if said in NO_TLS else f"TLS: {said}"
+        return why_no_tls(reason.value)

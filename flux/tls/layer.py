@@ -52,6 +52,12 @@ def said_by_openssl(error: BaseException | None) -> str:
     return str(error) or type(error).__name__
 
 
+def why_no_tls(error: BaseException | None) -> str:
+    """What an error of OpenSSL says of the server that somebody connects to."""
+    said = said_by_openssl(error)
+    return "it does not speak TLS" if said in NO_TLS else f"TLS: {said}"
+
+
 class TlsLayer(TLSMemoryBIOProtocol):
     """One connection."""
 
