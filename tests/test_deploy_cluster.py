@@ -42,7 +42,8 @@ class Here:
     """Where the example runs: its engines, and other ports than those that it names."""
 
     def __init__(self, redis: RedisServer, postgres: PostgresServer, database: str, stack: ExitStack) -> None:
-        self.ports = {number: free_port() for number in ("50052", "8091", "8092", "8080")}
+        theirs = ("50052", "8091", "8092", "8080", "9093", "9094", "9095", "9096")
+        self.ports = {number: free_port() for number in theirs}
         self._stack = stack
         # The key that the test's Redis needs is the prefix of its own.
         self._prefix = new_prefix()
@@ -54,16 +55,16 @@ class Here:
 
     def overrides(self, file: str) -> list[str]:
         """What is different here from what a file of the example says."""
-        text = (CLUSTER / file).read_text()
+        said = configparser.RawConfigParser()
+        said.read(CLUSTER / file)
         changes = [f"state.prefix={self._prefix}"]
-        [section, *_] = re.findall(r"^\[(\w+)\]", text, re.MULTILINE)
-        for key, endpoint in re.findall(r"^(listen|status) = (.+)$", text, re.MULTILINE):
-            changes.append(f"{section}.{key}={self._elsewhere(endpoint)}")
-        for address in re.findall(r"^advertise = (.+)$", text, re.MULTILINE):
-            changes.append(f"chat.advertise={self._elsewhere(address)}")
+        for section in said.sections():
+            for key in said[section].keys() & {"listen", "status", "advertise"}:
+                changes.append(f"{section}.{key}={self.elsewhere(said[section][key])}")
         return [argument for change in changes for argument in ("--set", change)]
 
-    def _elsewhere(self, text: str) -> str:
+    def elsewhere(self, text: str) -> str:
+        """An endpoint or an address of the example, with the port that it has here."""
         changed, count = re.subn(r"\d{4,5}", lambda found: str(self.ports.get(found[0], found[0])), text, count=1)
         assert count == 1
         return changed
@@ -105,6 +106,18 @@ class Here:
             assert person.ask("login", id=answer["id"], token=answer["token"])["server"] == answer["server"]
         return int(answer["port"])
 
+    def ready(self, file: str) -> tuple[int, bytes]:
+        """What the admin port that a file of the example names says of its process."""
+        said = configparser.RawConfigParser()
+        said.read(CLUSTER / file)
+        endpoint = said["admin"]["listen"]
+        assert f"127.0.0.1:{endpoint.split(':')[1]}" in (CLUSTER / "README.md").read_text()
+        connection = HTTPConnection("127.0.0.1", int(self.elsewhere(endpoint).split(":")[1]))
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        with closing(connection):
+            return answer.status, answer.read()
+
     def admin(self, *arguments: str) -> tuple[int, str, str]:
         return ended(start_admin(*arguments, "--status", f":{self.ports['50052']}"))
 
@@ -136,6 +149,12 @@ def test_the_cluster_starts_as_its_page_says(here: Here) -> None:
     assert {node["name"]: (node["host"], node["port"], node["state"]) for node in json.loads(output)} == {
         "chat1": ("127.0.0.1", here.ports["8091"], "up"), "chat2": ("127.0.0.1", here.ports["8092"], "up"),
     }  # fmt: skip
+    for file in first:
+        assert here.ready(file)[0] == 200, here.ready(file)
+    [asked] = re.findall(r"^ +\.venv/bin/flux admin stats --admin (\S+)$", page, re.MULTILINE)
+    status, output, _ = ended(start_admin("stats", "--json", "--admin", here.elsewhere(asked)))
+    assert status == 0
+    assert json.loads(output)["process"]["name"] == "chat1"
     # The page's last command starts the one again that it has drained.
     assert re.search(r"flux admin drain chat1 --wait --config etc/cluster/status.ini$", page, re.MULTILINE)
     assert here.admin("drain", "chat1", "--wait")[:2] == (0, "chat1 is down\n")
