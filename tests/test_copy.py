@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import sqlite3
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from twisted.internet.defer import Deferred
 
 from flux.backends.postgres import PostgresStore
 from flux.backends.sqlite import SqliteStore
-from flux.backends.sqlite.backup import back_up
+from flux.backends.sqlite.backup import Backup, back_up
 from flux.backends.sqlite.schema import migrate
 from flux.backends.transfer import PostgresSide, SqliteSide, copying
 from flux.bench.engines import PostgresServer
@@ -310,14 +311,14 @@ async def test_a_backup_of_a_database_that_is_being_written(tmp_path: Path) -> N
 
     for number in range(100):
         await send(number)
-    done: Deferred[int] = Deferred()
+    done: Deferred[Backup] = Deferred()
     shares: list[float] = []
 
     def work() -> None:
         from twisted.internet import reactor
 
-        size = back_up(tmp_path / "flux.db", tmp_path / "copy.db", shares.append)
-        reactor.callFromThread(done.callback, size)  # type: ignore[attr-defined]
+        made = back_up(tmp_path / "flux.db", tmp_path / "copy.db", shares.append)
+        reactor.callFromThread(done.callback, made)  # type: ignore[attr-defined]
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -326,7 +327,7 @@ async def test_a_backup_of_a_database_that_is_being_written(tmp_path: Path) -> N
         await send(sent)
         sent += 1
     thread.join()
-    assert await done == (tmp_path / "copy.db").stat().st_size
+    assert await done == Backup(tmp_path / "flux.db", (tmp_path / "copy.db").stat().st_size, len(ids))
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
     assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
@@ -351,7 +352,9 @@ async def test_the_command_copies_what_a_server_has(configured: Path) -> None:
     said = await everything(store, ids)
     made = flux(configured, "backup", "copy.db", "-c", "lite.ini")
     assert made.returncode == 0, made
-    assert made.stdout.startswith("copy.db: ")
+    assert re.match(
+        rf"copy\.db: 0\.\d MB, {len(ids)} accounts, copied from {re.escape(str(configured / 'flux.db'))}\n", made.stdout
+    )
     await store.stop()
     copied = sqlite_store(configured / "copy.db")
     await copied.start()
@@ -364,6 +367,7 @@ def test_what_cannot_be_backed_up(
 ) -> None:
     monkeypatch.chdir(configured)
     (configured / "copy.db").touch()
+    (configured / "unused.db").touch()
     with closing(sqlite3.connect(configured / "flux.db")) as db:
         migrate(db, configured / "flux.db")
     with closing(sqlite3.connect(configured / "foreign.db")) as db:
@@ -376,7 +380,12 @@ def test_what_cannot_be_backed_up(
             ["broken.db", "-c", "lite.ini"],
             "broken.db.part exists: another backup makes it, or was broken off; remove it",
         ),
-        (1, ["x.db", "--set", "store.path=nothing.db"], "nothing.db does not exist (store.path)"),
+        (
+            1,
+            ["x.db", "--set", "store.path=nothing.db"],
+            f"{configured / 'nothing.db'} does not exist (store.path; a relative",
+        ),
+        (1, ["x.db", "--set", "store.path=unused.db"], f"{configured / 'unused.db'} has no tables: no server has used"),
         (1, ["no/folder/x.db", "-c", "lite.ini"], "cannot be written: No such file or directory"),
         (1, ["x.db", "--set", "store.path=foreign.db"], "belongs to another program"),
         (2, ["x.db", "-c", "post.ini"], "PostgreSQL has pg_dump"),

@@ -16,7 +16,7 @@ from store_contract import StoreContract
 from store_contract_groups import group_of
 from store_contract_people import people, together
 from store_faults import Faults
-from store_invariants import check_file, check_invariants
+from store_invariants import check_invariants
 
 from flux.backends.sqlite import SqliteStore, runs, schema, writer
 from flux.errors import BadRequest, Forbidden, NotFound, Unavailable, UserExists
@@ -194,17 +194,6 @@ async def test_a_table_that_was_altered_is_noticed(opened) -> None:
         db.execute("CREATE UNIQUE INDEX messages_by_cid ON messages (cid, sender, chat) WHERE cid <> ''")
         db.execute("CREATE INDEX of_an_admin ON messages (at)")
     await opened()
-
-
-async def test_the_checks_tell_what_a_store_can_do(tmp_path) -> None:
-    from twisted.internet import reactor
-
-    steps = SqliteStore(tmp_path / "flux.db", reactor).checks()
-    results = {name: await step() for name, step in steps}
-    assert list(results) == ["open", "schema", "write and fsync", "close"]
-    assert "schema 2" in results["schema"]
-    assert re.search(r"a commit takes [0-9.]+ ms", results["write and fsync"])
-    check_file(tmp_path / "flux.db")
 
 
 async def test_the_log_stays_bounded_while_readers_take_turns(opened, monkeypatch) -> None:

@@ -18,7 +18,7 @@ from flux.backends.memory import MemoryBus, MemoryState
 from flux.backends.postgres import PostgresStore
 from flux.backends.redis import make_redis
 from flux.backends.sqlite import SqliteStore
-from flux.backends.sqlite.backup import back_up
+from flux.backends.sqlite.backup import Backup, back_up
 from flux.backends.transfer import Copied, PostgresSide, Side, SqliteSide, copy
 from flux.config import Settings
 from flux.errors import Unavailable
@@ -51,8 +51,8 @@ def has_migrations(store: object) -> bool:
     return isinstance(store, (SqliteStore, PostgresStore))
 
 
-def back_up_store(settings: Settings, target: Path, progress: Callable[[float], None]) -> int:
-    """Copy the SQLite database of ``[store]``, which may be in use; returns its size. Waits: no work for a reactor.
+def back_up_store(settings: Settings, target: Path, progress: Callable[[float], None]) -> Backup:
+    """Copy the SQLite database of ``[store]``, which may be in use. Waits: no work for a reactor.
 
     :raises flux.errors.Unavailable: says why not.
     """

@@ -10,7 +10,7 @@ from flux.accounts.rules import check_email
 from flux.assembly.backends import make_mailer, make_state, make_store, make_trust
 from flux.backends.postgres import PostgresStore
 from flux.backends.redis import check_redis
-from flux.backends.sqlite import SqliteStore
+from flux.backends.sqlite import check_sqlite
 from flux.config import HostPort, Settings
 from flux.errors import Unavailable
 from flux.gate.status_client import Lost, StatusClient
@@ -25,14 +25,7 @@ Step = tuple[str, Callable[[], Awaitable[object]]]
 
 def checks(settings: Settings, reactor: Any) -> list[Step]:
     """What ``flux check`` tries of the backends: a name and a coroutine function each."""
-    store = make_store(settings, reactor)
-    steps: list[Step] = []
-    if isinstance(store, SqliteStore):
-        steps += [(f"store {settings.store.path}: {name}", step) for name, step in store.checks()]
-    elif isinstance(store, PostgresStore):
-        steps += [(f"store postgres: {name}", step) for name, step in store.checks()]
-    else:
-        steps += [("store: starts", store.start), ("store: stops", store.stop)]
+    steps = store_checks(settings, reactor)
     shared = settings.state
     if shared.kind == "redis":
         try:
@@ -49,6 +42,17 @@ def checks(settings: Settings, reactor: Any) -> list[Step]:
             ("state: stops", state.stop),
         ]
     return steps + gate_checks(settings, reactor)
+
+
+def store_checks(settings: Settings, reactor: Any) -> list[Step]:
+    """What ``flux check`` tries of the store."""
+    if settings.store.kind == "sqlite":
+        path = settings.store.path
+        return [(f"store {path}: {name}", step) for name, step in check_sqlite(path, reactor)]
+    store = make_store(settings, reactor)
+    if isinstance(store, PostgresStore):
+        return [(f"store postgres: {name}", step) for name, step in store.checks()]
+    return [("store: starts", store.start), ("store: stops", store.stop)]
 
 
 def tls_checks(settings: Settings) -> list[Step]:

@@ -44,11 +44,11 @@ def run(args: argparse.Namespace) -> int:
     console = Console(stderr=True)
     try:
         with ProgressBar(console, 1) as bar:
-            size = back_up_store(settings, args.target, bar.step(f"copying {settings.store.path}"))
+            made = back_up_store(settings, args.target, bar.step(f"copying {settings.store.path}"))
     except Unavailable as error:
         print(f"flux backup: {error.detail}", file=sys.stderr)
         return 1
-    print(
-        f"{args.target}: {size / 1e6:,.1f} MB, a whole database: start flux on it with --set store.path={args.target}"
-    )
+    accounts = "1 account" if made.accounts == 1 else f"{made.accounts:,} accounts"
+    print(f"{args.target}: {made.size / 1e6:,.1f} MB, {accounts}, copied from {made.source}")
+    print(f"It is a whole database: start flux on it with --set store.path={args.target}")
     return 0

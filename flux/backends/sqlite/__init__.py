@@ -10,8 +10,10 @@
     accounts.py  friends.py  groups.py  cursors.py  history.py: the statements by subject
     runs.py      which messages a chat has, in runs
     changes.py   what moved since when         schema.py   the file: lock, pragmas, migrations
+    backup.py    a copy while it is in use     checks.py   what flux check tries
 """
 
+from flux.backends.sqlite.checks import check_sqlite
 from flux.backends.sqlite.store import SqliteStore
 
-__all__ = ["SqliteStore"]
+__all__ = ["SqliteStore", "check_sqlite"]

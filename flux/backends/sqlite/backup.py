@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from flux.backends.sqlite.schema import recognise
 from flux.errors import Unavailable
@@ -15,17 +16,26 @@ PAGES = 500
 """Pages copied at a time, between which progress is told: 2 MB."""
 
 
-def back_up(path: Path, target: Path, progress: Callable[[float], None]) -> int:
+class Backup(NamedTuple):
+    """A copy: the absolute path it was made from, its size in bytes, and how many accounts it has."""
+
+    source: Path
+    size: int
+    accounts: int
+
+
+def back_up(path: Path, target: Path, progress: Callable[[float], None]) -> Backup:
     """Copy the database at ``path`` to the new file ``target``, which appears when it is complete.
 
     The owner's lock is not needed: a reader does not disturb a writer.
 
     :param progress: is told the share that is done, 0 to 1.
-    :return: the size of the copy in bytes.
     :raises Unavailable: there is no database, it is not whole, or the copy cannot be made; nothing is left then.
     """
+    relative, path = not path.is_absolute(), path.absolute()
     if not path.exists():
-        raise Unavailable(f"{path} does not exist (store.path)")
+        hint = "; a relative one counts from the current directory" if relative else ""
+        raise Unavailable(f"{path} does not exist (store.path{hint})")
     if target.exists():
         raise Unavailable(f"{target} exists already: a backup overwrites nothing")
     unfinished = target.with_name(target.name + ".part")
@@ -37,22 +47,25 @@ def back_up(path: Path, target: Path, progress: Callable[[float], None]) -> int:
     except OSError as error:
         raise Unavailable(f"{target} cannot be written: {error.strerror}") from error
     try:
-        _copy(path, unfinished, progress)
+        accounts = _copy(path, unfinished, progress)
         os.rename(unfinished, target)
     except sqlite3.Error as error:
         raise Unavailable(f"{path} could not be copied to {target}: {error}") from error
     finally:
         with suppress(FileNotFoundError):
             unfinished.unlink()
-    return target.stat().st_size
+    return Backup(path, target.stat().st_size, accounts)
 
 
-def _copy(path: Path, unfinished: Path, progress: Callable[[float], None]) -> None:
+def _copy(path: Path, unfinished: Path, progress: Callable[[float], None]) -> int:
+    """Returns the number of accounts."""
     with (
-        closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)) as source,
+        closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)) as source,
         closing(sqlite3.connect(unfinished, isolation_level=None)) as copy,
     ):
         recognise(source, path)
+        if not source.execute("PRAGMA user_version").fetchall()[0][0]:
+            raise Unavailable(f"{path} has no tables: no server has used it yet (store.path)")
         # A snapshot that is held: without it, each commit of the owner would make the copy begin anew.
         source.execute("BEGIN")
         source.execute("SELECT count(*) FROM sqlite_schema").fetchall()
@@ -63,8 +76,10 @@ def _copy(path: Path, unfinished: Path, progress: Callable[[float], None]) -> No
         copy.execute("PRAGMA journal_mode = DELETE").fetchall()
         if (verdict := copy.execute("PRAGMA quick_check(1)").fetchall()) != [("ok",)]:
             raise Unavailable(f"the copy of {path} is not whole, nor is the database, perhaps: {verdict[0][0]}")
+        [(accounts,)] = copy.execute("SELECT count(*) FROM accounts").fetchall()
     descriptor = os.open(unfinished, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    return int(accounts)

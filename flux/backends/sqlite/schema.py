@@ -47,16 +47,12 @@ class FileLock:
     """
 
     def __init__(self, path: Path) -> None:
-        name = path.with_name(path.name + ".lock")
-        self._fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(lock_file(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = os.pread(self._fd, 200, 0).decode("utf-8", "replace").strip() or "another process"
+            _lock(self._fd, fcntl.LOCK_EX, path)
+        except Unavailable:
             os.close(self._fd)
-            raise Unavailable(
-                f"{path} is in use by {owner}: stop that one, or give this one another store.path"
-            ) from None
+            raise
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
@@ -64,6 +60,30 @@ class FileLock:
         """Give the right up. The lock file stays: removing it would let two processes lock two files."""
         os.ftruncate(self._fd, 0)
         os.close(self._fd)
+
+
+def _lock(descriptor: int, kind: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except OSError:
+        owner = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
+        raise Unavailable(f"{path} is in use by {owner}: stop that one, or give this one another store.path") from None
+
+
+def see_whether_free(path: Path) -> None:
+    """See whether a process could own the file now, without a trace.
+
+    :raises Unavailable: another process has it.
+    :raises OSError: its lock file cannot be opened.
+    """
+    try:
+        descriptor = os.open(lock_file(path), os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        _lock(descriptor, fcntl.LOCK_SH, path)
+    finally:
+        os.close(descriptor)
 
 
 def own(path: Path) -> FileLock:
@@ -78,14 +98,19 @@ def own(path: Path) -> FileLock:
         raise Unavailable(f"{path} cannot be used (store.path): {error.strerror}") from error
 
 
+def need_sqlite() -> None:
+    """:raises Unavailable: the SQLite of this Python is too old."""
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        oldest = ".".join(map(str, OLDEST_SQLITE))
+        raise Unavailable(f"this Python has SQLite {sqlite3.sqlite_version}; flux needs {oldest} or later")
+
+
 def open_writer(path: Path, connect: Connect) -> sqlite3.Connection:
     """The connection that writes, to a file with the current schema; the file is made where there is none.
 
     :raises Unavailable: the file cannot be used; says why and which setting names it.
     """
-    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-        oldest = ".".join(map(str, OLDEST_SQLITE))
-        raise Unavailable(f"this Python has SQLite {sqlite3.sqlite_version}; flux needs {oldest} or later")
+    need_sqlite()
     try:
         # Made here, because SQLite would make it readable for everybody.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -133,6 +158,11 @@ def _set(db: sqlite3.Connection, **pragmas: object) -> None:
 def log_file(path: Path) -> Path:
     """The write-ahead log of a database."""
     return path.with_name(path.name + "-wal")
+
+
+def lock_file(path: Path) -> Path:
+    """What the owner of a database has locked."""
+    return path.with_name(path.name + ".lock")
 
 
 def migrations() -> list[Migration]:
@@ -189,9 +219,20 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
+    verify(db, path)
+
+
+def verify(db: sqlite3.Connection, path: Path) -> int:
+    """Compare the tables with what the version says, without changing anything, and return that version.
+
+    :raises Unavailable: something is missing or was altered.
+    """
+    [(version,)] = db.execute("PRAGMA user_version").fetchall()
+    scripts = [migration.script for migration in migrations()[:version]]
     if missing := sorted(_expected(scripts) - _tables(db)):
         names = ", ".join(name for name, _ in missing)
-        raise Unavailable(f"{path} is damaged or was altered (schema {len(scripts)} without its {names}): restore it")
+        raise Unavailable(f"{path} is damaged or was altered (schema {version} without its {names}): restore it")
+    return int(version)
 
 
 def _expected(scripts: list[str]) -> set[tuple[str, str]]:

@@ -6,7 +6,6 @@ import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from statistics import median
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred
@@ -32,9 +31,6 @@ READERS = 2
 
 READS_AT_ONCE = 50
 """Calls in one snapshot: what waits is shared among the readers."""
-
-PROBES = 20
-"""Commits that are measured by :meth:`SqliteStore.checks`."""
 
 
 @implementer(IStore)
@@ -113,34 +109,6 @@ class SqliteStore:
         await self.start()
         await self.stop()
         return names
-
-    def checks(self) -> list[tuple[str, Callable[[], Awaitable[str]]]]:
-        """Steps that show whether this store can be used, in order; each returns a sentence or raises.
-
-        The first opens the store and the last closes it, so that the one who asks needs no more than this.
-        """
-
-        async def open_it() -> str:
-            await self.start()
-            return f"{self.path} is ours"
-
-        async def schema() -> str:
-            version, pages, size = await self._read(_size)
-            return f"schema {version}, {pages * size / 1e6:.1f} MB"
-
-        async def commits() -> str:
-            taken = []
-            for _ in range(PROBES):
-                started = self._reactor.seconds()
-                await self._write(_touch)
-                taken.append(self._reactor.seconds() - started)
-            return f"a commit takes {median(taken) * 1000:.2f} ms (median of {PROBES})"
-
-        async def close() -> str:
-            await self.stop()
-            return "closed"
-
-        return [("open", open_it), ("schema", schema), ("write and fsync", commits), ("close", close)]
 
     # in the threads of the lanes
 
@@ -297,17 +265,3 @@ class SqliteStore:
                 self._prune_from = 0
                 return 0
             start = following
-
-
-def _size(db: sqlite3.Connection) -> tuple[int, int, int]:
-    """Version of the schema, pages, bytes per page."""
-    [version, pages, size] = (
-        db.execute(f"PRAGMA {name}").fetchall()[0][0] for name in ("user_version", "page_count", "page_size")
-    )
-    return version, pages, size
-
-
-def _touch(writer: Writer) -> None:
-    """Something to commit that leaves nothing behind."""
-    writer.db.execute("INSERT INTO boots VALUES ('', 0)")
-    writer.db.execute("DELETE FROM boots WHERE node = ''")
