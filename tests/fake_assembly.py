@@ -58,7 +58,7 @@ def assemble(settings: Settings, roles: frozenset[str], reactor: Any, worker: bo
     return FakeAssembly(settings, roles, reactor)
 
 
-def checks(settings: Settings, reactor: Any) -> list[Any]:
+def checks(settings: Settings, reactor: Any, roles: frozenset[str]) -> list[Any]:
     if "." in settings.store.kind:
         raise CannotStart(f"store.kind: {settings.store.kind}: there is none")
     return [("store: opens", lambda: succeed(f"at {settings.store.path}"))]

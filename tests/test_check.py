@@ -165,6 +165,52 @@ def test_flux_check_exits_with_1_if_a_step_fails(tmp_path: Path) -> None:
     assert outcomes(done.stdout)[2] == ("FAILED", "chat.listen unix:/nowhere/at/all")
 
 
+EVERYTHING = [
+    "chat.listen=tcp:0", "chat.websocket=tcp:0", "status.listen=tcp:0:interface=127.0.0.1", "gate.listen=tcp:0",
+    "gate.status=127.0.0.1:1", "chatservers.name=old", "old.host=127.0.0.1", "old.port=1",
+    "state.kind=redis", "state.url=redis://127.0.0.1:1/0", "store.kind=postgres", "store.dsn=postgresql://u:p@127.0.0.1:1/d",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("part", "names"),
+    [
+        (
+            "flux",
+            "store state mailer status-service chat.listen chat.websocket status.listen gate.listen admin.listen old",
+        ),
+        ("chat", "store state chat.listen chat.websocket"),
+        ("status", "state status.listen old"),
+        ("gate", "store state mailer status-service gate.listen"),
+    ],
+)
+def test_a_part_tries_only_what_it_opens_and_uses(part: str, names: str) -> None:
+    from twisted.internet import reactor
+
+    found = [name for name, _ in check.steps(load(None, EVERYTHING), reactor, roles=check.PARTS[part].roles)]
+    kinds = [
+        name.replace("status service", "status-service").replace("chat server old", "old").split(" ")[0]
+        for name in found
+    ]
+    assert list(dict.fromkeys(kinds)) == names.split()
+
+
+def test_an_admin_port_that_is_told_belongs_to_each_part() -> None:
+    settings = load(None, [*EVERYTHING, "admin.listen=tcp:0:interface=127.0.0.1"])
+    for part in check.PARTS.values():
+        assert "admin.listen tcp:0:interface=127.0.0.1" in [
+            step[0] for step in check.steps(settings, None, "", part.roles)
+        ]
+
+
+def test_a_part_that_would_not_start_with_this_configuration(tmp_path: Path) -> None:
+    done = flux("check", "--part", "gate", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert outcomes(done.stdout) == [("FAILED", "configuration")]
+    assert "state.kind: memory is not shared" in done.stdout
+    assert "store.kind: an SQLite file belongs to one process" in done.stdout
+
+
 def test_flux_check_exits_with_1_if_there_is_no_such_backend(tmp_path: Path) -> None:
     done = flux("check", "--set", "store.kind=no.Store", cwd=tmp_path, prelude=FAKE)
     assert (done.returncode, done.stderr) == (1, "")

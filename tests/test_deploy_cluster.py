@@ -168,12 +168,21 @@ def test_the_cluster_starts_as_its_page_says(here: Here) -> None:
 
 @pytest.mark.slow
 def test_a_check_finds_nothing_wrong_with_its_files(here: Here, tmp_path: Path) -> None:
-    sections = ("chat", "status", "gate")
-    free = [part for each in sections for part in ("--set", f"{each}.listen=tcp:0:interface=127.0.0.1")]
-    free += ["--set", "gate.status=", "--set", "admin.listen="]
-    for file in ("status.ini", "chat1.ini", "chat2.ini", "gate.ini"):
-        done = here.check(tmp_path, "--config", str(CLUSTER / file), *here.overrides(file), *free)
+    def check(part: str, file: str) -> subprocess.CompletedProcess[str]:
+        return here.check(tmp_path, "--part", part, "--config", str(CLUSTER / file), *here.overrides(file))
+
+    assert check("status", "status.ini").returncode == 0
+    status = ["twistd", "-n", "--pidfile=", "flux-status", "--config", "etc/cluster/status.ini"]
+    here.run([str(PROGRAMS / status[0]), *status[1:], *here.overrides("status.ini")], "flux-status started")
+    # What else runs is in nobody's way.
+    for part, file in (("chat", "chat1.ini"), ("chat", "chat2.ini"), ("gate", "gate.ini")):
+        done = check(part, file)
         assert done.returncode == 0, done.stdout
+    assert "Address already in use" in check("status", "status.ini").stdout
+    page = (CLUSTER / "README.md").read_text()
+    assert re.findall(r"flux check --part (\S+) --config etc/cluster/(\S+)$", page, re.MULTILINE) == [
+        ("status", "status.ini"), ("chat", "chat1.ini"), ("chat", "chat2.ini"), ("gate", "gate.ini"),
+    ]  # fmt: skip
 
 
 # --- units of systemd --------------------------------------------------------

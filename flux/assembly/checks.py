@@ -23,9 +23,12 @@ Step = tuple[str, Callable[[], Awaitable[object]]]
 """A name, and what tries it: returns a sentence or nothing, or raises."""
 
 
-def checks(settings: Settings, reactor: Any) -> list[Step]:
-    """What ``flux check`` tries of the backends: a name and a coroutine function each."""
-    steps = store_checks(settings, reactor)
+def checks(settings: Settings, reactor: Any, roles: frozenset[str]) -> list[Step]:
+    """What ``flux check`` tries of the backends that a process of these roles uses.
+
+    A name and a coroutine function each.
+    """
+    steps = store_checks(settings, reactor) if roles & {"chat", "gate"} else []
     shared = settings.state
     if shared.kind == "redis":
         try:
@@ -41,7 +44,9 @@ def checks(settings: Settings, reactor: Any) -> list[Step]:
             ("bus: stops", bus.stop),
             ("state: stops", state.stop),
         ]
-    return steps + gate_checks(settings, reactor)
+    if "gate" in roles and settings.gate.listen:
+        steps += gate_checks(settings, reactor)
+    return steps
 
 
 def store_checks(settings: Settings, reactor: Any) -> list[Step]:

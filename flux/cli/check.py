@@ -28,10 +28,14 @@ from twisted.python.failure import Failure
 from flux.config import ChatServer, ConfigError, HostPort, Settings, load
 from flux.errors import in_words
 from flux.lifecycle import CannotStart, within
+from flux.tap import flux_all, flux_chat, flux_gate, flux_status
 from flux.tls.client import TlsEndpoint, Trust
 
 #: A name, and what tries it; a text that it returns is shown, an error is what is wrong and what to do.
 Step = tuple[str, Callable[[], Awaitable[object]]]
+
+#: What a file may be for: as twistd has it.
+PARTS = {"flux": flux_all, "chat": flux_chat, "status": flux_status, "gate": flux_gate}
 
 #: A step that takes longer has failed, in seconds.
 STEP_WITHIN = 10.0
@@ -52,14 +56,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="instead of what the file says; may be given many times",
     )
+    parser.add_argument(
+        "--part",
+        choices=PARTS,
+        default="flux",
+        help="try only what this part opens and uses: chat for twistd flux-chat, status for flux-status, gate for "
+        "flux-gate (flux, which has them all)",
+    )
     parser.add_argument("--mail", metavar="ADDRESS", default="", help="send an e-mail to ADDRESS with the mailer")
 
 
 def run(args: argparse.Namespace) -> int:
     """Check, and return 0 if everything is right, else 1."""
     began = time.monotonic()
+    part = PARTS[args.part]
     try:
         settings = load(args.config, args.overrides)
+        part.refuse(settings)
     except ConfigError as error:
         print(_line("FAILED", time.monotonic() - began, "configuration", str(error)))
         return 1
@@ -69,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     async def check(reactor: Any) -> None:
         nonlocal status
         try:
-            everything = steps(settings, reactor, args.mail)
+            everything = steps(settings, reactor, args.mail, part.roles)
         except CannotStart as error:
             print(_line("FAILED", 0, "backends", str(error)))
             return
@@ -81,38 +94,36 @@ def run(args: argparse.Namespace) -> int:
         return status
 
 
-def steps(settings: Settings, reactor: Any, mail_to: str = "") -> list[Step]:
+def steps(settings: Settings, reactor: Any, mail_to: str = "", roles: frozenset[str] = flux_all.roles) -> list[Step]:
     """All that ``settings`` name: what stores, shares and sends, where it listens, whom it asks.
 
     :param mail_to: send an e-mail there, too.
+    :param roles: of the process that the settings are for; what others do is not tried.
 
     :raise CannotStart: a backend that is named does not exist.
     """
     from flux.assembly import checks, mail_check, tls_checks
 
     listening = [
-        ("chat.listen", settings.chat.listen),
-        ("chat.websocket", settings.chat.websocket),
-        ("status.listen", settings.status.listen),
-        ("gate.listen", settings.gate.listen),
+        ("chat", "chat.listen", settings.chat.listen),
+        ("chat", "chat.websocket", settings.chat.websocket),
+        ("status", "status.listen", settings.status.listen),
+        ("gate", "gate.listen", settings.gate.listen),
     ]
-    if endpoint := settings.admin.endpoint(True):
-        listening.append(("admin.listen", endpoint))
+    ports = [(key, endpoint) for role, key, endpoint in listening if role in roles]
+    ports.append(("admin.listen", settings.admin.endpoint({"status", "chat"} <= roles)))
     return [
         *tls_checks(settings),
-        *checks(settings, reactor),
+        *checks(settings, reactor, roles),
         *([mail_check(settings, reactor, mail_to)] if mail_to else []),
-        *(
-            (f"{key} {endpoint}", partial(can_listen, key, endpoint, reactor))
-            for key, endpoint in listening
-            if endpoint
-        ),
+        *((f"{key} {endpoint}", partial(can_listen, key, endpoint, reactor)) for key, endpoint in ports if endpoint),
         *(
             (
                 f"chat server {server.name} at {HostPort(server.host, server.port)}",
                 partial(answers, server, settings, reactor),
             )
             for server in settings.chatservers
+            if "status" in roles
         ),
     ]
 
