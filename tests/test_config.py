@@ -256,6 +256,24 @@ def test_heartbeats_fit_into_the_lease() -> None:
     assert load(None, ["status.lease=5", "status.heartbeat=2.5"]).status.heartbeat == 2.5
 
 
+def test_what_another_key_needs_is_named_with_that_key(ini: Any) -> None:
+    path = ini("[mail]\nkind = smtp\nsender =\n")
+    assert mistakes(path) == [
+        f"mail.host: is missing, and mail.kind = smtp needs it: a host name or an IP address ({path}, line 2)",
+        "mail.sender: is missing, and mail.kind = smtp needs it: an e-mail address, or a name and <an address>"
+        f" ({path}, line 3)",
+    ]
+    assert mistakes(None, "store.kind=postgres") == [
+        "store.dsn: is missing, and store.kind = postgres needs it: env:NAME, file:/path or "
+        "postgresql://user:password@host/database (--set store.kind)"
+    ]
+    # What is there and wrong is not missing.
+    assert mistakes(None, "mail.kind=webhook", f"mail.secret={'x' * 16}", "mail.url=ftp://there") == [
+        'mail.url: "ftp://there" is not the address of a web service; expected https://host/path, or nothing '
+        "(--set mail.url)"
+    ]
+
+
 # --- secrets -----------------------------------------------------------------
 
 KEY = "0123456789abcdef"
@@ -407,7 +425,8 @@ def test_mistakes_in_the_static_list(ini: Any) -> None:
         f" ({path}, line 2)",
         f'b.host: "-" is not a host; expected a host name or an IP address ({path}, line 6)',
         f'b.port: "0" is too small; expected a whole number from 1 to 65535 ({path}, line 7)',
-        f"[c]: is no section, and no chat server of chatservers.name ({path}, line 9)",
+        "[c]: is no section, there are [chat], [status], [gate], [admin], [store], [state], [mail], [limits], "
+        f"[chatservers], [tls], [log], [a], [b], and one for each name in chatservers.name ({path}, line 9)",
         f"b.prot: is no key, did you mean b.port? ({path}, line 8)",
         f'chatservers.name: "log" is the name of a section of its own; expected another name ({path}, line 2)',
     ]

@@ -108,7 +108,7 @@ def together(authority: Authority) -> Path:
 
 
 def test_what_is_wrong_in_the_configuration(authority: Authority) -> None:
-    with pytest.raises(ConfigError, match=r"tls\.certificate: is missing; expected the path of the certificate that"):
+    with pytest.raises(ConfigError, match=r"tls\.certificate: is missing, and tls\.key needs it: the path of a file"):
         load(None, ["tls.key=/etc/flux/tls.key"])
     with pytest.raises(
         ConfigError, match=r'tls\.listeners: "web" is unknown.*; expected some of chat, websocket, gate'

@@ -208,7 +208,12 @@ def _unknown(servers: Sequence[str], given: _Given) -> None:
     for section, source in given.sections.items():
         if section not in known:
             near = get_close_matches(section.lower(), known, 1)
-            hint = f"did you mean [{near[0]}]?" if near else "and no chat server of chatservers.name"
+            there = ", ".join(f"[{name}]" for name in known)
+            hint = (
+                f"did you mean [{near[0]}]?"
+                if near
+                else f"there are {there}, and one for each name in chatservers.name"
+            )
             given.mistakes.append(Mistake(f"[{section}]", f"is no section, {hint}", source))
     for section, key, _, source in given.entries.values():
         if section not in known or key in known[section]:
@@ -247,6 +252,16 @@ def _relations(settings: Settings, servers: Sequence[str], given: _Given) -> Non
         entry = given.entries.get((section, key))
         given.mistakes.append(Mistake(name, what, entry.source if entry else "the default"))
 
+    def missing(name: str, needed_by: str, value: str = "", more: str = "") -> None:
+        """Report that ``needed_by``, because it is ``value`` or there at all, needs ``name``."""
+        if any(mistake.subject == name for mistake in given.mistakes):
+            return
+        section, _, key = name.partition(".")
+        expected = keys(SECTIONS[section])[key].kind.expected.removesuffix(", or nothing")
+        because = f"{needed_by} = {value}" if value else needed_by
+        entry = given.entries.get((section, key)) or given.entries[section, needed_by.partition(".")[2]]
+        given.mistakes.append(Mistake(name, f"is missing, and {because} needs it: {expected}{more}", entry.source))
+
     status = settings.status
     if not status.cluster_key and not is_local(status.listen) and ("status", "cluster_key") not in given.entries:
         report(
@@ -262,16 +277,15 @@ def _relations(settings: Settings, servers: Sequence[str], given: _Given) -> Non
             "it ends sessions and sets passwords, and would be reachable from other machines; "
             "expected interface=127.0.0.1, or an admin.token",
         )
-    _manhole(admin, report)
-    missing = settings.store.kind == "postgres" and not settings.store.dsn
-    if missing and not any(mistake.subject == "store.dsn" for mistake in given.mistakes):
-        report("store.dsn", "is missing; expected postgresql://user:password@host/database for store.kind = postgres")
+    _manhole(admin, report, missing)
+    if settings.store.kind == "postgres" and not settings.store.dsn:
+        missing("store.dsn", "store.kind", settings.store.kind)
     if status.heartbeat > status.lease / 2:
         report(
             "status.heartbeat", f"{status.heartbeat:g} s; expected at most half of status.lease ({status.lease:g} s)"
         )
-    _mail(settings.mail, report)
-    _tls(settings, report)
+    _mail(settings.mail, report, missing)
+    _tls(settings, report, missing)
     if settings.chat.workers > 1:
         _workers(settings, report)
     for server in servers:
@@ -279,10 +293,10 @@ def _relations(settings: Settings, servers: Sequence[str], given: _Given) -> Non
             report("chatservers.name", f'"{server}" is the name of a section of its own; expected another name')
 
 
-def _tls(settings: Settings, report: Callable[[str, str], None]) -> None:
+def _tls(settings: Settings, report: Callable[[str, str], None], missing: Callable[..., None]) -> None:
     """Report a key without a certificate, and TLS within TLS."""
     if settings.tls.certificate is None and settings.tls.key is not None:
-        report("tls.certificate", "is missing; expected the path of the certificate that tls.key belongs to")
+        missing("tls.certificate", "tls.key", more=", with the certificate that the key belongs to")
     for listener in LISTENERS:
         name, endpoint = f"{listener}.listen", getattr(getattr(settings, listener, None), "listen", "")
         if listener == "websocket":
@@ -291,7 +305,7 @@ def _tls(settings: Settings, report: Callable[[str, str], None]) -> None:
             report(name, f"brings TLS of its own; expected tcp:, or tls.listeners without {listener}")
 
 
-def _manhole(admin: Admin, report: Callable[[str, str], None]) -> None:
+def _manhole(admin: Admin, report: Callable[[str, str], None], missing: Callable[..., None]) -> None:
     """Report a manhole that others could try, or nobody could use."""
     if not admin.manhole:
         return
@@ -302,16 +316,15 @@ def _manhole(admin: Admin, report: Callable[[str, str], None]) -> None:
             "interface=127.0.0.1 (ssh -J HOST leads there from elsewhere)",
         )
     if admin.manhole_keys is None:
-        expected = keys(Admin)["manhole_keys"].kind.expected.removesuffix(", or nothing")
-        report("admin.manhole_keys", f"is missing; expected {expected}, with the public keys of those who may use it")
+        missing("admin.manhole_keys", "admin.manhole", more=", with the public keys of those who may use it")
 
 
-def _mail(mail: Mail, report: Callable[[str, str], None]) -> None:
+def _mail(mail: Mail, report: Callable[[str, str], None], missing: Callable[..., None]) -> None:
     """Report what is missing to send mail with, or would send codes and passwords for everybody to read."""
     needed = {"smtp": ("host", "sender"), "webhook": ("url", "secret")}.get(mail.kind, ())
     for key in needed:
         if not getattr(mail, key):
-            report(f"mail.{key}", f"is missing; expected {keys(Mail)[key].kind.expected} for mail.kind = {mail.kind}")
+            missing(f"mail.{key}", "mail.kind", mail.kind)
     if mail.kind == "smtp" and mail.user and mail.security == "none" and not is_this_machine(mail.host):
         report("mail.security", "the password would be sent unencrypted; expected starttls or tls")
     if mail.kind == "webhook" and mail.url.startswith("http:") and not is_this_machine(urlsplit(mail.url).hostname):
