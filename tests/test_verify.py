@@ -7,9 +7,11 @@ import contextlib
 import json
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,13 @@ from twisted.internet.utils import getProcessOutputAndValue
 
 from flux.bench import conversation, verification
 from flux.bench.checker import KINDS, Anomaly, count
+from flux.bench.cluster import Cluster, fault_names
 from flux.bench.conversation import ConversationFailed
 from flux.bench.installation import Fault, Installation, SingleServer
 from flux.bench.links import Link as TcpLink
 from flux.bench.servers import ServerFailed
 from flux.bench.verification import NotRecovered, Period, Plan, Verdict, Verification
 from flux.cli import verify
-from flux.client import Address
 
 SMALL = Plan(clients=4, groups=1, group_size=3, rate=400.0, seconds=0.25, seed=1)
 #: The message of each chat that a liar lies about.
@@ -418,9 +420,44 @@ def test_the_table_of_faults(capsys: pytest.CaptureFixture[str]) -> None:
     assert count(anomalies)["lost"] == 30
 
 
-def test_an_unknown_fault_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_fault_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert verify.run(parse("--cluster", "--only", "flood")) == 2
+    complaint = " ".join(capsys.readouterr().err.split())
+    assert complaint.startswith("flux verify: --only: no fault has 'flood' in its name; there are: chat1 killed, chat2")
+    assert complaint.endswith("Redis swallows chat3, PostgreSQL swallows chat2")
+    assert list(tmp_path.iterdir()) == []
+    # In the second round it is another node's turn.
+    assert verify.run(parse("--cluster", "--only", "chat2 paused")) == 2
+    assert verify._plan(parse("--cluster", "--only", "chat2 paused", "--rounds", "2"))
+
+
+def test_a_fault_does_what_its_name_says(tmp_path: Path) -> None:
     from twisted.internet import reactor
 
-    arguments = parse("--cluster", "--only", "flood")
-    with pytest.raises(ValueError, match="no fault has 'flood'"):
-        verify._installation(reactor, arguments, Address("", 0), tmp_path)
+    def what(fault: Fault) -> str:
+        """In the words of names: who does it, and what it is, as the objects tell."""
+        inject: Any = fault.inject
+        if isinstance(inject, partial):
+            [subject] = inject.args[-1:]
+            if inject.func == cluster._drain:
+                return f"{subject.name} drained"
+            return f"{subject.__self__.name} {'killed' if subject.__name__ == 'kill' else 'emptied'}"
+        owner, verb = inject.__self__, inject.__name__
+        if owner is cluster.status_server:
+            return f"status {verb}ed"
+        [node] = [node for node in cluster.nodes if owner in (node.server, node.redis, node.postgres)]
+        engine = "Redis" if owner is node.redis else "PostgreSQL"
+        return {
+            "kill": f"{node.name} killed",
+            "pause": f"{node.name} paused",
+            "cut": f"{node.name} cut off from {engine}",
+            "swallow": f"{engine} swallows {node.name}",
+        }[verb]
+
+    cluster = Cluster(reactor, tmp_path, rounds=2)
+    faults = cluster.faults
+    assert [fault.name for fault in faults] == [*fault_names(), *fault_names(number=1)]
+    assert [what(fault) for fault in faults] == [fault.name for fault in faults]

@@ -15,6 +15,7 @@ Each process has a folder of its own for its configuration and what it prints.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,37 @@ DEAD_FOR = (0.5, 3.0)
 BEYOND_LEASE = 1.5
 #: ``chat.drain`` of the nodes, in seconds.
 DRAIN = 2.0
+
+
+#: The rest of a :class:`~flux.bench.installation.Fault`: injects, repairs, lasts.
+What = tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[None]], tuple[float, float]]
+
+#: Chat nodes, unless told otherwise.
+NODES = 3
+
+
+def node_names(nodes: int = NODES, number: int = 0) -> list[str]:
+    """The chat nodes in the order in which things happen to them in round ``number``, from 0."""
+    return [f"chat{(index + number) % nodes + 1}" for index in range(nodes)]
+
+
+def fault_names(nodes: int = NODES, number: int = 0) -> list[str]:
+    """What goes wrong in round ``number``, in this order; no cluster is needed to know."""
+    names = node_names(nodes, number)
+    one, two, three = (names * 3)[:3]
+    return [
+        *(f"{name} killed" for name in names),
+        *(f"{name} drained" for name in names),
+        "status killed",
+        f"{RedisServer.name} killed",
+        f"{PostgresServer.name} killed",
+        "Redis emptied",
+        f"{one} paused",
+        f"{two} cut off from Redis",
+        f"{three} cut off from PostgreSQL",
+        f"Redis swallows {three}",
+        f"PostgreSQL swallows {two}",
+    ]
 
 
 class Node:
@@ -67,7 +99,7 @@ class Cluster(Installation):
         self,
         reactor: Any,
         directory: Path,
-        nodes: int = 3,
+        nodes: int = NODES,
         lease: float = 10.0,
         rounds: int = 1,
         only: str = "",
@@ -84,7 +116,7 @@ class Cluster(Installation):
         self._status_port = free_port()
         where = {"state.url": self.redis.url}
         self.status_server = self._server("flux-status", "status", "status.listen", self._status_port, where)
-        self.nodes = [self.make_node(f"chat{number}") for number in range(1, nodes + 1)]
+        self.nodes = [self.make_node(name) for name in node_names(nodes)]
         super().__init__([("127.0.0.1", node.port) for node in self.nodes])
 
     @property
@@ -174,22 +206,26 @@ class Cluster(Installation):
     # what goes wrong with it
 
     def _round(self, number: int) -> list[Fault]:
-        nodes = [self.nodes[(index + number) % len(self.nodes)] for index in range(len(self.nodes))]
+        by_name = {node.name: node for node in self.nodes}
+        nodes = [by_name[name] for name in node_names(len(self.nodes), number)]
         one, two, three = (nodes * 3)[:3]
         long = (BEYOND_LEASE * self._lease, BEYOND_LEASE * self._lease)
-        return [
-            *(_killed(node.name, node.server) for node in nodes),
-            *(Fault(f"{node.name} drained", partial(self._drain, node), node.server.start, (0, 0)) for node in nodes),
-            _killed("status", self.status_server),
+        # In the order of their names.
+        what: list[What] = [
+            *((node.server.kill, node.server.start, DEAD_FOR) for node in nodes),
+            *((partial(self._drain, node), node.server.start, (0.0, 0.0)) for node in nodes),
+            (self.status_server.kill, self.status_server.start, DEAD_FOR),
             self._engine_killed(self.redis),
             self._engine_killed(self.postgres),
-            Fault("Redis emptied", partial(in_thread, self._reactor, self.redis.empty), _nothing, (0, 0)),
-            Fault(f"{one.name} paused", one.server.pause, one.server.resume, long),
-            Fault(f"{two.name} cut off from Redis", two.redis.cut, two.redis.open, long),
-            Fault(f"{three.name} cut off from PostgreSQL", three.postgres.cut, three.postgres.open, long),
-            Fault(f"Redis swallows {three.name}", three.redis.swallow, three.redis.open, long),
-            Fault(f"PostgreSQL swallows {two.name}", two.postgres.swallow, two.postgres.open, long),
+            (partial(in_thread, self._reactor, self.redis.empty), _nothing, (0.0, 0.0)),
+            (one.server.pause, one.server.resume, long),
+            (two.redis.cut, two.redis.open, long),
+            (three.postgres.cut, three.postgres.open, long),
+            (three.redis.swallow, three.redis.open, long),
+            (two.postgres.swallow, two.postgres.open, long),
         ]
+        names = fault_names(len(self.nodes), number)
+        return [Fault(name, *each) for name, each in zip(names, what, strict=True)]
 
     async def _drain(self, node: Node) -> None:
         """What is no fault: an admin takes a node out of service. Clients are to notice even less of it."""
@@ -199,15 +235,11 @@ class Cluster(Installation):
         if status:
             raise ServerFailed(f"{node.name} was drained, and has ended with status {status}")
 
-    def _engine_killed(self, engine: Engine) -> Fault:
+    def _engine_killed(self, engine: Engine) -> What:
         async def start() -> None:
             await in_thread(self._reactor, engine.start)
 
-        return Fault(f"{engine.name} killed", partial(in_thread, self._reactor, engine.kill), start, DEAD_FOR)
-
-
-def _killed(name: str, server: FluxServer) -> Fault:
-    return Fault(f"{name} killed", server.kill, server.start, DEAD_FOR)
+        return partial(in_thread, self._reactor, engine.kill), start, DEAD_FOR
 
 
 async def _nothing() -> None:
