@@ -206,6 +206,9 @@ async def test_a_role_without_rights(database: Database, quick_postgres: Postgre
     )
     dsn = f"postgresql://guest:guest-word@127.0.0.1:{quick_postgres.port}/start"
     assert "store.dsn: permission denied for schema public" in await refusal(dsn)
+    steps = dict(store_on(dsn).checks())
+    with pytest.raises(Unavailable, match=r"a start would apply 0001_initial.*, and its role may make no tables: run"):
+        await steps["schema"]()
     database.migrate()
     assert "permission denied for table flux_migrations" in await refusal(dsn)
     database.query("GRANT SELECT ON ALL TABLES IN SCHEMA public TO guest")
@@ -293,6 +296,12 @@ def test_flux_check_shows_the_steps(database: Database, tmp_path: Path) -> None:
         f"[store]\nkind = postgres\ndsn = {database.dsn}\nrequire_fsync = no\n"
         f"[chat]\nlisten = tcp:0\n[status]\nlisten = tcp:0:interface=127.0.0.1\n[gate]\nlisten =\n"
     )
+    empty = flux("check", "-c", "flux.ini", cwd=tmp_path)
+    assert empty.returncode == 0, empty
+    assert re.search(r"store postgres: schema\n +schema 0\n +a start applies 0001_initial, 0002_\w+\n", empty.stdout)
+    assert "not tried without the tables that a start makes" in empty.stdout
+    assert database.query("SELECT to_regclass('flux_migrations'), to_regclass('accounts')") == [(None, None)]
+    database.migrate()
     checked = flux("check", "-c", "flux.ini", cwd=tmp_path)
     lines = checked.stdout
     assert checked.returncode == 0, checked

@@ -141,8 +141,10 @@ class PostgresStore:
     def checks(self) -> list[tuple[str, Callable[[], Awaitable[str]]]]:
         """Steps that show whether this store can be used, in order; each returns a sentence or raises.
 
-        The first opens the store and the last closes it, so that the one who asks needs no more than this.
+        The store is opened and closed in them, so that the one who asks needs no more than this. Nothing is changed:
+        where migrations are missing that is said, and the rest has to wait for them.
         """
+        missing: list[str] = []
 
         async def connects() -> str:
             async def look(link: Link) -> None:
@@ -155,11 +157,20 @@ class PostgresStore:
             return f"PostgreSQL {server.version}, database {server.database} as {server.role}, fsync is {fsync}"
 
         async def migrated() -> str:
+            version, missing[:] = await self.pending()
+            if missing:
+                if not await self.with_link(lambda link: _may_create(link.run)):
+                    raise Unavailable(
+                        f"store.dsn: a start would apply {', '.join(missing)}, and its role may make no tables: run "
+                        "flux migrate --apply as a role that may, or GRANT CREATE ON SCHEMA to it"
+                    )
+                return f"schema {version}\na start applies {', '.join(missing)}"
             await self.start()
-            version = await self._pool.call(schema.applied)
             return f"schema {version}"
 
         async def commits() -> str:
+            if missing:
+                return "not tried without the tables that a start makes"
             taken = []
             for _ in range(PROBES):
                 started = self._reactor.seconds()
@@ -317,6 +328,12 @@ class PostgresStore:
             self._prune_after = following
             if not following:
                 return 0
+
+
+async def _may_create(run: Run) -> bool:
+    """Whether there is a schema in which our role may make tables."""
+    [[may]] = await run("SELECT coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)")
+    return bool(may)
 
 
 async def _touch(run: Run) -> None:
