@@ -31,6 +31,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver, Logger
+from twisted.python.failure import Failure
 
 from flux.config import ConfigError, Difference, Mistake, Settings
 from flux.errors import FluxError
@@ -197,12 +198,17 @@ class FluxProcess(Service):
         self._tell_parent(b"0")
 
     def _fail(self, error: Exception) -> None:
-        explained = isinstance(error, CannotStart) and isinstance(error.__cause__, (*EXPLAINED, type(None)))
+        cause: BaseException | None = error
+        while isinstance(cause, CannotStart):  # a stage says which one it is, and what it starts says why
+            cause = cause.__cause__
+        explained = cause is not error and isinstance(cause, (*EXPLAINED, type(None)))
         reason = " ".join(str(error).split()) or type(error).__name__
         if explained:
             self.log.critical("cannot start {title}: {reason}", title=self.name, reason=reason)
         else:
-            self.log.failure("cannot start {title}", title=self.name)
+            # Of the error itself: that of CannotStart ends where it was wrapped.
+            failure = Failure(cause, type(cause), cause.__traceback__) if cause is not None else None
+            self.log.failure("cannot start {title}", failure, title=self.name)
         with contextlib.suppress(OSError):
             print(f"cannot start {self.name}: {reason}", file=sys.__stderr__, flush=True)
         self._tell_parent(b"1 " + reason.encode("ascii", "backslashreplace"))

@@ -1,6 +1,6 @@
 """An assembly without services, for tests of the process around it; run as a script it is twistd on this assembly.
 
-``chat.name`` says how it behaves: ``fails``, ``breaks`` or ``hangs`` at the start,
+``chat.name`` says how it behaves: ``fails``, ``breaks``, ``breaks-below`` (in a stage) or ``hangs`` at the start,
 ``dies`` later, ``breaks-at-stop`` or ``hangs-at-stop``.
 """
 
@@ -34,6 +34,11 @@ class FakeAssembly:
             raise CannotStart("the store: it is used\nby process 7") from OSError()
         if self.behaviour == "breaks":
             raise ZeroDivisionError("a bug")
+        if self.behaviour == "breaks-below":
+            try:
+                raise ZeroDivisionError("a bug")
+            except ZeroDivisionError as error:
+                raise CannotStart(f"the store: {error}") from error
         if self.behaviour == "hangs":
             await Deferred()
         if self.behaviour in ("dies", "is-done"):

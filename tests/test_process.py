@@ -6,12 +6,15 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from server_process import ServerProcess, environment, server, with_fake_assembly
+
+from flux.bench.servers import twistd
 
 
 def flux(*arguments: str, cwd: Path) -> Any:
@@ -67,6 +70,28 @@ def test_a_failed_start_is_one_line_and_exit_status_1(tmp_path: Path) -> None:
 def test_a_start_that_fails_for_a_bug_is_traced_in_the_log(tmp_path: Path) -> None:
     with flux("--set", "chat.name=breaks", cwd=tmp_path) as process:
         assert process.end() == (1, "cannot start flux: a bug\n")
+    assert any("\tbuiltins.ZeroDivisionError: a bug" in line for line in process.lines)
+
+
+@pytest.mark.parametrize("key", ["chat.listen", "admin.listen"])
+def test_a_port_that_is_taken_is_one_line_that_says_what_to_do(key: str, tmp_path: Path) -> None:
+    settings = dict.fromkeys(("chat.listen", "status.listen", "admin.listen"), "tcp:0:interface=127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings |= {key: f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1", "gate.listen": ""}
+        with server(twistd("flux", settings), tmp_path, environment()) as process:
+            status, errors = process.end()
+    assert (status, errors.count("\n")) == (1, 1)
+    assert errors.startswith("cannot start flux: ")
+    assert f"{key} = {settings[key]}: Couldn't listen on" in errors
+    assert f"Is the server running already? Stop it, or choose another {key}." in errors
+    [said] = [line for line in messages(process) if "cannot start" in line]
+    assert said == f"critical process.FluxProcess {errors.rstrip()}"
+    assert not any("Traceback" in line for line in process.lines)
+
+
+def test_a_bug_below_a_stage_is_traced_too(tmp_path: Path) -> None:
+    with flux("--set", "chat.name=breaks-below", cwd=tmp_path) as process:
+        assert process.end() == (1, "cannot start flux: the store: a bug\n")
     assert any("\tbuiltins.ZeroDivisionError: a bug" in line for line in process.lines)
 
 

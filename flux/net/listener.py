@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import Any
 
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
 from flux.lifecycle import CannotStart
@@ -36,7 +38,10 @@ class Listener:
         try:
             self.port = await serverFromString(self._reactor, self._description).listen(self._factory)
         except Exception as error:
-            raise CannotStart(f"{self._key} = {self._description}: {error}") from error
+            problem = f"{self._key} = {self._description}: {error}"
+            if isinstance(error, CannotListenError) and getattr(error.socketError, "errno", 0) == errno.EADDRINUSE:
+                problem += f" Is the server running already? Stop it, or choose another {self._key}."
+            raise CannotStart(problem) from error
 
     async def stop(self) -> None:
         """Accept nothing any more."""
