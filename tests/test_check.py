@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -124,19 +125,23 @@ async def test_a_server_has_the_time_the_configuration_gives_it() -> None:
 # --- the command -------------------------------------------------------------
 
 
-def flux(*arguments: str, cwd: Path, prelude: str = "pass") -> subprocess.CompletedProcess[str]:
+def flux(
+    *arguments: str, cwd: Path, prelude: str = "pass", stdout: int = subprocess.PIPE, **env: str
+) -> subprocess.CompletedProcess[str]:
     program = f"import sys; {prelude}; from flux.cli.main import main; sys.exit(main())"
     return subprocess.run(
         [sys.executable, "-c", program, *arguments],
         cwd=cwd,
-        env=environment(),
-        capture_output=True,
+        env={**environment(), **env},
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         check=False,
     )
 
 
 FREE = "tcp:0:interface=127.0.0.1"
+ANY_PORT = [f"--set={key}.listen={FREE}" for key in ("chat", "status", "gate", "admin")]
 FAKE = (
     f"sys.path.insert(0, {str(Path(__file__).parent)!r}); import fake_assembly; "
     "sys.modules['flux.assembly'] = fake_assembly"
@@ -254,6 +259,39 @@ def test_a_command_gets_its_arguments_and_returns_its_status(monkeypatch: pytest
 
     module.run = interrupted  # type: ignore[attr-defined]
     assert main.main(["fake"]) == 130
+
+
+def test_who_reads_no_further_ends_the_command_quietly(tmp_path: Path) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    for unbuffered in ("", "1"):
+        done = flux("check", *ANY_PORT, cwd=tmp_path, prelude=FAKE, stdout=writes, PYTHONUNBUFFERED=unbuffered)
+        assert (done.returncode, done.stderr) == (141, "")
+    assert flux("--help", cwd=tmp_path, stdout=writes, PYTHONUNBUFFERED="").returncode == 141
+    os.close(writes)
+
+
+def test_who_stops_reading_within_the_reactor_ends_the_command_quietly(tmp_path: Path) -> None:
+    # The first step closes what reads, after the line of the configuration has gone there.
+    leaves = "import os; reads, writes = os.pipe(); os.dup2(writes, 1); leave = ('leave', lambda: os.close(reads))"
+    prelude = f"{FAKE}; {leaves}; fake_assembly.checks = lambda *_: [leave, ('never', lambda: print(file=sys.stderr))]"
+    done = flux("check", *ANY_PORT, cwd=tmp_path, prelude=prelude)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        for command in (["check", *ANY_PORT], ["--help"]):
+            for unbuffered in ("", "1"):
+                done = flux(*command, cwd=tmp_path, prelude=FAKE, stdout=full.fileno(), PYTHONUNBUFFERED=unbuffered)
+                assert (done.returncode, done.stderr) == (
+                    1, "flux: cannot write to standard output: No space left on device\n",
+                )  # fmt: skip
+
+
+def test_a_closed_stdout_is_no_error(tmp_path: Path) -> None:
+    done = flux("check", *ANY_PORT, cwd=tmp_path, prelude=f"{FAKE}; sys.stdout = None")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("name", main.COMMANDS)

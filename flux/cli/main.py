@@ -8,10 +8,15 @@ imported, so ``flux --help`` is quick.
 from __future__ import annotations
 
 import argparse
+import io
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from importlib import import_module
+from typing import Any
 
 import flux
+from flux.cli.output import Output
 
 #: Name: (module, one line of help).
 COMMANDS = {
@@ -30,7 +35,23 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``flux ARGUMENTS`` and return its exit status."""
+    """Run ``flux ARGUMENTS`` and return its exit status.
+
+    :raises SystemExit: with the status, where there is nothing to run or nowhere to write to.
+    """
+    # It is None where it was closed (>&-).
+    output: Any = Output(sys.stdout or io.StringIO())
+    with redirect_stdout(output):
+        try:
+            status = _run(arguments)
+        except KeyboardInterrupt:
+            status = 130
+        finally:
+            output.flush()
+    return output.status or status
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     width = max(map(len, COMMANDS))
     parser = argparse.ArgumentParser(
         prog="flux",
@@ -51,8 +72,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module = import_module(module_name)
     command = argparse.ArgumentParser(prog=f"flux {name}", description=text)
     module.configure(command)
-    try:
-        status: int = module.run(command.parse_args(rest))
-    except KeyboardInterrupt:
-        return 130
+    status: int = module.run(command.parse_args(rest))
     return status
