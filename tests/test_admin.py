@@ -51,6 +51,9 @@ class Cluster:
     async def start(self) -> Cluster:
         await self.report("chat1", 30)
         await self.report("chat2", 5)
+        return await self.listen()
+
+    async def listen(self) -> Cluster:
         await self.service.start()
         self.port = self.reactor.listenTCP(0, self.factory, interface="127.0.0.1")
         return self
@@ -115,6 +118,27 @@ async def test_servers_are_a_table_for_people_and_objects_for_programs(start: St
     assert [(node["name"], node["state"], node["sessions"]) for node in json.loads(output)] == [
         ("chat1", "up", 30), ("chat2", "draining", 5), ("old", "down", 0),
     ]  # fmt: skip
+
+
+async def test_whole_addresses_on_narrow_terminals_and_in_pipes(start: Start) -> None:
+    hosts = ["a-machine-of-some-cluster.example", "fd00:1111:2222:3333:4444:5555:6666:7777"]
+    cluster = await start(chatservers=[ChatServer(f"server-{host}", host=host, port=8090) for host in hosts])
+    for env in ({}, {"COLUMNS": "80"}, {"COLUMNS": "20"}, {"COLUMNS": "80", "FORCE_COLOR": "1"}):
+        _, output, _ = await flux_admin("servers", "--status", cluster.address, **env)
+        words = [line.split() for line in output.splitlines()]
+        assert [f"server-{hosts[0]}", f"{hosts[0]}:8090"] in [line[:2] for line in words]
+        assert [f"server-{hosts[1]}", f"[{hosts[1]}]:8090"] in [line[:2] for line in words]
+        assert [line[-6:] for line in words if "never" in line] == [["0", "0", "no", "limit", "1", "never"]] * 2
+        assert ("\x1b[" in output) is ("FORCE_COLOR" in env)
+
+
+async def test_a_service_that_knows_no_server_says_so() -> None:
+    from twisted.internet import reactor
+
+    cluster = await Cluster(reactor).listen()
+    assert await flux_admin("servers", "--status", cluster.address) == (0, "no chat server has reported yet\n", "")
+    assert (await flux_admin("servers", "--json", "--status", cluster.address))[1] == "[]\n"
+    await cluster.stop()
 
 
 async def test_drain_and_resume_by_name_and_by_pattern(start: Start) -> None:

@@ -57,6 +57,31 @@ async def test_what_runs_is_shown_to_people_and_programs(tmp_path: Path) -> None
         await ann.close()
 
 
+async def test_nobody_is_said_in_words(tmp_path: Path) -> None:
+    async with running(tmp_path) as assembly:
+        for command, said in (("sessions", "no sessions"), ("users", "no users"), ("bans", "nobody is banned")):
+            assert await flux_admin(assembly, command) == (0, f"{said}\n", "")
+            assert await flux_admin(assembly, command, "--json") == (0, "[]\n", "")
+
+
+async def test_whole_cells_on_a_narrow_terminal(tmp_path: Path) -> None:
+    name, reason = "ann-" + "o" * 20, "sells what nobody wants to buy, and again"
+    async with running(tmp_path) as assembly:
+        ann = await login(assembly, name)
+        [row] = cells((await flux_admin(assembly, "sessions", COLUMNS="40"))[1])
+        assert row[:3] == ["1", name, "127.0.0.1"]
+        assert [row[1] for row in cells((await flux_admin(assembly, "users", COLUMNS="20"))[1])] == [name]
+        assert (await flux_admin(assembly, "ban", "2001:db8:1111:2222::/64", "--for", "2d", "--reason", reason))[0] == 0
+        row, *more = cells((await flux_admin(assembly, "bans", COLUMNS="90"))[1])
+        assert row[0] == "2001:db8:1111:2222::/64"
+        assert row[2].endswith(" UTC")
+        assert row[3].endswith(" UTC")
+        # What is wrapped instead.
+        assert more
+        assert " ".join([row[4], *(rest for [rest] in more)]) == reason
+        await ann.close()
+
+
 async def test_sessions_are_ended_and_passwords_set(tmp_path: Path) -> None:
     async with running(tmp_path) as assembly:
         ann, bob = await login(assembly, "ann"), await login(assembly, "bob")

@@ -23,11 +23,13 @@ from typing import Any
 import msgspec
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from twisted.internet.task import react
 
 from flux.cli import admin_bans, admin_port
 from flux.cli.progress import ProgressBar
+from flux.cli.tables import show
 from flux.cli.way import Way, add_arguments, find_way
 from flux.client import Address, ClientError
 from flux.client.status import StatusClient
@@ -215,17 +217,20 @@ def _show(servers: Sequence[Node], for_programs: bool) -> None:
     if for_programs:
         print(msgspec.json.encode(servers).decode())
         return
+    if not servers:
+        print("no chat server has reported yet")
+        return
     # Narrower than usual: with eight columns it has to fit a terminal of 80.
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("server", "address", "state"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, no_wrap=True)
     for heading in ("sessions", "reserved", "capacity", "weight", "heard"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for node in sorted(servers, key=lambda node: node.name):
         heard = "never" if node.heartbeat_age < 0 else f"{node.heartbeat_age:.1f} s ago"
         capacity = f"{node.capacity:,}" if node.capacity else "no limit"
         table.add_row(
-            node.name, str(Address(node.host, node.port)), f"[{COLOURS[node.state]}]{node.state}",
+            node.name, escape(str(Address(node.host, node.port))), f"[{COLOURS[node.state]}]{node.state}",
             f"{node.sessions:,}", f"{node.reserved:,}", capacity, str(node.weight), heard,
         )  # fmt: skip
-    Console().print(table)
+    show(table)

@@ -17,11 +17,11 @@ from ipaddress import ip_network
 from typing import Any
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from flux.cli.admin_port import AdminPort, Command, as_user, out, tell_ending
+from flux.cli.tables import show
 from flux.config.kinds import duration
 
 SPAN = duration("1s", "36500d")
@@ -84,14 +84,18 @@ def _bans(args: argparse.Namespace, port: AdminPort) -> None:
     found = port.get("/api/bans", limit=args.limit)
     if out(args, found):
         return
+    if not found:
+        print("nobody is banned")
+        return
     table = Table(box=SIMPLE)
-    for heading in ("who", "by", "until", "since", "reason"):
-        table.add_column(heading, overflow="fold")
+    for heading in ("who", "by", "until", "since"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("reason", overflow="fold")
     for ban in found:
         until = _time(ban["until"]) if ban["until"] else "for ever"
         since = "" if ban["at"] is None else _time(ban["at"])
         table.add_row(escape(_subject(ban)), ban["by"], until, since, escape(ban["reason"]))
-    Console().print(table)
+    show(table)
 
 
 def _subject(ban: Any) -> str:

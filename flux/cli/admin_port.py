@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flux.cli.tables import show
 from flux.cli.way import Way, add_arguments, find_way
 from flux.config import load
 
@@ -186,23 +187,26 @@ def _stats(args: argparse.Namespace, port: AdminPort) -> None:
     process, numbers = seen["process"], seen["numbers"]
     name = process["name"] or " + ".join(process["roles"])
     console.print(
-        f"{escape(name)}, flux {process['version']}, process {process['pid']}, up for {span(process['uptime'])}"
+        f"{escape(name)}, flux {process['version']}, process {process['pid']}, up for {span(process['uptime'])}",
+        soft_wrap=True,
     )
     for problem in seen["problems"]:
-        console.print(f"[red]not ready[/]: {escape(problem)}")
+        console.print(f"[red]not ready[/]: {escape(problem)}", soft_wrap=True)
     table = Table(show_header=False, box=SIMPLE)
-    table.add_column()
-    table.add_column(justify="right")
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
     for key, title, in_words in NUMBERS:
         if key in numbers:
             table.add_row(title, in_words(numbers[key]))
-    console.print(table)
-    table = Table("backend", "state", box=SIMPLE)
-    table.add_column("answers in", justify="right")
+    show(table)
+    table = Table(box=SIMPLE)
+    table.add_column("backend", no_wrap=True)
+    table.add_column("state", overflow="fold")
+    table.add_column("answers in", justify="right", no_wrap=True)
     for backend in seen["backends"]:
         state = "[green]up" if backend["up"] else f"[red]away[/]: {escape(backend['problem'])}"
         table.add_row(backend["name"], state, seconds(backend["seconds"]))
-    console.print(table)
+    show(table)
 
 
 def seconds(value: float) -> str:
@@ -248,12 +252,15 @@ def _sessions(args: argparse.Namespace, port: AdminPort) -> None:
     found = port.get("/api/sessions", query=args.query, limit=args.limit)
     if out(args, found):
         return
+    if not found:
+        print("no sessions")
+        return
     table = Table(box=SIMPLE)
     for heading in ("id", "name", "address", "connection", "dialect", "chats", "state", "since"):
-        table.add_column(heading, justify="right" if heading in ("id", "chats", "since") else "left", overflow="fold")
+        table.add_column(heading, justify="right" if heading in ("id", "chats", "since") else "left", no_wrap=True)
     for each in found:
         table.add_row(
-            str(each["id"]), escape(each["name"]), each["address"], each["conn"], each["dialect"],
+            str(each["id"]), escape(each["name"]), escape(each["address"]), each["conn"], each["dialect"],
             f"{each['chats']:,}", "[green]live" if each["live"] else "[yellow]behind", span(each["since"]),
         )  # fmt: skip
     _print(table, found, args.limit)
@@ -263,10 +270,14 @@ def _users(args: argparse.Namespace, port: AdminPort) -> None:
     found = port.get("/api/users", query=args.query, limit=args.limit)
     if out(args, found):
         return
+    if not found:
+        print("no users")
+        return
     table = Table(box=SIMPLE)
-    table.add_column("id", justify="right")
-    for heading in ("name", "nick", "server"):
-        table.add_column(heading, overflow="fold")
+    table.add_column("id", justify="right", no_wrap=True)
+    table.add_column("name", no_wrap=True)
+    table.add_column("nick", overflow="fold")
+    table.add_column("server", no_wrap=True)
     for each in found:
         server = "[yellow]unknown" if each["server"] is None else escape(each["server"]) or "offline"
         table.add_row(str(each["id"]), escape(each["name"]), escape(each["nick"]), server)
@@ -274,7 +285,7 @@ def _users(args: argparse.Namespace, port: AdminPort) -> None:
 
 
 def _print(table: Table, found: list[Any], limit: int) -> None:
-    Console().print(table)
+    show(table)
     if len(found) == limit:
         print(f"the first {limit}; there may be more: --limit N", file=sys.stderr)
 
