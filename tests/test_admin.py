@@ -85,11 +85,11 @@ async def start():
         await cluster.stop()
 
 
-async def flux_admin(*arguments: str, **env: str) -> tuple[int, str, str]:
+async def flux_admin(*arguments: str, prelude: str = "pass", **env: str) -> tuple[int, str, str]:
     """Exit status, output, and what is said on stderr, of the command in a process of its own."""
     from twisted.internet import reactor
 
-    command = "import sys; from flux.cli.main import main; sys.exit(main())"
+    command = f"{prelude}; import sys; from flux.cli.main import main; sys.exit(main())"
     output, errors, status = await getProcessOutputAndValue(
         sys.executable, ["-c", command, "admin", *arguments], {**environment(), **env}, reactor=reactor
     )
@@ -316,6 +316,16 @@ async def test_something_else_that_listens_there(cluster: Cluster) -> None:
     status, _, errors = await flux_admin("servers", "--status", f":{port.getHost().port}")
     assert status == 2
     assert "does not speak flux's protocol" in errors
+    await port.stopListening()
+
+
+async def test_something_that_only_listens_there(cluster: Cluster) -> None:
+    """As a port of HTTP does, which waits for the rest of a request."""
+    port = cluster.reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
+    where = f"127.0.0.1:{port.getHost().port}"
+    shorter = "import flux.client.status; flux.client.status.ANSWER_WITHIN = 0.1"
+    said = f"flux admin: {where} gives no answer as a status port does; see status.listen\n"
+    assert await flux_admin("servers", "--status", where, prelude=shorter) == (2, "", said)
     await port.stopListening()
 
 

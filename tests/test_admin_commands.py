@@ -11,14 +11,19 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 from admin_parts import TOKEN, login, running
 from printed_table import cells
 from test_admin_port import ends
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 
 from flux.bench.servers import free_port
 from flux.cli.main import main
 from flux.config import ConfigError, Difference, Mistake
+
+NO_ADMIN_PORT = "is no admin port of flux"
+ENDS_INSTEAD = "ends the connection instead of answering as an admin port of flux does"
 
 
 async def flux_admin(assembly: Any, *arguments: str, words: str = "", **env: str) -> tuple[int, str, str]:
@@ -136,9 +141,35 @@ async def test_the_token_comes_from_the_configuration_and_who_cannot_be_asked_is
         ini.write_text(f"[admin]\nlisten = tcp:{port}\ntoken = env:FLUX_TOKEN\n", "utf-8")
         assert (await flux_admin(None, "stats", "--config", str(ini), FLUX_TOKEN=TOKEN))[0] == 0
         chat = "{}:{}".format(*assembly.chat.listener.address())
-        assert (await flux_admin(None, "stats", "--admin", chat))[0] == 2
+        status, output, errors = await flux_admin(None, "stats", "--admin", chat)
+        assert (status, output) == (2, "")
+        # Whichever comes first, its answer or the end of the connection.
+        assert errors in (f"flux admin: {chat} {said}; see admin.listen\n" for said in (NO_ADMIN_PORT, ENDS_INSTEAD))
     status, output, errors = await flux_admin(None, "stats", "--admin", f":{free_port()}")
     assert (status, output) == (2, "")
-    assert "is this its admin.listen?" in errors
+    assert "is this its admin.listen? flux-chat, flux-status and flux-gate have no admin port until" in errors
+    named = await flux_admin(None, "stats", "--set", f"admin.listen=tcp:{free_port()}:interface=127.0.0.1")
+    assert (named[0], named[2].endswith("is this its admin.listen?\n")) == (2, True)
     status, _, errors = await flux_admin(None, "stats", "--set", "admin.listen=unix:/run/flux")
     assert (status, "give --admin HOST:PORT" in errors) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"), [(b'{"type":"error","code":1001}\r\n', NO_ADMIN_PORT), (b"", ENDS_INSTEAD)]
+)
+async def test_something_else_that_listens_there(answer: bytes, said: str) -> None:
+    from twisted.internet import reactor
+
+    class Other(Protocol):
+        def dataReceived(self, data: bytes) -> None:
+            self.transport.write(answer)
+            self.transport.loseConnection()
+
+    factory = Factory.forProtocol(Other)
+    factory.noisy = False
+    port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+    where = f"127.0.0.1:{port.getHost().port}"
+    assert await flux_admin(None, "stats", "--admin", where) == (
+        2, "", f"flux admin: {where} {said}; see admin.listen\n",
+    )  # fmt: skip
+    await port.stopListening()

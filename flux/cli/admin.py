@@ -95,7 +95,9 @@ def run(args: argparse.Namespace) -> int:
             complain(_forbidden(address, key, error))
         except UnknownType:
             complain(f"{address} is no status port, but perhaps a chat port; see status.listen")
-        except (ClientError, DeadlineExceeded) as error:
+        except DeadlineExceeded:
+            complain(f"{address} gives no answer as a status port does; see status.listen")
+        except ClientError as error:
             complain(f"{error}. Is the status service running, and is this its status.listen?")
         except (AdminFailed, FluxError) as error:
             result = 1

@@ -34,6 +34,8 @@ from flux.config import load
 WITHIN = 15.0
 """Seconds an admin port may take to answer."""
 
+NONE_BY_ITSELF = "flux-chat, flux-status and flux-gate have no admin port until admin.listen names one."
+
 ENDED = {
     "ended": "the session has ended",
     "ending": "the session ends within some seconds",
@@ -56,10 +58,12 @@ class AdminPort:
     """An admin port.
 
     :param token: what it wants to be shown; empty: nothing.
+    :param automatic: nobody has said where it listens, so perhaps it does not.
     """
 
-    def __init__(self, way: Way, token: str) -> None:
+    def __init__(self, way: Way, token: str, automatic: bool = False) -> None:
         self._way = way
+        self._automatic = automatic
         self._address = way.address
         self._token = token
 
@@ -88,15 +92,26 @@ class AdminPort:
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
             status, text = answer.status, answer.read()
-        except (OSError, http.client.HTTPException) as error:
+        except ConnectionResetError:
+            # By a chat port, after so many lines that are none of its own, if its answer has not come first.
+            raise NotAnswered(
+                f"{self._address} ends the connection instead of answering as an admin port of flux does; "
+                "see admin.listen"
+            ) from None
+        except (OSError, http.client.IncompleteRead) as error:
             why = getattr(error, "verify_message", "") or str(error) or type(error).__name__
-            raise NotAnswered(f"{self._address}: {why}. Is the server running, and is this its admin.listen?") from None
+            problem = f"{self._address}: {why}. Is the server running, and is this its admin.listen?"
+            if self._automatic and isinstance(error, ConnectionRefusedError):
+                problem += f" {NONE_BY_ITSELF}"
+            raise NotAnswered(problem) from None
+        except http.client.HTTPException:
+            raise NotAnswered(self._is_none()) from None
         finally:
             connection.close()
         try:
             value = json.loads(text)
         except ValueError:
-            raise NotAnswered(f"{self._address} is no admin port of flux; see admin.listen") from None
+            raise NotAnswered(self._is_none()) from None
         if status == 401:
             given = "refuses this admin.token" if self._token else "wants a token"
             raise NotAnswered(
@@ -106,6 +121,9 @@ class AdminPort:
         if status != 200:
             raise Refused(_problem(value))
         return value
+
+    def _is_none(self) -> str:
+        return f"{self._address} is no admin port of flux; see admin.listen"
 
 
 def _problem(value: Any) -> str:
@@ -164,7 +182,7 @@ def run(args: argparse.Namespace) -> None:
     """
     settings = load(args.config, args.overrides)
     way = find_way(settings, "admin", settings.admin.endpoint(True), args.admin, 9090, args)
-    args.does(args, AdminPort(way, settings.admin.token))
+    args.does(args, AdminPort(way, settings.admin.token, settings.admin.listen == "auto"))
 
 
 def as_user(args: argparse.Namespace) -> int | str:
