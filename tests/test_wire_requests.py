@@ -172,6 +172,13 @@ def test_what_is_no_request(line: bytes, error: str) -> None:
     assert rejected(line).error.name == error
 
 
+@pytest.mark.parametrize("line", [b"help", b"", b"[]", b'"help"', b"\xff", b"[" * 60_000, b'["\\u0000"]'])
+def test_who_types_something_else_is_told_what_a_request_is(line: bytes) -> None:
+    hint = '; a request is one JSON object a line: {"type":"help"} lists all'
+    assert rejected(line).error.detail.endswith(hint)
+    assert hint not in rejected(b' {"type":' + line).error.detail
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -113,9 +113,9 @@ class Catalogue:
         except msgspec.ValidationError as problem:
             raise self._explain(line, field_error(str(problem))) from None
         except (msgspec.DecodeError, ValueError) as problem:
-            raise Rejected(BadJson(str(problem))) from None
+            raise Rejected(_bad_json(line, str(problem))) from None
         except RecursionError:
-            raise Rejected(BadJson("nested too deeply")) from None
+            raise Rejected(_bad_json(line, "nested too deeply")) from None
 
     def help(self, wanted: str = "") -> list[RequestHelp]:
         """Describe all requests, or the one named ``wanted``.
@@ -138,11 +138,11 @@ class Catalogue:
             kind = _optional(fields.get("type"), str)
             ref: Ref | UnsetType = _optional(fields.get("ref"), Ref)
         except msgspec.ValidationError:
-            return Rejected(BadJson("not an object"))
+            return Rejected(_bad_json(line, "not an object"))
         except (msgspec.DecodeError, ValueError) as error:
-            return Rejected(BadJson(str(error)))
+            return Rejected(_bad_json(line, str(error)))
         except RecursionError:
-            return Rejected(BadJson("nested too deeply"))
+            return Rejected(_bad_json(line, "nested too deeply"))
         if kind is UNSET:
             missing = fields.get("type", b"null") == b"null"
             return Rejected(BadRequest("type: missing" if missing else "type: expected a string"), UNSET, ref)
@@ -155,6 +155,13 @@ class Catalogue:
         near = get_close_matches(kind[:50], self.requests, 1, LIKE)
         hint = f'did you mean "{near[0]}"? {{"type":"help"}} lists all' if near else 'try {"type":"help"}'
         return f"{kind[:50]!r} is not a request of this port; {hint}"
+
+
+def _bad_json(line: bytes, problem: str) -> BadJson:
+    if not line.lstrip().startswith(b"{"):
+        # Perhaps a word, by somebody who types.
+        problem += '; a request is one JSON object a line: {"type":"help"} lists all'
+    return BadJson(problem)
 
 
 def encode_error(error: FluxError, request: str | UnsetType, ref: Ref | UnsetType) -> ErrorReply:
