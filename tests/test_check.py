@@ -239,6 +239,14 @@ def test_flux_help_names_all_commands_and_imports_none(capsys: pytest.CaptureFix
     assert "'twisted" not in modules
 
 
+def test_no_command_at_all_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main([]) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.startswith("usage: flux COMMAND [ARGUMENTS]")
+    assert "\n  check " in errors
+
+
 def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main.main(["chekc"])

@@ -102,7 +102,7 @@ def test_the_command_prints_a_row_per_balancer() -> None:
     [
         (["best"], "flux balance: no balancer is called 'best'"),
         (["--servers", "0"], "at least 1"),
-        (["--rate", "many"], "--rate"),
+        (["--rate", "many"], "argument --rate: 'many' is no whole number"),
     ],
 )
 def test_wrong_arguments_are_told(arguments, complaint) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -18,6 +17,7 @@ from twisted.logger import (
 )
 
 from flux.bench.placement import NAMED, Conditions, Outcome, Simulation
+from flux.cli.numbers import at_least
 from flux.cli.progress import ProgressBar
 
 
@@ -28,12 +28,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "balancer", nargs="*", metavar="BALANCER",
         help=f"a name ({', '.join(NAMED)}) or the dotted path of your own (default: all that have a name)",
     )  # fmt: skip
-    parser.add_argument("--servers", type=_at_least(1), default=default.servers, help="chat servers (%(default)s)")
-    parser.add_argument(
-        "--statuses", type=_at_least(1), default=default.statuses, help="status processes (%(default)s)"
-    )
-    parser.add_argument("--rate", type=_at_least(1), default=default.rate, help="users a second (%(default)s)")
-    parser.add_argument("--seconds", type=_at_least(2), default=int(default.duration), help="how long (%(default)s)")
+    parser.add_argument("--servers", type=at_least(1), default=default.servers, help="chat servers (%(default)s)")
+    parser.add_argument("--statuses", type=at_least(1), default=default.statuses, help="status processes (%(default)s)")
+    parser.add_argument("--rate", type=at_least(1), default=default.rate, help="users a second (%(default)s)")
+    parser.add_argument("--seconds", type=at_least(2), default=int(default.duration), help="how long (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="for another draw of everything that is random")
 
 
@@ -57,16 +55,6 @@ def run(args: argparse.Namespace) -> int:
     console.print(_told(conditions))
     console.print(_table(outcomes))
     return 0 if all(not outcome.refused and not outcome.reserved for outcome in outcomes) else 1
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"at least {least}")
-        return value
-
-    return parse
 
 
 def _told(conditions: Conditions) -> str:

@@ -26,6 +26,7 @@ from flux.bench.scenarios import (
 )
 from flux.bench.servers import ServerFailed
 from flux.bench.subjects import Subject
+from flux.cli.numbers import at_least, even
 from flux.cli.progress import ProgressBar
 
 SERVERS: tuple[Subject, ...] = ("flux", "cluster")
@@ -52,19 +53,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="flux: on SQLite and memory; cluster: on a PostgreSQL and a Redis of its own, from this machine or the "
         "extra flux-messenger[servers], on the same processor as the server (flux)",
     )
-    parser.add_argument("--clients", type=_even, default=200, metavar="N", help="clients of pairs (200)")
+    parser.add_argument("--clients", type=even, default=200, metavar="N", help="clients of pairs (200)")
     parser.add_argument(
         "--in-flight",
-        type=_positive,
+        type=at_least(1),
         nargs="+",
         default=[1, 8],
         metavar="W",
         help="messages each sender has under way (1 and 8)",
     )
-    parser.add_argument("--group-size", type=_group, default=500, metavar="G", help="members of the group (500)")
-    parser.add_argument("--sessions", type=_positive, default=5000, metavar="N", help="of login and idle (5000)")
+    parser.add_argument("--group-size", type=at_least(2), default=500, metavar="G", help="members of the group (500)")
+    parser.add_argument("--sessions", type=at_least(1), default=5000, metavar="N", help="of login and idle (5000)")
     parser.add_argument("--seconds", type=float, default=4.0, metavar="S", help="measured in each run (4)")
-    parser.add_argument("--rounds", type=_positive, default=3, metavar="R", help="times each load is run (3)")
+    parser.add_argument("--rounds", type=at_least(1), default=3, metavar="R", help="times each load is run (3)")
     parser.add_argument(
         "--data",
         type=Path,
@@ -127,24 +128,3 @@ def _measure(args: argparse.Namespace, plan: Plan, steps: list[Step], bar: Progr
             progress = bar.step(f"{scenario} W={in_flight}: {of}")
             runs.append(talk(plan, scenario, subject, in_flight, progress))
     return runs, idle
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
-
-
-def _even(text: str) -> int:
-    number = int(text)
-    if number < 2 or number % 2:
-        raise argparse.ArgumentTypeError("an even number, for they talk in pairs")
-    return number
-
-
-def _group(text: str) -> int:
-    number = int(text)
-    if number < 2:
-        raise argparse.ArgumentTypeError("at least 2")
-    return number
