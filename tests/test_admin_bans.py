@@ -136,6 +136,11 @@ async def test_bans_that_made_themselves_are_listed_and_lifted(tmp_path: Path) -
         ({"user": "nobody"}, 404, "there is no user called 'nobody'"),
         ({"network": "10.0.0.5/8"}, 400, "network: 10.0.0.5/8 has host bits set"),
         ({"network": "chat.example.net"}, 400, "network: 'chat.example.net' does not appear to be"),
+        (
+            {"network": "203.0.113.7/24"},
+            400,
+            "network: 203.0.113.7/24 has host bits set; did you mean 203.0.113.0/24?",
+        ),
         ({"network": "::/0"}, 400, "::/0: this is everybody"),
         ({"network": "10.0.0.1", "reason": "a\nb"}, 400, "reason: one line"),
         ({"network": "10.0.0.1", "reason": "x" * 201}, 413, "reason: at most 200 characters"),

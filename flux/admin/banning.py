@@ -183,7 +183,15 @@ def _network(text: str) -> Network:
     try:
         network = ip_network(text if address is None else address)
     except ValueError as error:
-        raise BadRequest(f"network: {error}") from None
+        raise BadRequest(f"network: {error}{_meant(text)}") from None
     mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
     # Whoever comes by IPv4 is known by that, also where the port listens on IPv6.
     return network if mapped is None else ip_network((int(mapped), network.prefixlen - 96))
+
+
+def _meant(text: str) -> str:
+    """A question to add: the network that an address of one was written for, perhaps."""
+    try:
+        return f"; did you mean {ip_network(text, strict=False)}?"
+    except ValueError:
+        return ""
