@@ -248,6 +248,8 @@ class FluxProcess(Service):
     def _raise_file_limit(self) -> None:
         """Every connection is a file: take as many as the system lets us."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft == hard:
+            return
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (OSError, ValueError) as error:
