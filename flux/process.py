@@ -48,6 +48,13 @@ EXPLAINED = (OSError, CannotListenError, FluxError)
 GC_THRESHOLD = (10_000, 10, 3)
 
 
+#: Bytes that a waiting parent reads of why a start failed: that of a daemon, which is twistd, and that of a worker.
+TWISTD_READS, SUPERVISOR_READS = 100, 1000
+
+#: Ends what a parent does not read to the end.
+SEE_LOG = b" ... (see the log)"
+
+
 class Assembly(Protocol):
     """The services of one process, put together.
 
@@ -235,13 +242,10 @@ class FluxProcess(Service):
         self.log.info("{title} stopped", title=self.name)
 
     def _tell_parent(self, message: bytes) -> None:
-        """Tell the parent of a daemon or a worker how the start went: a "0" for success, or why not.
-
-        twistd reads only 100 bytes of it.
-        """
+        """Tell the parent of a daemon or a worker how the start went: a "0" for success, or why not."""
         if self._parent_pipe is not None:
             with contextlib.suppress(OSError):  # the parent is gone
-                os.write(self._parent_pipe, message[:1000])
+                os.write(self._parent_pipe, shortened(message, SUPERVISOR_READS if self._supervised else TWISTD_READS))
             os.close(self._parent_pipe)
             self._parent_pipe = None
 
@@ -311,3 +315,13 @@ class FluxProcess(Service):
         if changed.restart:
             self.log.warn("{by}: a restart is needed for {keys}", by=by, keys=", ".join(changed.restart))
         return changed
+
+
+def shortened(message: bytes, most: int) -> bytes:
+    """As much of ``message`` as ``most`` bytes hold: a longer one ends at a word and says where the rest is."""
+    if len(message) <= most:
+        return message
+    room = most - len(SEE_LOG)
+    # The word that ends at the border is whole.
+    words = message[: room + 1].rpartition(b" ")[0]
+    return (words if len(words) > room // 2 else message[:room]) + SEE_LOG

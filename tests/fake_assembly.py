@@ -1,7 +1,7 @@
 """An assembly without services, for tests of the process around it; run as a script it is twistd on this assembly.
 
-``chat.name`` says how it behaves: ``fails``, ``breaks``, ``breaks-below`` (in a stage) or ``hangs`` at the start,
-``dies`` later, ``breaks-at-stop`` or ``hangs-at-stop``.
+``chat.name`` says how it behaves: ``fails``, ``fails-at-length``, ``breaks``, ``breaks-below`` (in a stage)
+or ``hangs`` at the start, ``dies`` later, ``breaks-at-stop`` or ``hangs-at-stop``.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class FakeAssembly:
         log.debug("a detail")
         if self.behaviour == "fails":
             raise CannotStart("the store: it is used\nby process 7") from OSError()
+        if self.behaviour == "fails-at-length":
+            raise CannotStart("the store: it is used by process 7 " + 20 * "and by another one ") from OSError()
         if self.behaviour == "breaks":
             raise ZeroDivisionError("a bug")
         if self.behaviour == "breaks-below":
@@ -60,7 +62,11 @@ class FakeAssembly:
 
 
 def assemble(settings: Settings, roles: frozenset[str], reactor: Any, worker: bool = False) -> FakeAssembly:
-    return FakeAssembly(settings, roles, reactor)
+    assembly = FakeAssembly(settings, roles, reactor)
+    if worker:
+        # Its name has its number.
+        assembly.behaviour = assembly.behaviour.rpartition("-")[0]
+    return assembly
 
 
 def checks(settings: Settings, reactor: Any, roles: frozenset[str]) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -15,6 +16,8 @@ import pytest
 from server_process import ServerProcess, environment, server, with_fake_assembly
 
 from flux.bench.servers import twistd
+from flux.process import shortened
+from flux.workers.handover import STARTED
 
 
 def flux(*arguments: str, cwd: Path) -> Any:
@@ -299,6 +302,43 @@ def test_a_daemon_that_cannot_start_fails_for_its_parent(tmp_path: Path) -> None
     done = daemon("flux", "--set", "chat.name=fails", cwd=tmp_path)
     assert done.returncode == 1
     assert "the store: it is used by process 7" in done.stderr
+
+
+def test_a_reason_too_long_for_the_parent_of_a_daemon_ends_at_a_word(tmp_path: Path) -> None:
+    done = daemon("flux", "--set", "chat.name=fails-at-length", cwd=tmp_path)
+    assert done.returncode == 1
+    said = re.search("An error has occurred: b'(.*)'", done.stderr)
+    assert said is not None
+    reason = "the store: it is used by process 7 and by another one and by another one and by ... (see the log)"
+    assert said[1] == reason
+    log = (tmp_path / "twistd.log").read_text("utf-8")
+    assert log.count("and by another one") == 20
+
+
+def test_a_supervisor_is_told_ten_times_as_much(tmp_path: Path) -> None:
+    worker = with_fake_assembly("-n", "flux-chat", "--worker", "1", "--set", "chat.name=fails-at-length")
+    command = ["bash", "-c", f'exec "$@" {STARTED}>told', "-", *worker]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    assert done.returncode == 1
+    told = (tmp_path / "told").read_text("ascii")
+    assert told == "1 the store: it is used by process 7" + 20 * " and by another one"
+
+
+@pytest.mark.parametrize(
+    ("message", "shorter"),
+    [
+        (b"1 " + b"x" * 98, b"1 " + b"x" * 98),
+        (b"1 " + b"x" * 99, b"1 " + b"x" * 80 + b" ... (see the log)"),
+        (b"x" * 101, b"x" * 82 + b" ... (see the log)"),
+        (b"x" * 82 + b" " + b"y" * 20, b"x" * 82 + b" ... (see the log)"),
+        (b"x" * 80 + b" y " + b"z" * 20, b"x" * 80 + b" y ... (see the log)"),
+        (b"x" * 80 + b" yy " + b"z" * 20, b"x" * 80 + b" ... (see the log)"),
+    ],
+)
+def test_what_is_shortened_is_cut_between_words(message: bytes, shorter: bytes) -> None:
+    assert shortened(message, 100) == shorter
 
 
 def test_a_daemon_does_not_log_to_stdout(tmp_path: Path) -> None:
