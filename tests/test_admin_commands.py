@@ -144,7 +144,10 @@ async def test_the_token_comes_from_the_configuration_and_who_cannot_be_asked_is
         status, output, errors = await flux_admin(None, "stats", "--admin", chat)
         assert (status, output) == (2, "")
         # Whichever comes first, its answer or the end of the connection.
-        assert errors in (f"flux admin: {chat} {said}; see admin.listen\n" for said in (NO_ADMIN_PORT, ENDS_INSTEAD))
+        assert errors in (
+            f"flux admin: {chat} {said}, or it has TLS (--tls); see admin.listen\n"
+            for said in (NO_ADMIN_PORT, ENDS_INSTEAD)
+        )
     status, output, errors = await flux_admin(None, "stats", "--admin", f":{free_port()}")
     assert (status, output) == (2, "")
     assert "is this its admin.listen? flux-chat, flux-status and flux-gate have no admin port until" in errors
@@ -170,6 +173,6 @@ async def test_something_else_that_listens_there(answer: bytes, said: str) -> No
     port = reactor.listenTCP(0, factory, interface="127.0.0.1")
     where = f"127.0.0.1:{port.getHost().port}"
     assert await flux_admin(None, "stats", "--admin", where) == (
-        2, "", f"flux admin: {where} {said}; see admin.listen\n",
+        2, "", f"flux admin: {where} {said}, or it has TLS (--tls); see admin.listen\n",
     )  # fmt: skip
     await port.stopListening()

@@ -95,8 +95,7 @@ class AdminPort:
         except ConnectionResetError:
             # By a chat port, after so many lines that are none of its own, if its answer has not come first.
             raise NotAnswered(
-                f"{self._address} ends the connection instead of answering as an admin port of flux does; "
-                "see admin.listen"
+                self._is_none("ends the connection instead of answering as an admin port of flux does")
             ) from None
         except (OSError, http.client.IncompleteRead) as error:
             why = getattr(error, "verify_message", "") or str(error) or type(error).__name__
@@ -122,8 +121,9 @@ class AdminPort:
             raise Refused(_problem(value))
         return value
 
-    def _is_none(self) -> str:
-        return f"{self._address} is no admin port of flux; see admin.listen"
+    def _is_none(self, what: str = "is no admin port of flux") -> str:
+        perhaps = "" if self._way.name else ", or it has TLS (--tls)"
+        return f"{self._address} {what}{perhaps}; see admin.listen"
 
 
 def _problem(value: Any) -> str:
