@@ -76,19 +76,23 @@ class _Connection(Connection):  # type: ignore[misc]
     def doRead(self) -> None:
         """Go on with what is under way, and watch on.
 
-        An idle connection that was lost says so instead of raising into the reactor, which would log a traceback. One
-        that could not be made has no socket any more, which the reactor would not like, and says so in the next turn.
+        An idle connection that was lost says so instead of raising into the reactor, which would log a traceback.
+
+        One that is being made is watched for what libpq waits for and nothing else: where writing fails, libpq closes
+        the socket, and a reader that is left would pass for the next one with the same file number, which would then
+        never be read.
         """
         self.reactor.removeReader(self)
         if self._connection.closed:
             return
+        connecting = self._pollingD is not None
         try:
             self.continuePolling()
         except psycopg2.Error as error:
             self.close()
             self.detector.checkForDeadConnection(Failure(psycopg2.InterfaceError(first_line(error))))
         else:
-            if self.fileno() >= 0:
+            if not connecting and self.fileno() >= 0:
                 self.reactor.addReader(self)
 
     def close(self) -> None:
