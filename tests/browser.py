@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -217,13 +218,21 @@ class Tab:
 
     def click(self, what: str, inside: str = "body") -> None:
         """Click what has a label or a text: a button, a link, a tab, a row; or what a selector finds."""
+        self.press_on(what, inside)()
+
+    def press_on(self, what: str, inside: str = "body") -> Callable[[], None]:
+        """Press the mouse button there; returns what releases it, in the same place."""
         self._find(f"find({json.dumps(what)}, {json.dumps(inside)})")
         x, y = self.js(
             "(() => { found.scrollIntoView({block: 'nearest'}); const box = found.getBoundingClientRect();"
             " return [box.x + box.width / 2, box.y + box.height / 2]; })()"
         )
-        for kind in ("mousePressed", "mouseReleased"):
+
+        def mouse(kind: str) -> None:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+        mouse("mousePressed")
+        return lambda: mouse("mouseReleased")
 
     def fill(self, label: str, text: str, inside: str = "body") -> None:
         """Write into the field with a label, in place of what is there."""

@@ -193,3 +193,19 @@ def test_history_is_shown_from_its_end_down_to_the_first_hole(tabs: Callable[...
         return seen;
     })"""
     assert tabs().js(script) == [[112, 162, 51, True], [1, 162, 162, False]]
+
+
+def test_a_row_that_changes_while_it_is_clicked_is_opened(
+    tabs: Callable[..., Tab], lines: Callable[[str], Lines]
+) -> None:
+    sender = lines("chatterbox")
+    tab = tabs()
+    sign_up(tab, "slowhand")
+    uid = tab.js("JSON.parse(sessionStorage['flux.session']).id")
+    sender.ask("send", to=uid, text="one")
+    tab.wait_text("one", ".side")
+    release = tab.press_on("chatterbox", ".side")
+    sender.ask("send", to=uid, text="two")
+    tab.wait_text("two", ".side")
+    release()
+    tab.wait_text("chatterbox", ".chat-head")

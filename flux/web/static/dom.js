@@ -60,6 +60,7 @@ const made = new WeakMap();
 /**
  * Make an element's children those that `items` describe, keeping those that are there already.
  * An item is {key, print, make}: a child is made anew when its print is another than before. No two have the same key.
+ * A row with a link keeps that: who presses it while its text changes has to release the same one, or it is no click.
  */
 export function reconcile(parent, items) {
   const there = new Map();
@@ -68,7 +69,9 @@ export function reconcile(parent, items) {
   let next = parent.firstElementChild;
   for (const { key, print, make } of items) {
     let child = there.get(key);
-    if (child && made.get(child).print !== print) {
+    if (child && made.get(child).print !== print && renewed(child, make)) {
+      mark(child, key, print);
+    } else if (child && made.get(child).print !== print) {
       const fresh = mark(make(), key, print);
       if (child === next) next = fresh;
       const focused = child.contains(document.activeElement) ? document.activeElement : null;
@@ -84,6 +87,25 @@ export function reconcile(parent, items) {
     else parent.insertBefore(child, next);
   }
   for (const child of [...parent.children]) if (!kept.has(child)) child.remove();
+}
+
+/** Whether a row with a link has now what `make` makes; it keeps the link, and the focus with it. */
+function renewed(row, make) {
+  const link = row.querySelector(":scope > a[href]");
+  if (!link) return false;
+  const fresh = make();
+  const other = fresh.querySelector(":scope > a[href]");
+  if (other?.getAttribute("href") !== link.getAttribute("href")) return false;
+  for (const name of ["class", "aria-current"]) {
+    if (other.hasAttribute(name)) link.setAttribute(name, other.getAttribute(name));
+    else link.removeAttribute(name);
+  }
+  fill(link, ...other.childNodes);
+  const focused = row.contains(document.activeElement) && document.activeElement !== link ? document.activeElement : null;
+  for (const each of [...row.children]) if (each !== link) each.remove();
+  for (const each of [...fresh.children]) if (each !== other) row.append(each);
+  if (focused) refocus(row, focused);
+  return true;
 }
 
 function mark(element, key, print) {
