@@ -222,7 +222,7 @@ def test_admins_and_checks(tmp_path: Path, stack: ExitStack, authority: Authorit
     status, _, problem = ended(start_admin("servers", *given))
     assert (status, "signed by nobody who is trusted here" in problem) == (2, True)
     expired, _ = authority.issue("x.chat.example.net", days=-1, file="server")
-    assert f"FAILED       0 ms  certificate {expired}\n" in re.sub(r" +(\d) ms", r"       0 ms", check())
+    assert re.search(rf"^FAILED +\d+ ms  certificate {re.escape(str(expired))}$", check(), re.MULTILINE)
 
 
 def test_a_person_at_a_terminal(tmp_path: Path, stack: ExitStack, authority: Authority) -> None:
