@@ -26,7 +26,15 @@ class Resets(HangsUp):
         self.transport.abortConnection()
 
 
-@pytest_twisted.async_yield_fixture(params=[HangsUp, Resets])
+class RefusesTls(HangsUp):
+    """It says that it cannot do TLS, and goes: libpq wants to write then, and the end is there to be read."""
+
+    def dataReceived(self, data: bytes) -> None:
+        self.transport.write(b"N")
+        self.transport.loseConnection()
+
+
+@pytest_twisted.async_yield_fixture(params=[HangsUp, Resets, RefusesTls])
 async def port(request: Any) -> AsyncIterator[int]:
     from twisted.internet import reactor
 
@@ -38,7 +46,7 @@ async def port(request: Any) -> AsyncIterator[int]:
 
 
 async def test_a_server_that_goes_away_during_the_login_is_one_error(port: int) -> None:
-    """And nothing is logged: the fixture of all tests sees to that."""
+    """And nothing is logged, nor left in the reactor: the fixture of all tests sees to that."""
     from twisted.internet import reactor
 
     async def prepare(run: Run) -> None:
