@@ -5,13 +5,10 @@ The statement that reads messages also checks membership.
 
 from __future__ import annotations
 
-from typing import Any
-
-from msgspec import UNSET
-
 from flux.backends.postgres.append import LARGEST_ID
 from flux.backends.postgres.connection import Prepared, Run
 from flux.backends.postgres.cursors import UNREAD
+from flux.backends.reading import conversation, message
 from flux.errors import Forbidden, NotFound
 from flux.model.messages import Conversation, Message, Page
 
@@ -64,14 +61,6 @@ CONVERSATIONS = Prepared(f"""
     ORDER BY mine.at DESC, mine.chat DESC""")
 
 
-def message(chat: int, low: int | None, high: int | None, row: tuple[Any, ...]) -> Message:
-    """A row of (seq, sender, name, text, at) of a one-to-one chat, or of a group if there is no pair."""
-    seq, sender, name, text, at = row
-    if low is None or high is None:
-        return Message(chat, seq, sender, name, text, at, UNSET, chat)
-    return Message(chat, seq, sender, name, text, at, low + high - sender)
-
-
 async def history(run: Run, uid: int, chat: int, to: int, group: int, before: int, after: int, limit: int) -> Page:
     """See ``IStore``; so for the other functions here."""
     backwards = after < 0
@@ -100,18 +89,4 @@ async def fill(run: Run, uid: int, chat: int, after: int, limit: int) -> tuple[M
 
 
 async def conversations(run: Run, uid: int, limit: int) -> tuple[Conversation, ...]:
-    found = []
-    for chat, low, high, name, *last, unread, read in await run(CONVERSATIONS, (uid, limit)):
-        group = low is None
-        found.append(
-            Conversation(
-                chat,
-                name,
-                message(chat, low, high, tuple(last)),
-                unread,
-                read,
-                UNSET if group else low + high - uid,
-                chat if group else UNSET,
-            )
-        )
-    return tuple(found)
+    return tuple(conversation(uid, row) for row in await run(CONVERSATIONS, (uid, limit)))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import Any
 
-from msgspec import UNSET
-
+from flux.backends.reading import conversation, message
 from flux.backends.sqlite.chats import LARGEST_ID
 from flux.backends.sqlite.rows import all_rows, one_row
 from flux.backends.sqlite.runs import UNREAD, newest, within
@@ -41,14 +39,6 @@ CONVERSATIONS = f"""
     LEFT JOIN groups g ON g.chat = c.id
     LEFT JOIN accounts p ON p.id = c.low + c.high - ?1
     ORDER BY l.at DESC, c.id DESC"""
-
-
-def message(chat: int, low: int | None, high: int | None, row: tuple[Any, ...]) -> Message:
-    """A row of (seq, sender, name, text, at) of a one-to-one chat, or of a group if there is no pair."""
-    seq, sender, name, text, at = row
-    if low is None or high is None:
-        return Message(chat, seq, sender, name, text, at, UNSET, chat)
-    return Message(chat, seq, sender, name, text, at, low + high - sender)
 
 
 def history(
@@ -99,18 +89,4 @@ def fill(db: sqlite3.Connection, uid: int, chat: int, after: int, limit: int) ->
 
 
 def conversations(db: sqlite3.Connection, uid: int, limit: int) -> tuple[Conversation, ...]:
-    found = []
-    for chat, low, high, name, *last, unread, read in all_rows(db, CONVERSATIONS, (uid, limit)):
-        group = low is None
-        found.append(
-            Conversation(
-                chat,
-                name,
-                message(chat, low, high, tuple(last)),
-                unread,
-                read,
-                UNSET if group else low + high - uid,
-                chat if group else UNSET,
-            )
-        )
-    return tuple(found)
+    return tuple(conversation(uid, row) for row in all_rows(db, CONVERSATIONS, (uid, limit)))
