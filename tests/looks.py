@@ -47,5 +47,6 @@ def check_looks(tab: Tab, name: str) -> None:
         " animation.effect.getTiming().iterations === Infinity ? 0 : animation.finished))"
     )
     if SHOTS:
+        Path(SHOTS).mkdir(parents=True, exist_ok=True)
         tab.screenshot(Path(SHOTS) / f"{name}.png")
     assert tab.js(MISPLACED) == [], name
