@@ -44,6 +44,13 @@ def pytest_configure() -> None:
     hypothesis.settings.load_profile("flux")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where processes share the files, those with slow tests come first: one of them begun last leaves others idle."""
+    if hasattr(config, "workerinput"):
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_collection_finish() -> None:
     """Make the collection after each test quick: what is imported by now stays."""
     gc.collect()
