@@ -288,6 +288,8 @@ class IState(Interface):
         sessions: missing ones are restored, lower ones overwritten, those held by a
         higher number reported as lost.  A lower boot than the one on record changes
         nothing and is ``superseded``.  ``strays`` are routes that should not be there.
+        A node whose own lease had lapsed is not told who has ``departed``: it may be the
+        first to come back of many.
         """
 
     def retire(name: str, boot: int) -> Awaitable[None]:
@@ -396,7 +398,7 @@ class IBus(Interface):
         """
 
     def broadcast(event: BusEvent) -> Awaitable[None]:
-        """Send to every node that listens, oneself excluded or not: receivers must not mind."""
+        """Send to every node that listens, whoever calls among them."""
 
     def listen(node: str, boot: int, sink: IBusSink) -> Awaitable[None]:
         """Hand this boot's events to ``sink`` from now on."""

@@ -14,7 +14,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from flux.interfaces import IBus, IBusSink
-from flux.model.bus import BusEvent, FriendsChanged, Hint, Kick, MembersChanged, Notify
+from flux.model.bus import BusEvent, FriendsChanged, Hint, Kick, MembersChanged, Notify, Online
 from flux.model.chats import MemberChange
 from flux.model.events import Presence, ReadUpTo
 from flux.model.messages import Message
@@ -54,6 +54,7 @@ EVENTS: list[BusEvent] = [
     MembersChanged(change=MemberChange(chat=1, id=2, change="role", version=3, head=4, role="admin")),
     MembersChanged(change=MemberChange(chat=1, id=2, change="leave", version=4, head=4)),
     FriendsChanged(one=1, other=2, friends=False),
+    Online(uids=(1, 2), online=False),
     Kick(uid=1, below=2, reason="admin"),
 ]
 
@@ -101,6 +102,13 @@ class BusContract:
         await other_bus.broadcast(kick(1))
         await settle()
         assert (a.events, b.events) == ([kick(1)], [kick(1)])
+
+    async def test_a_broadcast_reaches_whoever_makes_it_too(self, bus, settle) -> None:
+        here = Recorder()
+        await bus.listen("a", 1, here)
+        await bus.broadcast(kick(1))
+        await settle()
+        assert here.events == [kick(1)]
 
     async def test_undisturbed_events_keep_their_order(self, bus, other_bus, settle) -> None:
         sink = Recorder()

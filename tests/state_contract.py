@@ -85,6 +85,45 @@ class StateContract:
         assert len((await state.snapshot()).nodes) == 1
         assert await state.routes([1]) == {1: Route("a", 2, 4)}
 
+    async def test_who_had_a_route_to_a_dead_node_has_departed_and_one_node_is_told_once(self, state, elapse) -> None:
+        survivors = [self.lease("b"), self.lease("c")]
+        dead = range(1, 1201)
+        await state.renew(self.lease("a"), [(uid, 1) for uid in dead])
+        await state.renew(survivors[0], [(2001, 1)])
+        await state.renew(survivors[1], [])
+        for _ in range(2):
+            await elapse(6 * self.second)
+            told = [await state.renew(lease, []) for lease in survivors]
+        # One of them is somewhere else by now.
+        await state.claim(7, Route("b", 1, 2), True)
+        for _ in range(10):
+            told += [await state.renew(lease, []) for lease in survivors]
+        departed = [uid for renewal in told for uid in renewal.departed]
+        assert len(departed) == len(set(departed))
+        assert set(dead) - {7} <= set(departed) <= set(dead)
+        assert await state.routes([7, 2001]) == {7: Route("b", 1, 2), 2001: Route("b", 1, 1)}
+
+    async def test_a_node_that_comes_back_says_who_it_still_has_and_judges_nobody(self, state, elapse) -> None:
+        await state.renew(self.lease("a"), [(1, 1), (2, 1)])
+        await state.renew(self.lease("b"), [(3, 1)])
+        await elapse(11 * self.second)
+        # Both were away, perhaps because the state was: the first to be back must not judge the other.
+        first = await state.renew(self.lease("b"), [(3, 1)])
+        assert first.departed == ()
+        second = await state.renew(self.lease("b"), [(3, 1)])
+        assert sorted(second.departed) == [1, 2]
+        back = await state.renew(self.lease("a"), [(1, 1)])
+        assert (back.restored, back.departed) == ((1,), ())
+        assert set(await state.routes([1, 2, 3])) == {1, 3}
+
+    async def test_nobody_departs_with_a_node_that_has_not_been_heard_of(self, state) -> None:
+        """As after everything was forgotten: it lives, and its heartbeat is to come."""
+        await state.renew(self.lease("a"), [])
+        await state.claim(5, Route("b", 1, 1), True)
+        assert [(await state.renew(self.lease("a"), [])).departed for _ in range(3)] == [()] * 3
+        assert (await state.renew(self.lease("b"), [(5, 1)])).departed == ()
+        assert await state.routes([5]) == {5: Route("b", 1, 1)}
+
     # draining
 
     async def test_draining_is_shown_and_told_to_the_node(self, state) -> None:

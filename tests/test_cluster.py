@@ -15,6 +15,7 @@ import psycopg2
 import pytest
 import pytest_twisted
 from chat_server import PASSWORD, Client, open_client
+from chat_server import befriend as make_friends
 from server_process import environment
 from twisted.internet.defer import Deferred
 from twisted.internet.utils import getProcessOutputAndValue
@@ -207,6 +208,23 @@ async def test_what_was_committed_by_a_node_that_could_tell_nobody_arrives(clust
     got = await receiver.told("message")
     assert (got["seq"], got["text"]) == (sent["seq"], "are you there?")
     assert not receiver.closed
+
+
+@pytest.mark.slow
+async def test_friends_see_that_a_node_was_killed(cluster: Cluster, people: People) -> None:
+    one, other = cluster.nodes
+    ann, bob, dan = await people.login(one), await people.login(other), await people.login(other)
+    for each in (bob, dan):
+        await make_friends(ann, each)
+    await other.server.kill()
+    offline = [await ann.told("presence") for _ in range(2)]
+    assert sorted(push["id"] for push in offline) == [bob.id, dan.id]
+    assert not any(push["online"] for push in offline)
+    assert not any(friend["online"] for friend in (await ann.ok("friends"))["friends"])
+    # Who logs in elsewhere is back, and the rest is not.
+    await people.login(one, bob.id)
+    assert await ann.told("presence") == {"id": bob.id, "online": True}
+    assert await ann.settled() == []
 
 
 @pytest.mark.slow

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import pytest_twisted
 from chat_server import ChatServer, Client, befriend, group_of
+
+from flux.errors import Unavailable
 
 
 @pytest_twisted.async_yield_fixture
@@ -187,6 +190,36 @@ async def test_friends_see_each_other_come_and_go(server: ChatServer, where: str
     bob = await server.log_in("bob", second)
     await server.advance(6)
     assert not [push for push in await ann.settled() if not push["online"]]
+    assert await cy.settled() == []
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+async def test_friends_see_that_a_node_died_and_that_it_had_only_stood_still(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch, comes_back: bool
+) -> None:
+    third, second = await server.start_node(), await server.start_node()
+    await server.register("ann", "bob", "cy", "dan")
+    ann, cy = await server.log_in("ann"), await server.log_in("cy", third)
+    bob, dan = await server.log_in("bob", second), await server.log_in("dan", second)
+    for one, other in ((ann, bob), (cy, bob), (ann, dan)):
+        await befriend(one, other)
+        await one.settled()
+    with monkeypatch.context() as patch:
+        away = Unavailable("the shared state is away")
+        patch.setattr(second.node.heartbeat, "_state", Mock(renew=Mock(side_effect=away)))
+        await server.advance(server.settings.status.lease + 2 * server.settings.status.heartbeat)
+    assert await ann.told("presence") == {"id": bob.id, "online": False}
+    assert await cy.told("presence") == {"id": bob.id, "online": False}
+    assert await ann.told("presence") == {"id": dan.id, "online": False}
+    assert await ann.settled() == await cy.settled() == []
+    if comes_back:
+        await server.advance(server.settings.status.heartbeat)
+    else:
+        bob = await server.log_in("bob")
+    assert await ann.told("presence") == {"id": bob.id, "online": True}
+    assert await cy.told("presence") == {"id": bob.id, "online": True}
+    others = [push["id"] for push in await ann.settled()]
+    assert others == ([dan.id] if comes_back else [])
     assert await cy.settled() == []
 
 

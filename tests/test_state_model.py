@@ -127,7 +127,9 @@ def comparable(answer: Any) -> Any:
         nodes = sorted((replace(node, heartbeat_age=0.0) for node in answer.nodes), key=lambda node: node.name)
         return replace(answer, nodes=tuple(nodes))
     if isinstance(answer, Renewal):
-        return replace(answer, lost=tuple(sorted(answer.lost)), strays=())
+        lost, restored = tuple(sorted(answer.lost)), tuple(sorted(answer.restored))
+        # Who is told of the departed, and when, is the state's matter.
+        return replace(answer, lost=lost, restored=restored, strays=(), departed=())
     if isinstance(answer, dict):
         return {key: None if isinstance(value, float) else value for key, value in answer.items()}
     if isinstance(answer, list):

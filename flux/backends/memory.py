@@ -64,6 +64,8 @@ class MemoryState:
         self._boots: dict[str, int] = {}
         self._draining: set[str] = set()
         self._routes: dict[int, Route] = {}
+        # Accounts whose routes went with the lease of their node, until a node is told.
+        self._departed: set[int] = set()
         self._reservations = Reservations()
         self._tokens: Lapsing[int, bytes] = Lapsing()
         self._failures: Lapsing[str, int] = Lapsing()
@@ -83,22 +85,34 @@ class MemoryState:
         name, boot = lease.name, lease.boot
         if boot < self._boots.get(name, 0):
             return Renewal(lost=(), draining=name in self._draining, superseded=True)
+        # After everything stood still, whoever comes back first must not judge the others.
+        judges = (held := self._leases.get(name)) is not None and held.expires > self._seconds()
         if boot > self._boots.get(name, 0):
+            judges = False
             self._end_leases([name])
             self._boots[name] = boot
         live = self._live()
         self._leases[name] = _Held(lease, self._seconds())
         live[name] = boot
         self._reservations.settle(name)
-        lost = []
-        held = self._routes
+        lost, restored = [], []
         for uid, number in routes:
-            route = held.get(uid)
+            route = self._routes.get(uid)
             if route is None or route.number < number or live.get(route.node) != route.boot:
-                held[uid] = Route(name, boot, number)
+                self._routes[uid] = Route(name, boot, number)
+                restored.append(uid)
             elif route.number > number:
                 lost.append(uid)
-        return Renewal(lost=tuple(lost), draining=name in self._draining, superseded=False)
+        departed: set[int] = set()
+        if judges and self._departed:
+            departed, self._departed = self._departed.difference(self._routes), set()
+        return Renewal(
+            lost=tuple(lost),
+            draining=name in self._draining,
+            superseded=False,
+            restored=tuple(restored),
+            departed=tuple(departed),
+        )
 
     async def retire(self, name: str, boot: int) -> None:
         """See :meth:`IState.retire`."""
@@ -258,12 +272,14 @@ class MemoryState:
         """Forget these leases and every route that has no lease: dead nodes must not pile up."""
         for name in names:
             self._leases.pop(name, None)
-        leases = self._leases
+        leases, before = self._leases, self._routes
         self._routes = {
             uid: route
-            for uid, route in self._routes.items()
+            for uid, route in before.items()
             if (held := leases.get(route.node)) is not None and held.lease.boot == route.boot
         }
+        # Of a node that has not been heard of since everything was forgotten nobody knows whether it died.
+        self._departed.update(uid for uid in before.keys() - self._routes.keys() if before[uid].node in self._boots)
 
     def _route(self, uid: int) -> Route | None:
         """The account's live route."""

@@ -4,6 +4,8 @@
 
     lease and all routes ──> IState.renew ──> lost        a newer session has the route: ours is kicked
                                               strays      routes of no session: released
+                                              departed    of a node that died: their friends are told
+                                              restored    their friends may have been told so of them
                                               superseded  another process has the name: this one ends
                                               draining    what an admin wants of this node
     then                     routes that could not be released when their sessions ended
@@ -20,6 +22,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from flux.chat.connections import Connections
+from flux.chat.presence import Presence
 from flux.chat.session import Session
 from flux.chat.spread import Spread
 from flux.chat.sweep import Sweep
@@ -42,6 +45,7 @@ class Heartbeat:
     :param logging_in: accounts of logins that are under way.
     :param connections: the node's; held while others may have its accounts.
     :param sweep: looks what was missed.
+    :param presence: tells friends.
     :param draining: called with every answer: whether an admin wants this node to drain.
     :param fatal: called with a reason when this process must go (its name was taken over).
     """
@@ -57,6 +61,7 @@ class Heartbeat:
         connections: Connections,
         sweep: Sweep,
         spread: Spread,
+        presence: Presence,
         clock: IReactorTime,
         draining: Callable[[bool], None],
         fatal: Callable[[str], None],
@@ -69,12 +74,14 @@ class Heartbeat:
         self._connections = connections
         self._sweep = sweep
         self._spread = spread
+        self._presence = presence
         self._clock = clock
         self._draining = draining
         self._fatal = fatal
         self._boot = 0
         self._host, self._port, self._websocket, self._tls = "", 0, "", False
         self._beat: float | None = None
+        self._renewed: float | None = None
         self._given_up = self._superseded = False
         self._outage = Outage(self.log, clock)
         self._unreleased: set[tuple[int, Route]] = set()
@@ -165,7 +172,10 @@ class Heartbeat:
             self._settings.status.lease, self._websocket, self._tls,
         )  # fmt: skip
         routes = {uid: session.number for uid, session in self._sessions.items() if session.placed}
+        began = self._clock.seconds()
         renewal = await self._state.renew(lease, list(routes.items()))
+        before, self._renewed = self._renewed, began
+        lapsed = before is not None and self._clock.seconds() - before > self._settings.status.lease
         if renewal.superseded:
             self.log.error("another process started as {name}: this one ends", name=self._name)
             for session in list(self._sessions.values()):
@@ -184,6 +194,9 @@ class Heartbeat:
             if uid not in self._logging_in and (holder is None or holder.number != number):
                 self._unreleased.add((uid, Route(self._name, self._boot, number)))
         await self._release_late()
+        await self._presence.announce(renewal.departed, False)
+        if lapsed:
+            await self._presence.announce(renewal.restored, True)
         if not self._given_up:
             self._draining(renewal.draining)
 

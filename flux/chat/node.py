@@ -46,7 +46,7 @@ from flux.errors import FluxError, Unavailable
 from flux.interfaces import IBus, IBusSink, IPlacement, IState, IStore
 from flux.lifecycle import DeadlineExceeded, Spawned, Tasks, every, within
 from flux.metrics import ChatMetrics
-from flux.model.bus import BusEvent, FriendsChanged, Hint, Kick, MembersChanged, Notify
+from flux.model.bus import BusEvent, FriendsChanged, Hint, Kick, MembersChanged, Notify, Online
 from flux.model.chats import MemberChange
 from flux.model.events import Presence as PresenceNotice
 from flux.model.messages import Message, Receipt
@@ -129,8 +129,8 @@ class ChatNode:
         )  # fmt: skip
         self.journal = Journal(store, self._settle, self.tasks, clock, metrics)
         self.heartbeat = Heartbeat(
-            settings, state, self.sessions, self.logging_in, self.connections, self.sweep, self.spread, clock,
-            self._told_to_drain, fatal or (lambda reason: None),
+            settings, state, self.sessions, self.logging_in, self.connections, self.sweep, self.spread, self.presence,
+            clock, self._told_to_drain, fatal or (lambda reason: None),
         )  # fmt: skip
         self._departure = Departure(
             self.name, self.sessions, lambda: len(self.logging_in), placement, clock, self._rng
@@ -317,6 +317,8 @@ class ChatNode:
                 self.delivery.members.changed(change)
             case FriendsChanged():
                 self._note_friends(event)
+            case Online():
+                self.presence.show_online(event)
             case Kick(uid, below, reason, detail):
                 session = self.sessions.get(uid)
                 if session is not None and session.number < below:

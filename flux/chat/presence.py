@@ -1,5 +1,10 @@
 """Who is online, and telling those who may know.
 
+::
+
+    login, end of a session ──> notify: its friends, on their nodes
+    the end of a lease      ──> announce: every node, which looks who of its sessions has such friends
+
 The routes are the truth about presence; the pushes to friends are hints that may get
 lost, and a login shows the state anew.
 """
@@ -13,11 +18,15 @@ from twisted.logger import Logger
 
 from flux.errors import FluxError
 from flux.interfaces import IBus, IState
-from flux.model.bus import BusEvent, Notify
+from flux.model.bus import BusEvent, Notify, Online
 from flux.model.events import Notice
+from flux.model.events import Presence as PresenceNotice
 
 if TYPE_CHECKING:
     from flux.chat.session import Session
+
+AT_ONCE = 1_000
+"""Accounts in one announcement to all nodes."""
 
 
 class Presence:
@@ -64,6 +73,30 @@ class Presence:
                 line = lines[session.dialect] = session.dialect.event(notice)
             session.show_line(line)
         return away
+
+    async def announce(self, uids: Sequence[int], online: bool) -> None:
+        """Tell the friends of ``uids``, wherever they are, that those are online, or not any more; best effort.
+
+        It is for many at once whose friends are not known here: of a node that died, or came back.
+        """
+        for start in range(0, len(uids), AT_ONCE):
+            part = uids[start : start + AT_ONCE]
+            try:
+                # Who has logged in elsewhere meanwhile is not offline, and who was taken over not online here.
+                there = await self._state.routes(part)
+                event = Online(tuple(uid for uid in part if (uid in there) is online), online)
+                if event.uids:
+                    await self._bus.broadcast(event)
+            except FluxError as error:
+                self.log.warn("friends were not told who is online: {error}", error=error)
+                return
+
+    def show_online(self, event: Online) -> None:
+        """Show the sessions here which of their friends came or went."""
+        changed = frozenset(event.uids)
+        for session in list(self._sessions.values()):
+            for uid in changed.intersection(session.friends):
+                session.show(PresenceNotice(uid, event.online))
 
     async def spread(self, uids: Sequence[int], event: Callable[[list[int]], BusEvent]) -> None:
         """Publish ``event`` to each node that has some of ``uids``, naming those."""

@@ -42,6 +42,13 @@ class FriendsChanged(BusEvent, frozen=True, tag="friends"):
     friends: bool
 
 
+class Online(BusEvent, frozen=True, tag="online"):
+    """``uids`` are ``online``, or not any more, as their friends everywhere should see: their node died, or is back."""
+
+    uids: tuple[int, ...]
+    online: bool
+
+
 class Kick(BusEvent, frozen=True, tag="kick"):
     """Close the session of ``uid`` if its number is below ``below``; ``detail`` is what people are told."""
 

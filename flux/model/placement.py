@@ -39,12 +39,17 @@ class Renewal(Value, frozen=True):
     :ivar superseded: another boot holds this name: this process has to go.
     :ivar strays: (account, session number) of some routes to this boot that it did not name, for it to
         release if it has no such sessions; a state that never loses a release need not look for them.
+    :ivar restored: accounts that were named and had no route, a lower one, or one of a node that is gone.
+    :ivar departed: accounts whose routes were dropped since their nodes have died. Each is told to one node, once;
+        perhaps not with the first heartbeat after the end of a lease, where there are many.
     """
 
     lost: tuple[int, ...]
     draining: bool
     superseded: bool
     strays: tuple[tuple[int, int], ...] = ()
+    restored: tuple[int, ...] = ()
+    departed: tuple[int, ...] = ()
 
 
 class Node(Value, frozen=True):

@@ -30,7 +30,7 @@ from flux.backends.redis.link import Link
 from flux.errors import Unavailable
 from flux.interfaces import IBus, IBusSink
 from flux.lifecycle import Tasks, together
-from flux.model.bus import BusEvent, FriendsChanged, Hint, Kick, MembersChanged, Notify
+from flux.model.bus import BusEvent, FriendsChanged, Hint, Kick, MembersChanged, Notify, Online
 
 MOST_WAITING = 10_000
 """Events waiting to be published; more are refused."""
@@ -43,7 +43,7 @@ MOST_BYTES_IN_MESSAGE = 65536
 """Events, and bytes unless it is one event, in one message of Redis."""
 
 _encode = msgspec.json.Encoder().encode
-_Event = Hint | Notify | MembersChanged | FriendsChanged | Kick
+_Event = Hint | Notify | MembersChanged | FriendsChanged | Online | Kick
 _events = msgspec.json.Decoder(list[_Event]).decode
 _event = msgspec.json.Decoder(_Event).decode
 _pieces = msgspec.json.Decoder(list[msgspec.Raw]).decode

@@ -1,13 +1,18 @@
 -- A heartbeat, or a later part of one: {node, boot, ttl, about, accounts, numbers}.
 -- The first part has `about`, what the node says of itself, and sets the lease.
--- Answer: {superseded, draining, accounts that were lost, some accounts that have a route here and their numbers}.
+-- Answer: {superseded, draining, accounts that were lost, some accounts that have a route here and their numbers,
+-- accounts that were restored, accounts whose routes were dropped with their nodes}.
 
 local node, boot, ttl, about, accounts, numbers = unpack(given)
 local draining = call('SISMEMBER', DRAINING, node) == 1
 local newest = tonumber(call('HGET', BOOTS, node) or 0)
 if tonumber(boot) < newest then
-  return cmsgpack.pack({true, draining, {}, {}})
+  return cmsgpack.pack({true, draining, {}, {}, {}, {}})
 end
+
+-- After an outage all leases have lapsed, and whoever comes back first must not judge the others.
+local judges = live(node, boot)
+holders[node] = nil
 
 if about ~= '' then
   call('HSET', BOOTS, node, boot)
@@ -21,7 +26,7 @@ if about ~= '' then
 end
 
 local mine = ' ' .. boot .. ' ' .. node
-local lost, restored = {}, {}
+local lost, restored, entries = {}, {}, {}
 for from = 1, #accounts, MANY do
   local last = math.min(from + MANY - 1, #accounts)
   local held = call('HMGET', ROUTES, unpack(accounts, from, last))
@@ -34,35 +39,55 @@ for from = 1, #accounts, MANY do
       end
       if not route or tonumber(other) < tonumber(number) or not live(its_node, its_boot) then
         restored[#restored + 1] = accounts[i]
-        restored[#restored + 1] = number .. mine
+        entries[#entries + 1] = accounts[i]
+        entries[#entries + 1] = number .. mine
       elseif tonumber(other) > tonumber(number) then
         lost[#lost + 1] = accounts[i]
       end
     end
   end
 end
-each('HSET', ROUTES, restored)
+each('HSET', ROUTES, entries)
 
-local here = {}
-if about ~= '' then
-  -- Routes of nodes that are gone, and routes here of sessions that are: every heartbeat looks at some more of all routes.
-  local looked = call('HGET', LOOKED, node) or '0'
-  local page = call('HSCAN', ROUTES, looked, 'COUNT', 500)
-  local dead = {}
-  for i = 1, #page[2], 2 do
-    local account = page[2][i]
-    local number, its_boot, its_node = parts(page[2][i + 1])
-    if not live(its_node, its_boot) then
-      dead[#dead + 1] = account
-    elseif its_node == node then
-      here[#here + 1] = account
-      here[#here + 1] = number
-    end
+local boots = {}
+
+local function known(node)
+  if boots[node] == nil then
+    boots[node] = call('HEXISTS', BOOTS, node) == 1
   end
-  each('HDEL', ROUTES, dead)
-  call('HSET', LOOKED, node, page[1])
+  return boots[node]
+end
+
+local here, departed = {}, {}
+if about ~= '' then
+  -- Routes of nodes that are gone, and routes here of sessions that are: every heartbeat looks at some more of all routes,
+  -- and at more while it finds the former.
+  local looked, seen = call('HGET', LOOKED, node) or '0', 0
+  repeat
+    local page = call('HSCAN', ROUTES, looked, 'COUNT', 500)
+    local dead = {}
+    for i = 1, #page[2], 2 do
+      local account = page[2][i]
+      local number, its_boot, its_node = parts(page[2][i + 1])
+      if not live(its_node, its_boot) then
+        dead[#dead + 1] = account
+        -- Of a node that has not been heard of since Redis was emptied nobody knows whether it died.
+        if judges and known(its_node) then
+          departed[#departed + 1] = account
+        end
+      elseif its_node == node then
+        here[#here + 1] = account
+        here[#here + 1] = number
+      end
+    end
+    looked, seen = page[1], seen + #page[2] / 2
+    if judges then
+      each('HDEL', ROUTES, dead)
+    end
+  until not judges or #dead == 0 or looked == '0' or seen >= MANY
+  call('HSET', LOOKED, node, looked)
   for _, key in ipairs({LEASES, NODES, ROUTES, LOOKED}) do
     call('PEXPIRE', key, KEEP)
   end
 end
-return cmsgpack.pack({false, draining, lost, here})
+return cmsgpack.pack({false, draining, lost, here, restored, departed})
