@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import pytest_twisted
 from bus_contract import BusContract, Recorder, kick
 from redis_parts import new_prefix, parts
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 
@@ -55,3 +57,53 @@ def settle(bus, other_bus):
 
 class TestRedisBus(BusContract):
     pass
+
+
+# --- gaps --------------------------------------------------------------------
+
+
+async def test_a_gap_is_told_of_when_a_new_subscription_is_confirmed(bus, monkeypatch) -> None:
+    """Whoever looks for what was missed before that may miss what comes in between."""
+    await bus.listen("a", 1, Recorder())
+    asked: Deferred[None] = Deferred()
+    confirmed: Deferred[None] = Deferred()
+    true = bus._subscriptions.command
+
+    async def late(*words: Any) -> None:
+        await true(*words)
+        asked.callback(None)
+        await confirmed
+
+    monkeypatch.setattr(bus._subscriptions, "command", late)
+    sink = Recorder()
+    listening = Deferred.fromCoroutine(bus.listen("b", 1, sink))
+    await asked
+    assert sink.seen == []
+    confirmed.callback(None)
+    await listening
+    assert sink.seen == ["gap"]
+
+
+async def test_a_gap_is_told_of_when_a_new_connection_has_all_subscriptions(bus) -> None:
+    sinks = [Recorder(), Recorder()]
+    for number, sink in enumerate(sinks):
+        await bus.listen("a", number, sink)
+        assert sink.seen == ["gap"]
+    confirmations: list[Deferred[None]] = []
+
+    class NewConnection:
+        def on_push(self, arrived: Any) -> None:
+            pass
+
+        def command(self, word: str, channel: bytes) -> Deferred[None]:
+            assert word == "SUBSCRIBE"
+            confirmations.append(Deferred())
+            return confirmations[-1]
+
+    subscribing = Deferred.fromCoroutine(bus._subscribe(NewConnection()))
+    assert len(confirmations) == 3
+    for confirmation in confirmations:
+        assert [sink.seen for sink in sinks] == [["gap"]] * 2
+        confirmation.callback(None)
+    await subscribing
+    assert [sink.seen for sink in sinks] == [["gap", "gap"]] * 2
