@@ -53,6 +53,28 @@ def test_a_drained_chat_server_ends_and_serves_when_it_is_started_again(
     assert not any("draining" in line for line in again.lines)
 
 
+def test_a_drained_chat_server_ends_although_a_client_stays(
+    tmp_path: Path, stack: ExitStack, redis_server: RedisServer
+) -> None:
+    place = Place(
+        tmp_path, stack, state__kind="redis", state__url=redis_server.url, state__prefix=new_prefix()
+    )  # fmt: skip
+    place.start("flux-status")
+    chat = place.start("flux-chat")
+    person = place.log_in()
+    other = {"chat.name": "chat2", "chat.listen": "tcp:0:interface=127.0.0.1", "store.path": str(tmp_path / "other.db")}
+    place.start("flux-chat", *(word for key, value in other.items() for word in ("--set", f"{key}={value}")))
+    draining = place.start_admin("drain", "chat1", "--wait")
+    moved = person.next()
+    assert (moved["type"], moved["server"], moved["reason"]) == ("moved", "chat2", "drain")
+    # And does not go.
+    assert person.next() == {"type": "kicked", "reason": "shutdown"}
+    assert person.next() == {"type": "closed"}
+    assert ended(draining) == (0, "chat1 is down\n", "")
+    chat.wait_for("drained: this process ends")
+    assert chat.end() == (0, "")
+
+
 def test_a_process_with_a_status_service_goes_on(tmp_path: Path, stack: ExitStack) -> None:
     place = Place(tmp_path, stack)
     process = place.start("flux")
