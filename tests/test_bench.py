@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from server_process import environment
@@ -290,21 +291,30 @@ def test_too_many_connections_for_the_system(capsys: pytest.CaptureFixture[str])
     assert "ulimit" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_flux_bench(tmp_path: Path) -> None:
-    """All scenarios, small, against the real server: nothing lost, figures for all of them."""
+def flux_bench(*arguments: str) -> dict[str, Any]:
+    """The figures of a small run, in which nothing was lost."""
     command = "import sys; from flux.bench import scenarios; from flux.cli.main import main; "
     command += "scenarios.ACCOUNTS = 100; sys.exit(main())"
     small = ["--clients=4", "--in-flight=2", "--group-size=12", "--sessions=20", "--seconds=0.3", "--rounds=1"]
     done = subprocess.run(
-        [sys.executable, "-c", command, "bench", *small, "--json", "--data", str(tmp_path)],
+        [sys.executable, "-c", command, "bench", *small, "--json", *arguments],
         env=environment(),
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    figures = json.loads(done.stdout)
+    figures: dict[str, Any] = json.loads(done.stdout)
+    for run in figures["runs"]:
+        assert run["rate"] > 0
+        assert run["lost"] == run["duplicated"] == run["reordered"] == 0
+    return figures
+
+
+@pytest.mark.slow
+def test_flux_bench(tmp_path: Path) -> None:
+    """All scenarios against the real server."""
+    figures = flux_bench("--data", str(tmp_path))
     assert figures["fsync_ms"] > 0
     assert [(idle["subject"], idle["sessions"]) for idle in figures["idle"]] == [("flux", 20)]
     assert [(run["scenario"], run["subject"]) for run in figures["runs"]] == [
@@ -315,8 +325,17 @@ def test_flux_bench(tmp_path: Path) -> None:
         ("login", "flux"),
         ("assign", "flux"),
     ]
-    for run in figures["runs"]:
-        assert run["rate"] > 0
-        assert run["lost"] == run["duplicated"] == run["reordered"] == 0
+    assert figures["runs"][1]["ratio"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_flux_bench_of_a_server_on_postgresql_and_redis(tmp_path: Path) -> None:
+    figures = flux_bench("--scenario", "pairs", "assign", "--server", "cluster", "--data", str(tmp_path))
+    assert [(run["scenario"], run["subject"]) for run in figures["runs"]] == [
+        ("pairs", "relay"),
+        ("pairs", "cluster"),
+        ("assign", "cluster"),
+    ]
     assert figures["runs"][1]["ratio"] > 0
     assert list(tmp_path.iterdir()) == []

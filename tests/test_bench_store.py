@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -86,16 +87,33 @@ def test_all_cases() -> None:
     ]
 
 
-@pytest.mark.slow
-def test_the_command(tmp_path: Path) -> None:
-    small = ["--store", "sqlite", "--pool", "1", "--seconds", "0.3", "--data", str(tmp_path), "--json"]
+def bench_store(*arguments: str) -> str:
     command = "import sys; from flux.cli.main import main; sys.exit(main())"
     done = subprocess.run(
-        [sys.executable, "-c", command, "bench", "store", *small, "--plot", str(tmp_path / "figure.png")],
+        [sys.executable, "-c", command, "bench", "store", *arguments],
         env=environment(), capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    figures = json.loads(done.stdout)
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_table_has_both_stores_and_every_number_of_connections(tmp_path: Path) -> None:
+    printed = bench_store("--pool", "1", "3", "--seconds", "0.2", "--data", str(tmp_path))
+    rows = re.findall(r"^ +(sqlite|postgres) +(\S.*?) {2,}([\d,]+) +([\d.]+) +([\d.]+) *$", printed, re.MULTILINE)
+    ways = ["one by one, 1 at once", "one by one, 3 at once", "group commit"]
+    assert [(store, way) for store, way, *_ in rows] == [
+        (store, way) for store in ("sqlite", "postgres") for way in ways
+    ]
+    for _, _, rate, p50, p99 in rows:
+        assert int(rate.replace(",", "")) > 0
+        assert 0 < float(p50) <= float(p99)
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path: Path) -> None:
+    small = ["--store", "sqlite", "--pool", "1", "--seconds", "0.3", "--data", str(tmp_path), "--json"]
+    figures = json.loads(bench_store(*small, "--plot", str(tmp_path / "figure.png")))
     assert [outcome["case"]["way"] for outcome in figures["outcomes"]] == ["singly", "grouped"]
     assert all(outcome["rate"] > 0 for outcome in figures["outcomes"])
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")

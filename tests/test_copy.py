@@ -236,6 +236,29 @@ async def test_a_copy_that_differs_is_not_kept(tmp_path: Path, database: Databas
     assert database.query("SELECT count(*) FROM accounts") == [(0,)]
 
 
+async def test_a_copy_back_that_differs_is_not_kept(tmp_path: Path, database: Database) -> None:
+    store = postgres_store(database)
+    await store.start()
+    ann, bob = await people(store, "ann", "bob")
+    await store.append([Draft(ann, bob, 0, f"{n}") for n in range(10)])
+    await store.stop()
+    path = tmp_path / "flux.db"
+    with closing(sqlite3.connect(path)) as db:
+        migrate(db, path)
+        db.execute(
+            "CREATE TRIGGER change AFTER INSERT ON messages WHEN NEW.text = '7'"
+            " BEGIN UPDATE messages SET text = 'seven' WHERE id = NEW.id; END"
+        )
+        db.commit()
+    source, target = PostgresSide(database.dsn), SqliteSide(path, write=True)
+    with pytest.raises(Unavailable, match=r"messages differ: .* has 10 rows with the checksum .*; nothing was kept"):
+        copying.copy(source, target, lambda share, what: None)
+    target.close()
+    source.close()
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT count(*) FROM accounts").fetchall() == [(0,)]
+
+
 def test_progress_goes_from_nothing_to_all(tmp_path: Path, database: Database) -> None:
     with closing(sqlite3.connect(tmp_path / "flux.db")) as db:
         migrate(db, tmp_path / "flux.db")

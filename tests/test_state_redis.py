@@ -38,31 +38,35 @@ class TestRedisState(StateContract):
     second = 0.08
 
 
-async def test_every_key_is_documented_with_its_type_and_life(redis_server) -> None:
+async def test_every_key_is_documented_with_its_type_life_and_owner(redis_server) -> None:
     page = (Path(__file__).parent.parent / "docs" / "operations.md").read_text("utf-8")
-    rows = {
-        name: (kind, lives) for name, kind, lives in re.findall(r"^\| `flux:(\S+)` \| (.+?) \| (.+?) \|", page, re.M)
-    }
+    row = re.compile(r"^\| `flux:(\S+)` \| (.+?) \| (.+?) \| (.+?) \|", re.MULTILINE)
+    rows = {name: (kind, lives, owner) for name, kind, lives, owner in row.findall(page)}
     prefix = new_prefix()
+    found = {}
     async with started(redis_server.url, prefix) as (state, _), admin(redis_server) as root:
-        await state.renew(lease(), [(1, 1)])
-        await state.drain("b", True)
-        await state.assign([Choice(2, "a", b"d"), Choice(3, "b", b"d")], 60, 60)
-        await state.claim(2, Route("a", 1, 1), True)
-        await state.fail(["k"], 60)
-        await state.offend({"10.0.0.1": 1}, 1, 60, 60)
-        await state.set_code("k", b"d", 60)
-        await state.try_code("k", b"e", 3)
-        found = {}
-        for key in await root.command("KEYS", f"{prefix}*"):
-            name = re.sub(r"(reserved|arrived):.*", r"\1:NODE", key.decode().removeprefix(prefix))
-            name = re.sub(r"^code:.*", "code:DIGEST", re.sub(r"^token:.*", "token:ACCOUNT", name))
-            kind = {"zset": "sorted set"}.get(await root.command("TYPE", key), await root.command("TYPE", key))
-            found[name] = (kind, await root.command("PTTL", key) > 0)
+        for owner, call in (
+            ("chat servers", lambda: state.renew(lease(), [(1, 1)])),
+            ("status service", lambda: state.drain("b", True)),
+            ("status service", lambda: state.assign([Choice(2, "a", b"d"), Choice(3, "b", b"d")], 60, 60)),
+            ("chat servers", lambda: state.claim(2, Route("a", 1, 1), True)),
+            ("chat servers, gates", lambda: state.fail(["k"], 60)),
+            ("chat servers, gates", lambda: state.offend({"10.0.0.1": 1}, 1, 60, 60)),
+            ("gates", lambda: state.set_code("k", b"d", 60)),
+            ("gates", lambda: state.try_code("k", b"e", 3)),
+        ):
+            await call()
+            for key in await root.command("KEYS", f"{prefix}*"):
+                name = re.sub(r"(reserved|arrived):.*", r"\1:NODE", key.decode().removeprefix(prefix))
+                name = re.sub(r"^code:.*", "code:DIGEST", re.sub(r"^token:.*", "token:ACCOUNT", name))
+                kind = await root.command("TYPE", key)
+                lapses = await root.command("PTTL", key) > 0
+                # Whoever makes it owns it.
+                found.setdefault(name, ({"zset": "sorted set"}.get(kind, kind), lapses, owner))
     # This one is deleted by the script that makes it.
     assert set(rows) - set(found) == {"check"}
-    for name, (kind, lapses) in found.items():
-        assert kind == rows[name][0], name
+    for name, (kind, lapses, owner) in found.items():
+        assert (kind, owner) == (rows[name][0], rows[name][2]), name
         assert lapses == (rows[name][1] not in ("for ever", "until it is taken back")), name
 
 

@@ -420,6 +420,11 @@ def test_the_table_of_faults(capsys: pytest.CaptureFixture[str]) -> None:
     assert count(anomalies)["lost"] == 30
 
 
+def test_clients_of_a_cluster_have_15_s_to_come_back() -> None:
+    plan = verify._plan(parse("--cluster"))
+    assert (plan.clients, plan.recover_within) == (60, 15.0)
+
+
 def test_an_unknown_fault_is_refused_before_anything_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
