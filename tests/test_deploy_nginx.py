@@ -33,7 +33,8 @@ class Nginx:
     """An nginx with the configuration of this project."""
 
     def __init__(self, folder: Path) -> None:
-        self.ports = {number: free_port() for number in ("8090", "8091", "8092", "9091", "9092", "80", "8080")}
+        numbers = ("8090", "8091", "8092", "9091", "9092", "9093", "80", "8080")
+        self.ports = {number: free_port() for number in numbers}
         self._folder = folder
         self._file = folder / "nginx.conf"
         self._process: subprocess.Popen[bytes] | None = None
@@ -97,6 +98,9 @@ class Nginx:
     def log(self) -> str:
         return (self._folder / "flux.log").read_text()
 
+    def errors(self) -> str:
+        return (self._folder / "error.log").read_text()
+
 
 def until(happened: Callable[[], bool]) -> None:
     while not happened():
@@ -111,14 +115,16 @@ def program() -> str:
 
 
 class Site:
-    """nginx, chat1 and chat2, and the people who come."""
+    """nginx, chat1 and chat2 (and more), and the people who come."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.nginx = Nginx(folder)
         self._folder = folder
         self._stack = stack
-        self._places = {number: self._place(number) for number in (1, 2)}
-        self.servers = {number: place.start("flux") for number, place in self._places.items()}
+        self._places: dict[int, Place] = {}
+        self.servers: dict[int, ServerProcess] = {}
+        for number in (1, 2):
+            self.start(number)
         self._names = iter(f"user{number}" for number in range(1, 10_000))
         stack.callback(self.nginx.stop)
 
@@ -131,6 +137,8 @@ class Site:
         return place
 
     def start(self, number: int) -> ServerProcess:
+        if number not in self._places:
+            self._places[number] = self._place(number)
         self.servers[number] = self._places[number].start("flux")
         return self.servers[number]
 
@@ -184,8 +192,25 @@ def test_addresses_are_the_clients_own(site: Site) -> None:
     assert {address: site.come(address).server for address in servers} == servers
 
 
+def test_when_a_server_is_taken_out_the_others_keep_those_who_had_them(site: Site) -> None:
+    last = r"(server 127\.0\.0\.1:)\d+( weight=1 max_fails=2 fail_timeout=10s;\n)(\s+\})"
+    second, third = site.nginx.ports["9092"], site.nginx.ports["9093"]
+    three = (last, rf"\g<1>{second}\g<2>        \g<1>{third}\g<2>\g<3>")
+    site.start(3)
+    site.nginx.configure((r"#hash", "hash"), three)
+    site.nginx.start()
+    before = {address: site.come(address).server for address in (f"127.0.1.{last}" for last in range(1, 31))}
+    assert set(before.values()) == {"chat1", "chat2", "chat3"}
+    site.nginx.configure((r"#hash", "hash"))
+    site.nginx.reload()
+    after = {address: site.come(address).server for address in before}
+    assert {address for address in before if after[address] != before[address]} == {
+        address for address in before if before[address] == "chat3"
+    }
+
+
 def test_a_server_that_dies_gets_nobody_until_it_is_back(site: Site) -> None:
-    site.nginx.configure((r"fail_timeout=10s", "fail_timeout=1s"), (r"#least_conn", "least_conn"))
+    site.nginx.configure((r"#least_conn", "least_conn"))
     site.nginx.start()
     here = [site.come() for _ in range(4)]
     assert Counter(person.server for person in here) == {"chat1": 2, "chat2": 2}
@@ -199,6 +224,8 @@ def test_a_server_that_dies_gets_nobody_until_it_is_back(site: Site) -> None:
     site.servers[1].signal(signal.SIGKILL)
     site.servers[1].end()
     assert site.counts(6) == {"chat2": 6}
+    # Nobody waits for it again: two have tried.
+    assert site.nginx.errors().count("connect() failed") == 2
     site.start(1)
     until(lambda: site.come().server == "chat1")
 
