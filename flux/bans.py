@@ -28,7 +28,7 @@ from flux.addresses import Address, Network, counted, holds, parse
 from flux.config import Settings
 from flux.errors import FluxError, Forbidden, RateLimited
 from flux.interfaces import IState, IStore
-from flux.lifecycle import Tasks, every
+from flux.lifecycle import Outage, Tasks, every
 from flux.metrics import BanMetrics
 from flux.model.people import Ban
 
@@ -72,7 +72,7 @@ class Bans:
         # By version and length of the prefix, then by the prefix: there are few lengths.
         self._by_admins: dict[tuple[int, int], dict[int, Ban]] = {}
         self._listeners: list[Callable[[bool], None]] = []
-        self._problem = ""
+        self._outage = Outage(self.log, clock)
         metrics.held(lambda: {"automatic": len(self._automatic), "admin": sum(map(len, self._by_admins.values()))})
         self.reload(settings)
 
@@ -185,9 +185,10 @@ class Bans:
                 by_admins = self._take(await self._store.network_bans())
         except FluxError as error:
             problem = str(error)
-        if problem and not self._problem:
-            self.log.warn("new bans are not known here until this is over: {problem}", problem=problem)
-        self._problem = problem
+        if problem:
+            self._outage.failed("new bans are not known here until this is over: {problem}", problem=problem)
+        else:
+            self._outage.over("new bans are known here again, after {seconds} s")
         if news or by_admins:
             self._tell_listeners(by_admins)
 

@@ -15,12 +15,14 @@ import pytest
 from admin_parts import TOKEN, login, running
 from printed_table import cells
 from test_admin_port import ends
+from twisted.internet.defer import fail
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 
 from flux.bench.servers import free_port
 from flux.cli.main import main
 from flux.config import ConfigError, Difference, Mistake
+from flux.errors import Unavailable
 
 NO_ADMIN_PORT = "is no admin port of flux"
 ENDS_INSTEAD = "ends the connection instead of answering as an admin port of flux does"
@@ -109,6 +111,19 @@ async def test_sessions_are_ended_and_passwords_set(tmp_path: Path) -> None:
         )  # fmt: skip
         await ann.close()
         await bob.close()
+
+
+async def test_a_kick_that_leaves_the_token_says_so_and_is_no_success(tmp_path: Path) -> None:
+    async with running(tmp_path) as assembly:
+        ann = await login(assembly, "ann")
+        setattr(assembly.state, "revoke", lambda uid: fail(Unavailable("the shared state is away")))  # noqa: B010 - of a stand-in
+        assert await flux_admin(assembly, "kick", "ann") == (
+            1,
+            "ann (1): the session ends within some seconds, THE TOKEN IS NOT REVOKED\n",
+            "because: the shared state is away\nflux admin: the token still lets ann in until it expires: try again\n",
+        )
+        assert (await flux_admin(assembly, "kick", "ann", "--json"))[0] == 1
+        await ann.close()
 
 
 async def test_reload_says_what_changed_and_what_is_wrong(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from chat_server import with_changes
 from prometheus_client import CollectorRegistry
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from flux.backends.memory import MemoryState
 from flux.bans import LOOK_EVERY, MOST_OFFENDERS, Bans
@@ -246,8 +247,18 @@ async def test_while_the_store_is_away_known_bans_stay() -> None:
     bench.store.bans = (network_ban("203.0.113.0/24"),)
     await bench.bans.refresh()
     bench.store.problem = Unavailable("away")
-    await bench.bans.refresh()
-    assert bench.bans.refusal(ADDRESS) is not None
+    with capturedLogs() as captured:
+        for _ in range(3):
+            await bench.bans.refresh()
+            bench.clock.advance(2)
+        assert bench.bans.refusal(ADDRESS) is not None
+        bench.store.problem = None
+        await bench.bans.refresh()
+    told = [formatEvent(event) for event in captured if event["log_level"] is not LogLevel.debug]
+    assert told == [
+        "new bans are not known here until this is over: unavailable: away",
+        "new bans are known here again, after 6.0 s",
+    ]
 
 
 async def test_both_are_looked_at_again_and_again() -> None:

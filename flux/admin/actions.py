@@ -113,6 +113,8 @@ class Actions:
         """End an account's session, wherever it is, and revoke its token; ``detail`` is what its client shows."""
         sources = self._sources
         ended = await end_session(self._store(), sources.state, sources.bus, self._clock, uid, reason, detail)
+        if ended.problem:
+            self.log.warn("ending the session of user {uid}: {problem}", uid=uid, problem=ended.problem)
         return Ending(uid, name, ended.session, ended.token, ended.problem)
 
     async def drain(self, server: str, draining: bool, by: str) -> Node:

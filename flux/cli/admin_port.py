@@ -327,6 +327,7 @@ def _passwd(args: argparse.Namespace, port: AdminPort) -> None:
 def _ended(args: argparse.Namespace, ending: Any, before: str) -> None:
     if not out(args, ending):
         tell_ending(ending, before)
+    whole(ending)
 
 
 def tell_ending(ending: Any, before: str) -> None:
@@ -335,6 +336,15 @@ def tell_ending(ending: Any, before: str) -> None:
     print(f"{ending['name']} ({ending['id']}): {before}{ENDED[ending['session']]}, {token}")
     if ending["problem"]:
         print(f"because: {ending['problem']}", file=sys.stderr)
+
+
+def whole(ending: Any) -> None:
+    """See that all of it was done.
+
+    :raises Refused: the token works until it expires.
+    """
+    if not ending["token"]:
+        raise Refused(f"the token still lets {ending['name']} in until it expires: try again")
 
 
 def _reload(args: argparse.Namespace, port: AdminPort) -> None:
