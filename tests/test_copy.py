@@ -204,6 +204,7 @@ async def test_what_cannot_be_copied(configured: Path, database: Database) -> No
     running = flux(configured, "copy", "lite.ini", "post.ini")
     assert running.returncode == 1
     assert "is in use by process" in running.stderr
+    assert database.query("SELECT to_regclass('accounts')") == [(None,)], "nothing was made there"
     await store.stop()
     full = postgres_store(database)
     await full.start()

@@ -382,6 +382,7 @@ def test_an_interruption_leaves_no_server_behind(tmp_path: Path) -> None:
         status, errors = process.end()
     assert status == 130
     assert "cannot verify" not in errors
+    assert "flux verify: interrupted" in errors
     assert not [pid for pid in Path("/proc").glob("[0-9]*") if str(data).encode() in _command_line(pid)]
 
 

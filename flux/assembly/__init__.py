@@ -14,6 +14,7 @@ from flux.assembly.backends import (
     make_mailer,
     make_state,
     make_store,
+    see_whether_idle,
 )
 from flux.assembly.checks import Step, checks, mail_check, tls_checks
 from flux.assembly.services import Assembly, assemble
@@ -30,5 +31,6 @@ __all__ = [
     "make_mailer",
     "make_state",
     "make_store",
+    "see_whether_idle",
     "tls_checks",
 ]

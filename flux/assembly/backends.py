@@ -75,6 +75,14 @@ def copy_store(source: Settings, target: Settings, progress: Callable[[float, st
         reading.close()
 
 
+def see_whether_idle(settings: Settings) -> None:
+    """See that an installation is not in use. Waits likewise.
+
+    :raises flux.errors.Unavailable: it is, or cannot be opened.
+    """
+    _side(settings, write=False).close()
+
+
 def _side(settings: Settings, write: bool) -> Side:
     if settings.store.kind == "postgres":
         return PostgresSide(settings.store.dsn, write)

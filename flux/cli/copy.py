@@ -46,11 +46,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prepare(source: Settings, target: Settings) -> None:
-    """See that the source is as this flux knows it, and make the target's tables.
+    """See that the source is as this flux knows it and not in use, and make the target's tables.
 
     :raises Unavailable: it is not, or they cannot be made.
     """
-    from flux.assembly import has_migrations, make_store
+    from flux.assembly import has_migrations, make_store, see_whether_idle
 
     problem: Exception | None = None
 
@@ -68,6 +68,8 @@ def _prepare(source: Settings, target: Settings) -> None:
                 raise CannotStart("there is nothing to copy: FROM names an empty database")
             if pending:
                 raise CannotStart("FROM has an older schema: bring it up to date with flux migrate --apply")
+            # First, so that a copy that is refused leaves the target as it was.
+            see_whether_idle(source)
             await stores[1].migrate()
         except (Unavailable, CannotStart) as error:
             problem = error

@@ -124,6 +124,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             status.print(f"what the servers printed is in {directory}", markup=False, soft_wrap=True)
     if attempt.interrupted:
+        status.print("flux verify: interrupted, so nothing is said about the messages", markup=False)
         return 130
     if verdict is None and not attempt.broken:
         return 2
