@@ -255,6 +255,7 @@ class IStore(Interface):
         """Move cursors forward: never back, never past the head, members only.
 
         A move whose ``number`` is below the account's newest session number is ignored.
+        Without moves it does nothing, and fails where the store is known not to work.
         """
 
     def changes(mark: int) -> Awaitable[Changes]:

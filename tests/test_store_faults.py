@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -18,6 +19,7 @@ from server_process import environment
 from store_contract_people import people, together
 from store_faults import Faults
 from store_invariants import check_file, check_invariants
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from flux.backends.sqlite import SqliteStore
 from flux.errors import FluxError, Unavailable
@@ -219,18 +221,29 @@ async def test_a_full_disk_is_unavailable_until_there_is_room(opened) -> None:
     [[pages]] = writing.execute("PRAGMA page_count").fetchall()
     writing.execute(f"PRAGMA max_page_count = {pages + 20}").fetchall()
     sent, full = 0, None
-    while full is None:
-        try:
-            await store.append([Draft(ann, bob, 0, "x" * 4000, f"{sent + 1}")])
-            sent += 1
-        except Unavailable as error:
-            full = error
-    assert sent > 5
-    assert "full" in full.detail
-    with pytest.raises(Unavailable):
-        await store.append([Draft(ann, bob, 0, "y" * 200_000)])
-    assert (await store.history(bob, 0, ann, 0, 0, -1, 1)).messages[0].seq == sent + 1
-    writing.execute("PRAGMA max_page_count = 1000000").fetchall()
+    with capturedLogs() as captured:
+        while full is None:
+            try:
+                await store.append([Draft(ann, bob, 0, "x" * 4000, f"{sent + 1}")])
+                sent += 1
+            except Unavailable as error:
+                full = error
+        assert sent > 5
+        assert "full" in full.detail
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await store.append([Draft(ann, bob, 0, "y" * 200_000)])
+            # Which is how it is seen whether the store works.
+            with pytest.raises(Unavailable, match="full"):
+                await store.advance([])
+        assert (await store.history(bob, 0, ann, 0, 0, -1, 1)).messages[0].seq == sent + 1
+        writing.execute("PRAGMA max_page_count = 1000000").fetchall()
+        await store.advance([])
+    told = [formatEvent(event) for event in captured if event["log_level"] > LogLevel.debug]
+    assert [re.sub("after .* s$", "after a while", line) for line in told] == [
+        f"nothing can be stored in {store.path} (store.path), and clients are told so: database or disk is full",
+        "what clients send is stored again, after a while",
+    ]
     receipts = await store.append([Draft(ann, bob, 0, "x" * 4000, f"{n}") for n in (sent, sent + 1)])
     assert [(receipt.seq, receipt.duplicate) for receipt in receipts] == [(sent + 1, True), (sent + 2, False)]
 

@@ -46,6 +46,9 @@ CURSORS = f"""
 
 def advance(writer: Writer, moves: Sequence[CursorMove]) -> None:
     """See ``IStore``; so for the other functions here."""
+    if not moves:
+        writer.prove()
+        return
     rows = [(move.uid, move.number, move.chat, move.received, move.read) for move in moves]
     writer.db.execute(ADVANCE, (msgspec.json.encode(rows).decode(),))
 

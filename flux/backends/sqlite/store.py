@@ -15,7 +15,7 @@ from flux.backends.sqlite import accounts, bans, cursors, friends, groups, histo
 from flux.backends.sqlite.append import append
 from flux.backends.sqlite.lanes import IReactor, Lane
 from flux.backends.sqlite.reader import Reader
-from flux.backends.sqlite.schema import Connect, log_file, migrations, open_reader, open_writer, own, version_of
+from flux.backends.sqlite.schema import Connect, migrations, open_reader, open_writer, own, version_of
 from flux.backends.sqlite.writer import AfterCommit, Writer
 from flux.errors import FluxError
 from flux.interfaces import IStore
@@ -119,7 +119,9 @@ class SqliteStore:
         except BaseException:
             lock.release()
             raise
-        return Writer(db, log_file(self.path), lock.release, self._chats_bound, self._changes_bound, self._now)
+        return Writer(
+            db, self.path, lock.release, self._chats_bound, self._changes_bound, self._now, self._reactor
+        )  # fmt: skip
 
     def _open_reader(self) -> Reader:
         return Reader(open_reader(self.path, self._connect))

@@ -28,12 +28,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from flux.backends.sqlite.changes import ChangeLog
 from flux.backends.sqlite.chats import Chat, Chats
 from flux.backends.sqlite.lanes import Call
+from flux.backends.sqlite.schema import log_file
 from flux.errors import FluxError, Unavailable
+from flux.lifecycle import Outage
 from flux.model.overview import Changes
 
 WriterCall = Call["Writer", Any]
@@ -41,6 +44,10 @@ WriterCall = Call["Writer", Any]
 
 LOG_LIMIT = 64 << 20
 """Bytes of the write-ahead log from which on it is worth waiting for the readers."""
+
+
+PROOF = 64 << 10
+"""Bytes that have to have room again after a full disk: a long message, with what belongs to it."""
 
 
 class AfterCommit:
@@ -61,7 +68,7 @@ class Writer:
     """The only connection that writes, and what its owner knows.
 
     :ivar db: for the work of calls.
-    :param log_file: the write-ahead log of ``db``.
+    :param path: the file of ``db``.
     :param release: called once the connection is closed.
     :ivar chats: heads and senders of recent chats.
     :ivar careful: the running transaction is a repetition: look before each step.
@@ -76,14 +83,16 @@ class Writer:
     def __init__(
         self,
         db: sqlite3.Connection,
-        log_file: Path,
+        path: Path,
         release: Callable[[], None],
         chats_bound: int,
         changes_bound: int,
         now: Callable[[], float],
+        clock: IReactorTime,
     ) -> None:
         self.db = db
-        self._log_file = log_file
+        self._path = path
+        self._log_file = log_file(path)
         self._log_limit = LOG_LIMIT
         self._release = release
         self.chats = Chats(db, chats_bound)
@@ -94,6 +103,8 @@ class Writer:
         self.sessions: dict[int, int] = {}
         self.changed: dict[int, Chat] = {}
         self._now = now
+        self._outage = Outage(self._log, clock)
+        self._failing = False
 
     def now(self) -> int:
         """The server's clock, in ms."""
@@ -154,13 +165,25 @@ class Writer:
             except Exception as error:
                 call.error = error
 
+    def prove(self) -> None:
+        """Write something that takes room, where that has failed the last time; fails if it still does."""
+        if self._failing:
+            self.db.execute("CREATE TABLE proof (x)")
+            self.db.execute("INSERT INTO proof VALUES (zeroblob(?))", (PROOF,))
+            self.db.execute("DROP TABLE proof")
+
     def _away(self, calls: list[WriterCall], error: sqlite3.Error) -> None:
-        self._log.warn("a commit failed: {error}", error=str(error))
+        self._failing = True
+        self._outage.failed(
+            "nothing can be stored in {path} (store.path), and clients are told so: {error}",
+            path=self._path, error=str(error),
+        )  # fmt: skip
         for call in calls:
             call.error = Unavailable(f"the store could not write: {error}")
 
     def _transaction(self, calls: list[WriterCall], careful: bool) -> None:
         db = self.db
+        before = db.total_changes
         self.careful = careful
         try:
             db.execute("BEGIN IMMEDIATE")
@@ -182,6 +205,9 @@ class Writer:
         except BaseException:
             self._roll_back()
             raise
+        if self._failing and db.total_changes != before:
+            self._failing = False
+            self._outage.over("what clients send is stored again, after {seconds} s")
         self.chats.committed()
         self.changes.record(self.heads, self.members, self.sessions)
         self._forget_transaction()
