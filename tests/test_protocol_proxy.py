@@ -140,7 +140,8 @@ async def test_who_comes_past_the_proxy_is_closed_and_the_log_says_why(server: C
     with capturedLogs() as logged:
         await server.advance(1)
     [text] = [text for text in texts(logged) if "PROXY" in text]
-    assert text.startswith("3 connections from 127.0.0.1 closed: no PROXY header, though chat.listen = haproxy:")
+    assert text.startswith("connections from 127.0.0.1 without the PROXY header that chat.listen = haproxy:")
+    assert text.endswith("closed: 3")
     assert not server.node.connections
     # A proxy that only looks whether somebody listens is no reason to complain.
     visitor = through(server, "", b"")

@@ -118,11 +118,11 @@ class Connections:
     def check(self, now: float) -> None:
         """Close who was silent or stuck for too long; once a second."""
         for address, count in self._refused.items():
-            self.log.warn("{count} connections over the limit refused from {address}", count=count, address=address)
+            self.log.warn("connections from {address} over the limit, refused: {count}", count=count, address=address)
         self._refused.clear()
         for peer, count in self._without_header.items():
             self.log.warn(
-                "{count} connections from {peer} closed: no PROXY header, though chat.listen = haproxy:... expects one",
+                "connections from {peer} without the PROXY header that chat.listen = haproxy:... expects, closed: {count}",
                 count=count, peer=peer,
             )  # fmt: skip
         self._without_header.clear()

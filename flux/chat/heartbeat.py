@@ -107,7 +107,10 @@ class Heartbeat:
         silent = self._clock.seconds() - (self._beat or 0.0)
         if silent > self._settings.status.lease:
             # This process was stopped and goes on: others may have its accounts by now.
-            self.log.warn("this process stood still for {silent:.0f} s", silent=silent)
+            self.log.warn(
+                "this process stood still for {silent:.0f} s, longer than its lease: others may have taken its users",
+                silent=silent,
+            )
             self._connections.hold(LAPSED)
             try:
                 await self._look_again()
