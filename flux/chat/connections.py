@@ -122,7 +122,7 @@ class Connections:
         self._refused.clear()
         for peer, count in self._without_header.items():
             self.log.warn(
-                "connections from {peer} without the PROXY header that chat.listen = haproxy:... expects, closed: {count}",
+                "connections from {peer} without the PROXY header that chat.listen = haproxy: expects, closed: {count}",
                 count=count, peer=peer,
             )  # fmt: skip
         self._without_header.clear()

@@ -74,7 +74,7 @@ class Spread:
                     # Once: with the shared state away this happens with every batch.
                     log = self.log.debug if self._failing else self.log.warn
                     self._failing = True
-                    log("other nodes cannot be told of new messages, and look for them themselves: {error}", error=error)
+                    log("other nodes are not told of new messages, and look for them themselves: {error}", error=error)
                 else:
                     if self._failing:
                         self._failing = False
