@@ -2,6 +2,7 @@
 
 ``spawn`` and ``Tasks``   a coroutine that nobody awaits, with its errors logged and an owner who can end it
 ``within``, ``together``  a wait with a deadline, and one for several things at once
+``insulated``             a wait that does not take somebody else's cancellation for its own
 ``Slots``                 a wait for one's turn, where only so many may work at once
 ``backoff``, ``every``    retries and repetition
 ``Outage``                what fails again and again is told once
@@ -146,6 +147,49 @@ async def within(seconds: float, awaitable: Awaitable[T], clock: IReactorTime, w
     return await _deferred(awaitable).addTimeout(seconds, clock, onTimeoutCancel=timed_out)
 
 
+class Abandoned(Exception):
+    """What was waited for was cancelled, and not by who waits; ``__cause__`` is the ``CancelledError``."""
+
+
+async def insulated(awaitable: Awaitable[T]) -> T:
+    """The result of ``awaitable``; a ``CancelledError`` is the waiter's own.
+
+    Some libraries report their timeouts as a ``CancelledError``, which would end a loop that goes on after errors.
+    Cancelling the waiter cancels ``awaitable``, waits until it has ended, and raises whatever became of it.
+
+    :raise Abandoned: ``awaitable`` was cancelled by somebody else.
+    :raise CancelledError: the waiter was cancelled.
+    """
+    cancelled = finished = False
+
+    def cancel(_: Deferred[T]) -> None:
+        nonlocal cancelled
+        cancelled = True
+        running.cancel()
+
+    def end(result: T | Failure) -> None:
+        nonlocal finished
+        finished = True
+        if not ended.called:
+            ended.callback(result)
+
+    # Awaited instead of the work itself, to know our own cancellation from one inside it.
+    ended: Deferred[T] = Deferred(cancel)
+    running = _deferred(awaitable).addBoth(end)
+    try:
+        result = await ended
+    except Exception as problem:
+        if not cancelled:
+            if isinstance(problem, CancelledError):
+                raise Abandoned("it was cancelled") from problem
+            raise
+    if cancelled:
+        if not finished:
+            await running
+        raise CancelledError
+    return result
+
+
 async def together(work: Iterable[Awaitable[T]]) -> list[T]:
     """The results of all of ``work``, which runs at the same time.
 
@@ -258,31 +302,12 @@ async def every(
 
 async def _once(function: Callable[[], Coroutine[Any, Any, object]], what: str, log: Logger) -> None:
     """Run ``function`` and log its failure; raise only if *this* coroutine is cancelled."""
-    cancelled = finished = False
-
-    def cancel(_: Deferred[None]) -> None:
-        nonlocal cancelled
-        cancelled = True
-        run.cancel()
-
-    def end(result: object) -> None:
-        nonlocal finished
-        finished = True
-        if not ended.called:
-            ended.callback(result)
-
-    # Awaited instead of the run itself, to know our own cancellation from one inside the run.
-    ended: Deferred[Any] = Deferred(cancel)
-    run = Deferred.fromCoroutine(function()).addBoth(end)
     try:
-        await ended
+        await insulated(function())
+    except CancelledError:
+        raise
     except Exception:
-        if not cancelled:
-            log.failure("{what} failed", what=what)
-    if cancelled:
-        if not finished:
-            await run
-        raise CancelledError
+        log.failure("{what} failed", what=what)
 
 
 class Outage:

@@ -9,15 +9,26 @@ from typing import Any
 
 import pytest
 from scripted_server import PROFILE, Link, ScriptedServer, Taken, result, start, waiting
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 
 from flux.assembly import assemble
-from flux.client import Assignment, Client, ClientError, Ended, NotConnected, Offline, Online, StatusClient
+from flux.client import (
+    Assignment,
+    Client,
+    ClientError,
+    Ended,
+    NotConnected,
+    Offline,
+    Online,
+    QueueFull,
+    SessionEnded,
+    StatusClient,
+)
 from flux.client import session as client_session
 from flux.client import status as status_module
 from flux.config import load
 from flux.errors import FluxError, Forbidden, NoServer, PasswordInvalid, TokenInvalid, Unavailable
-from flux.lifecycle import DeadlineExceeded
+from flux.lifecycle import Abandoned, DeadlineExceeded
 
 ONE, TWO = ("one", 1), ("two", 2)
 """Chat servers."""
@@ -84,7 +95,16 @@ def test_each_attempt_asks_again(server: ScriptedServer) -> None:
 
 @pytest.mark.parametrize(
     "passing",
-    [Unavailable("busy"), NoServer("none"), NotConnected("no status"), DeadlineExceeded("late"), OSError("no route")],
+    [
+        Unavailable("busy"),
+        NoServer("none"),
+        NotConnected("no status"),
+        QueueFull("too many ask"),
+        ClientError("not today"),
+        DeadlineExceeded("late"),
+        OSError("no route"),
+        CancelledError(),
+    ],
     ids=lambda error: type(error).__name__,
 )
 def test_a_guide_that_cannot_tell_is_asked_again(
@@ -96,7 +116,30 @@ def test_a_guide_that_cannot_tell_is_asked_again(
     server.wait(1)
     assert (guide.asked, server.link.address) == (4, TWO)
     # What no guide should raise is logged, each time.
-    assert len(flush_logged_errors(OSError)) == (2 if type(passing) is OSError else 0)
+    unexpected = isinstance(passing, OSError | CancelledError) and not isinstance(passing, DeadlineExceeded)
+    assert len(flush_logged_errors(OSError, Abandoned)) == (2 if unexpected else 0)
+
+
+@pytest.mark.parametrize("error", [KeyError("mistake"), CancelledError()], ids=["an error", "a cancellation"])
+def test_a_mistake_in_the_client_ends_the_session_for_all_to_see(
+    server: ScriptedServer, error: Exception, monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Any
+) -> None:
+    taken = located(server, Guide(ONE))
+    client = taken._client
+
+    def mistaken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(client._session._servers, "told", mistaken)
+    server.link.cut()
+    sending = client.send("hello", to=8)
+    server.wait(1)
+    assert isinstance(taken[-1], Ended)
+    assert taken[-1].reason == "internal"
+    assert taken.ended
+    with pytest.raises(SessionEnded):
+        result(sending)
+    assert len(flush_logged_errors(KeyError, Abandoned)) == 1
 
 
 def test_a_guide_that_does_not_answer_is_asked_again(server: ScriptedServer) -> None:

@@ -10,8 +10,10 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import Logger, capturedLogs, formatEvent
+from twisted.python.failure import Failure
 
 from flux.lifecycle import (
+    Abandoned,
     CannotStart,
     DeadlineExceeded,
     Outage,
@@ -21,6 +23,7 @@ from flux.lifecycle import (
     Tasks,
     backoff,
     every,
+    insulated,
     sleep,
     spawn,
     together,
@@ -224,12 +227,13 @@ async def test_a_failed_run_is_logged_and_the_next_one_comes(
 
     tasks.spawn(every(1, run, clock, "checking", log), "checks")
     waits[0].callback(None)
-    [event] = flush_logged_errors(error)
+    logged = Abandoned if error is CancelledError else error
+    [event] = flush_logged_errors(logged)
     assert event["what"] == "checking"
     clock.advance(1)
     assert len(waits) == 2
     waits[1].callback(None)
-    flush_logged_errors(error)
+    flush_logged_errors(logged)
     await tasks.stop()
 
 
@@ -248,6 +252,46 @@ async def test_every_ends_only_when_its_run_has_ended() -> None:
     cleaned.callback(None)
     await stopped
     assert clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_cancellation_of_something_else_is_not_the_waiters(late: bool) -> None:
+    outer: Deferred[int] = Deferred()
+    if not late:
+        outer.cancel()
+    waiting = Deferred.fromCoroutine(insulated(outer))
+    if late:
+        outer.cancel()
+    with pytest.raises(Abandoned):
+        await waiting
+    assert await insulated(succeed(3)) == 3
+    with pytest.raises(KeyError):
+        await insulated(fail(KeyError("none")))
+
+
+@pytest.mark.parametrize("answers", ["cancelled", "a result", "an error"])
+async def test_who_is_cancelled_itself_hears_that_when_the_work_has_ended(answers: str) -> None:
+    cleaned: Deferred[None] = Deferred()
+
+    async def work() -> int:
+        try:
+            return await Deferred()
+        except CancelledError:
+            await cleaned
+            if answers == "cancelled":
+                raise
+            if answers == "an error":
+                raise KeyError from None
+            return 1
+
+    heard: list[object] = []
+    waiting = Deferred.fromCoroutine(insulated(work())).addBoth(heard.append)
+    waiting.cancel()
+    assert not heard
+    cleaned.callback(None)
+    [failure] = heard
+    assert isinstance(failure, Failure)
+    assert failure.check(CancelledError)
 
 
 async def test_together_waits_for_all_and_keeps_their_order() -> None:

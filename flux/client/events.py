@@ -49,7 +49,8 @@ class Ended:
     """The session is over; nothing follows.
 
     :ivar reason: for programs: ``logout``, ``closed``, ``takeover``, ``admin``, ``password``,
-        or the name of the error with which the server refused to log in again.
+        the name of the error with which the server refused to log in again,
+        or ``internal`` where a mistake in the client has ended it, which the log tells of.
     :ivar detail: a sentence for people.
     """
 

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import UNSET
 
-from flux.client.errors import ClientError, NotConnected
+from flux.client.errors import NotConnected
 from flux.client.lines import as_exception, encode
 from flux.errors import TokenInvalid
 from flux.httpclient import HttpClient, NoAnswer, NoTls
@@ -132,7 +132,6 @@ class GateClient:
         :raises flux.errors.FluxError: what the gate answered instead; ``bad_request`` for a string that cannot be sent,
             which the gate is not asked about.
         :raises flux.client.NotConnected: nobody answers there, or not as a gate does.
-        :raises flux.client.ClientError: the answer makes no sense.
         :raises flux.lifecycle.DeadlineExceeded: no answer within ``ANSWER_WITHIN``.
         """
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -149,8 +148,8 @@ class GateClient:
                 return msgspec.json.decode(answer.body, type=reply)
             problem_told = msgspec.json.decode(answer.body, type=Problem)
         except (ValueError, RecursionError) as problem:
-            why = f"what answers at {self.url} ({answer.status}) is not a gate of flux"
-            raise (NotConnected if answer.status >= 500 else ClientError)(why) from problem
+            # Whatever the status: a proxy before the gate may be what answers, until somebody has set it right.
+            raise NotConnected(f"what answers at {self.url} ({answer.status}) is not a gate of flux") from problem
         raise as_exception(
             ErrorReply(
                 code=problem_told.code,

@@ -6,7 +6,7 @@ coroutine, ``_keep_online``, waits for each connection's departure and decides::
     kicked: takeover, admin, password ──> the session ends
     moved ──> log in there with the token; the old connection serves until then
     anything else ──> back off, then the next address, or ask where to go; log in again
-                      (an answer that repeating cannot change ends the session)
+                      (an answer that repeating cannot change ends the session; so does a mistake in here)
 
 What outlives a connection is told of each new one, and of its end: ``Outbox`` and ``Cursors``; ``Inbox`` and
 ``Seen`` get what it brings.
@@ -34,7 +34,7 @@ from flux.client.outbox import Outbox
 from flux.client.seen import Seen
 from flux.client.servers import Servers
 from flux.errors import AlreadyLoggedIn, FluxError, Internal, NoServer, RateLimited, TokenInvalid, Unavailable
-from flux.lifecycle import DeadlineExceeded, Spawned, backoff, sleep, spawn, within
+from flux.lifecycle import DeadlineExceeded, Spawned, backoff, insulated, sleep, spawn, within
 from flux.model.base import Event
 from flux.model.events import Kicked, Moved, Notice
 from flux.model.messages import Message
@@ -59,11 +59,12 @@ _REASONS = {
     "password": "the password of this account was changed",
     "logout": "logged out",
     "closed": "closed",
+    "internal": "a mistake in the client, which the log tells of, has ended this session",
 }
 _TERMINAL = ("takeover", "admin", "password")
 _KICKED = {"slow": "the server found this connection too slow", "shutdown": "the server is shutting down"}
-#: What another attempt may change.
-_PASSING = (NotConnected, DeadlineExceeded, Unavailable, NoServer, AlreadyLoggedIn, RateLimited, Internal)
+#: What another attempt may change; of the client's own errors, all but the end of the session.
+_PASSING = (ClientError, DeadlineExceeded, Unavailable, NoServer, AlreadyLoggedIn, RateLimited, Internal)
 
 #: Why a connection is no longer the session's: the server's word, or a sentence.
 _Departure: TypeAlias = Kicked | Moved | str
@@ -195,8 +196,12 @@ class Session:
 
     async def _open_located(self, locate: Locate) -> LoginOk:
         """Ask where to go, and log in there."""
+
+        async def ask() -> Assignment:
+            return await locate()
+
         try:
-            place = await within(LOCATE_WITHIN, locate(), self._reactor, "asking for a server")
+            place = await within(LOCATE_WITHIN, insulated(ask()), self._reactor, "asking for a server")
         except (FluxError, ClientError, DeadlineExceeded, CancelledError):
             raise
         except Exception as problem:
@@ -285,9 +290,14 @@ class Session:
 
     async def _serve(self) -> None:
         try:
-            await self._keep_online()
+            await insulated(self._keep_online())
         except SessionEnded as end:
             self._end(end)
+        except CancelledError:
+            raise
+        except Exception:
+            self._log.failure("keeping the session failed")
+            self._end(_ended("internal"))
 
     async def _keep_online(self) -> None:
         """:raises SessionEnded: always, at last."""
@@ -323,6 +333,8 @@ class Session:
                         self._enter(Connecting(*address))
                         await self._open(address)
                     break
+                except SessionEnded:
+                    raise
                 except RateLimited as limited:
                     why = str(limited)
                     at_least = limited.retry_after / 1000
