@@ -13,20 +13,24 @@
     start:  store ──> state ──> bus ──> lease ──> ports      (a failure stops what was started)
     stop:   store <── state <── bus <── lease <── ports      (each within its own deadline)
 
+``monotonic``, ``react``  a reactor whose clock nobody sets
+
 Clocks are arguments, so tests run all of this on ``twisted.internet.task.Clock``.
 """
 
 from __future__ import annotations
 
 import random
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
+from twisted.internet.task import react as run_reactor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -38,6 +42,30 @@ T = TypeVar("T")
 START_WITHIN = 30.0
 #: A stage that takes longer than this to stop is left behind, in seconds.
 STOP_WITHIN = 5.0
+
+
+# --- the clock ---------------------------------------------------------------
+
+
+def monotonic(reactor: Any) -> Any:
+    """The reactor, with a clock that only goes forward, second by second. Call it before anything is scheduled.
+
+    That of Twisted's reactors is the time of day: when somebody sets that back by an hour, nothing that is due
+    happens for an hour, and when it is set forward, all deadlines are over.
+    """
+    reactor.seconds = time.monotonic
+    return reactor
+
+
+def react(main: Callable[..., Coroutine[Any, Any, Any]], arguments: Iterable[object] = ()) -> NoReturn:
+    """Twisted's ``react`` on a :func:`monotonic` reactor.
+
+    :raise SystemExit: always.
+    """
+    from twisted.internet import reactor
+
+    monotonic(reactor)
+    run_reactor(main, arguments)
 
 
 # --- coroutines nobody awaits ------------------------------------------------

@@ -20,6 +20,7 @@ from twisted.python.usage import Options
 
 import flux
 from flux.config import ConfigError, Mistake, Settings, load, with_identity
+from flux.lifecycle import monotonic
 from flux.log import Threshold, observer_for_twistd
 from flux.process import Assembly, ExitStatus, FluxProcess
 from flux.workers.handover import STARTED
@@ -106,7 +107,8 @@ class Command:
     def makeService(self, options: FluxOptions) -> IService:
         from twisted.internet import reactor as installed
 
-        reactor: Any = installed  # as many interfaces as the reactor has, there is no type for
+        # twistd has scheduled nothing yet.
+        reactor = monotonic(installed)
         settings = options.settings
         twistd: Any = options.parent if options.parent is not None else {}
         threshold = Threshold(settings.log.level)

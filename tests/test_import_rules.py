@@ -66,7 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "wire",
         "workers",
     },
-    "tap": {"assembly", "config", "log", "process", "workers"},
+    "tap": {"assembly", "config", "lifecycle", "log", "process", "workers"},
     "cli": {"assembly", "bench", "client", "config", "lifecycle", "tap", "tls"},
     # It fills a store before it starts a server on it, appends to one through a journal, and runs placement on a
     # simulated clock.

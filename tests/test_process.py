@@ -9,11 +9,14 @@ import select
 import signal
 import socket
 import subprocess
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from server_process import ServerProcess, environment, server, with_fake_assembly
+from processes import Place
+from server_process import TESTS, ServerProcess, environment, server, with_fake_assembly
 
 from flux.bench.servers import twistd
 from flux.process import shortened
@@ -27,6 +30,32 @@ def flux(*arguments: str, cwd: Path) -> Any:
 def messages(process: ServerProcess) -> list[str]:
     """The log without times."""
     return [line.split(" ", 1)[-1] for line in process.lines]
+
+
+# --- the clock ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_who_sets_the_clock_of_the_machine_stops_nothing_and_ends_nothing(hours: int, tmp_path: Path) -> None:
+    """Set back, nothing would happen for an hour; set forward, whoever has pinged would have been silent for one."""
+    with ExitStack() as stack:
+        place = Place(tmp_path, stack, chat__login_timeout="1")
+        command = twistd("flux-chat", place.settings)
+        script = [command[0], str(TESTS / "set_clock.py"), str(hours * 3600), *command[command.index("--nodaemon") :]]
+        process = stack.enter_context(server(script, tmp_path, environment()))
+        process.wait_for("flux-chat started in")
+        ann = place.log_in("ann")
+        assert ann.ask("ping")["type"] == "ping.ok"
+        # The look at all connections that ends this one has noticed what ann said.
+        assert place.person().next()["type"] == "closed"
+        stranger = place.person()
+        assert stranger.ask("ping")["type"] == "ping.ok"
+        process.signal(signal.SIGUSR2)
+        # The one that ends this one finds ann in order.
+        assert stranger.next()["type"] == "closed"
+        pong = ann.ask("ping")
+        assert pong["type"] == "ping.ok"
+        assert abs(pong["at"] / 1000 - time.time() - hours * 3600) < 1800
 
 
 # --- start and stop ----------------------------------------------------------

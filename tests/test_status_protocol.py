@@ -31,7 +31,8 @@ class Port:
         self.state = HeldState(self.reactor.seconds)
         used = settings(**configured)
         self.service = StatusService(used, self.state, self.reactor, random.Random(1))
-        self.factory = StatusFactory(self.service, used, self.reactor)
+        self.wall = 0.0
+        self.factory = StatusFactory(self.service, used, self.reactor, lambda: self.wall)
 
     def connect(self) -> Peer:
         return Peer(self)
@@ -201,7 +202,7 @@ async def test_draining_and_resuming(port, peer) -> None:
 
 
 async def test_ping(port, peer) -> None:
-    port.reactor.advance(1234.5)
+    port.wall = 1234.5
     assert peer.ask({"type": "ping", "ref": -1}) == {"type": "ping.ok", "ref": -1, "at": 1234500}
 
 

@@ -19,6 +19,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from flux.assembly import make_store
 from flux.config import load
 from flux.interfaces import IStore
+from flux.lifecycle import react
 
 #: Calls on the store that wait at the same time: they share transactions.
 AT_ONCE = 500
@@ -53,7 +54,6 @@ async def _each(call: Callable[[int], Coroutine[Any, Any, None]], numbers: Seque
 
 def main(accounts: int, group_size: int, settings: Sequence[str]) -> None:
     """Populate the store that ``settings`` name."""
-    from twisted.internet.task import react
 
     async def run(reactor: Any) -> None:
         store = make_store(load(None, settings), reactor)

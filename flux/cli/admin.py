@@ -25,7 +25,6 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from twisted.internet.task import react
 
 from flux.cli import admin_bans, admin_port
 from flux.cli.progress import ProgressBar
@@ -35,7 +34,7 @@ from flux.client import Address, ClientError
 from flux.client.status import StatusClient
 from flux.config import ConfigError, load
 from flux.errors import FluxError, Forbidden, UnknownType
-from flux.lifecycle import DeadlineExceeded, sleep
+from flux.lifecycle import DeadlineExceeded, react, sleep
 from flux.model.placement import Node, NodeState
 
 LOOK_EVERY = 0.5

@@ -13,7 +13,6 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
-from twisted.internet.task import react
 
 from flux.assembly import make_store
 from flux.bench.disk import sync_latency
@@ -23,7 +22,7 @@ from flux.bench.stores import SENDERS, AppendFailed, Case, Outcome, cases, measu
 from flux.cli.progress import ProgressBar
 from flux.config import load
 from flux.errors import FluxError
-from flux.lifecycle import CannotStart
+from flux.lifecycle import CannotStart, react
 
 STORES = ("sqlite", "postgres")
 

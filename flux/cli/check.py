@@ -22,12 +22,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol, serverFromString
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.task import react
 from twisted.python.failure import Failure
 
 from flux.config import ChatServer, ConfigError, HostPort, Settings, load
 from flux.errors import in_words
-from flux.lifecycle import CannotStart, within
+from flux.lifecycle import CannotStart, react, within
 from flux.tap import flux_all, flux_chat, flux_gate, flux_status
 from flux.tls.client import TlsEndpoint, Trust
 

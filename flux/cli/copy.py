@@ -13,12 +13,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from twisted.internet.task import react
 
 from flux.cli.progress import ProgressBar
 from flux.config import ConfigError, Settings, load
 from flux.errors import Unavailable
-from flux.lifecycle import CannotStart
+from flux.lifecycle import CannotStart, react
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

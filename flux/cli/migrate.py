@@ -6,11 +6,9 @@ import argparse
 import sys
 from typing import Any
 
-from twisted.internet.task import react
-
 from flux.config import ConfigError, Settings, load
 from flux.errors import Unavailable
-from flux.lifecycle import CannotStart
+from flux.lifecycle import CannotStart, react
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from twisted.internet.defer import Deferred
-from twisted.internet.task import react
 
 from flux.bench.checker import count
 from flux.bench.cluster import Cluster, fault_names
@@ -35,7 +34,7 @@ from flux.bench.verification import NotRecovered, Plan, Progress, Verdict, Verif
 from flux.cli.progress import ProgressBar
 from flux.client import Address, ClientError, parse_address
 from flux.errors import FluxError
-from flux.lifecycle import DeadlineExceeded
+from flux.lifecycle import DeadlineExceeded, react
 
 #: Clients, groups and messages per second of each client: on somebody else's server below its default limit, on a
 #: cluster what it and the clients can do on two processors while one node serves for all.

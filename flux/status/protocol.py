@@ -8,6 +8,7 @@ stops while a connection waits for more accounts than :data:`MOST_OUTSTANDING`.
 from __future__ import annotations
 
 import hmac
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -262,7 +263,7 @@ class StatusConnection(LineProtocol):
         )  # fmt: skip
 
     def _ping(self, request: StatusPing) -> None:
-        self._reply(request, PingOk(at=int(self._factory.clock.seconds() * 1000)))
+        self._reply(request, PingOk(at=int(self._factory.wall() * 1000)))
 
     def _help(self, request: Help) -> None:
         self._reply(request, HelpOk(requests=STATUS.help(request.request)))
@@ -283,6 +284,7 @@ class StatusConnection(LineProtocol):
 class StatusFactory(Factory):
     """Makes the connections of the status port.
 
+    :param wall: the time of day, in seconds since the epoch.
     :ivar limits: for connections made from now on.
     :ivar connections: those that are open.
     """
@@ -290,11 +292,18 @@ class StatusFactory(Factory):
     noisy = False
     log = Logger()
 
-    def __init__(self, service: StatusService, settings: Settings, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        service: StatusService,
+        settings: Settings,
+        clock: IReactorTime,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self.service = service
         self.cluster_key = settings.status.cluster_key
         self.limits = settings.limits
         self.clock = clock
+        self.wall = wall
         self.gather = Gather()
         self.tasks = Tasks(self.log)
         self.connections: set[StatusConnection] = set()

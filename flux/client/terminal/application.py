@@ -16,7 +16,7 @@ from flux.client.terminal.screen import TerminalScreen
 from flux.client.terminal.start import Terminal
 from flux.client.terminal.text import clean, error
 from flux.httpclient import HttpClient
-from flux.lifecycle import DeadlineExceeded, spawn, within
+from flux.lifecycle import DeadlineExceeded, monotonic, spawn, within
 
 #: How long a terminated process gets to say goodbye, in seconds.
 STOP_WITHIN = 3.0
@@ -47,7 +47,7 @@ def chat(where: Address | str, user: str, password: str | None, tls: bool = Fals
     """
     from twisted.internet import reactor as installed
 
-    reactor: Any = installed
+    reactor = monotonic(installed)
 
     async def run() -> None:
         screen = TerminalScreen()
