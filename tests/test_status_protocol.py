@@ -16,9 +16,12 @@ from twisted.logger import capturedLogs
 
 from flux import tokens
 from flux.errors import Unavailable
+from flux.net.closing import LINGER
 from flux.status import protocol as module
+from flux.status import strangers
 from flux.status.protocol import AUTH_WITHIN, StatusConnection, StatusFactory
 from flux.status.service import StatusService
+from flux.status.strangers import TELL_AFTER
 
 KEY = "a key of the cluster"
 
@@ -34,27 +37,28 @@ class Port:
         self.wall = 0.0
         self.factory = StatusFactory(self.service, used, self.reactor, lambda: self.wall)
 
-    def connect(self) -> Peer:
-        return Peer(self)
+    def connect(self, address: str = "203.0.113.9") -> Peer:
+        return Peer(self, address)
 
 
 class Wire(StringTransport):
     """A transport that knows when it is closed or cut."""
 
-    def __init__(self, peer: Peer) -> None:
-        super().__init__(peerAddress=IPv4Address("TCP", "203.0.113.9", 1234))
-        self._peer = peer
+    def __init__(self, address: str) -> None:
+        super().__init__(peerAddress=IPv4Address("TCP", address, 1234))
+        self.cut = False
 
     def abortConnection(self) -> None:
+        self.cut = True
         self.loseConnection()
 
 
 class Peer:
     """The other end of a connection."""
 
-    def __init__(self, port: Port) -> None:
+    def __init__(self, port: Port, address: str) -> None:
         self._port = port
-        self.wire = Wire(self)
+        self.wire = Wire(address)
         protocol = port.factory.buildProtocol(self.wire.getPeer())
         assert isinstance(protocol, StatusConnection)
         self.protocol = protocol
@@ -348,10 +352,11 @@ async def test_a_wrong_key_ends_the_connection(make, wrong) -> None:
     peer = port.connect()
     with capturedLogs() as logged:
         peer.send({"type": "auth", "key": wrong}, {"type": "auth", "key": KEY}, {"type": "get_chat_server", "uid": 7})
+        port.reactor.advance(TELL_AFTER)
     (reply,) = peer.received()
     assert (reply["type"], reply["name"]) == ("error", "forbidden")
     assert peer.closed
-    assert texts(logged) == ["a wrong cluster key from 203.0.113.9, closed"]
+    assert texts(logged) == ["a wrong cluster key from 203.0.113.9, closed: 1"]
     assert KEY not in str(logged)
 
 
@@ -362,6 +367,77 @@ async def test_who_shows_no_key_in_time_is_cut(make) -> None:
     port.reactor.advance(AUTH_WITHIN + 0.1)
     assert late.closed
     assert not timely.closed
+    assert len(port.factory.strangers) == 1  # until its socket is gone
+
+
+@pytest.mark.parametrize("ending", ["late", "wrong key", "bad lines", "long line"])
+async def test_who_is_closed_and_does_not_read_is_cut(make, ending: str) -> None:
+    port = await make(status={"cluster_key": KEY}, limits={"max_errors": 3, "max_line": 1024})
+    peer = port.connect()
+    if ending == "late":
+        port.reactor.advance(AUTH_WITHIN)
+    elif ending == "wrong key":
+        peer.send({"type": "auth", "key": "another"})
+    else:
+        peer.send(*([b"?"] * 3 if ending == "bad lines" else [b"x" * 1025]))
+    assert peer.closed
+    port.reactor.advance(LINGER - 0.1)
+    assert not peer.wire.cut
+    port.reactor.advance(0.1)
+    assert peer.wire.cut
+
+
+async def test_who_takes_its_last_lines_is_not_cut(make) -> None:
+    port = await make(status={"cluster_key": KEY})
+    peer = port.connect()
+    peer.send({"type": "auth", "key": "another"})
+    peer.protocol.connectionLost()
+    assert not len(port.factory.strangers)
+    port.reactor.advance(2 * LINGER)
+    assert not peer.wire.cut
+
+
+async def test_connections_without_the_key_are_so_many_per_address(make) -> None:
+    port = await make(status={"cluster_key": KEY}, limits={"connections_per_address": 2})
+    gates = [port.connect() for _ in range(5)]
+    assert [gate.wire.cut for gate in gates] == [True, True, True, False, False]
+    for gate in gates[3:]:
+        gate.ask({"type": "auth", "key": KEY})
+    other = port.connect("203.0.113.10")
+    more = [port.connect() for _ in range(2)]
+    # Who has shown the key does not count, nor do other addresses.
+    assert not any(peer.closed for peer in (*gates[3:], other, *more))
+    port.factory.reload(settings(limits={"connections_per_address": 0}))
+    assert not any(peer.closed for peer in [port.connect() for _ in range(5)])
+
+
+async def test_connections_without_the_key_are_so_many_in_all(make, monkeypatch) -> None:
+    monkeypatch.setattr(strangers, "MOST", 3)
+    port = await make(status={"cluster_key": KEY})
+    peers = [port.connect(f"203.0.113.{number}") for number in range(5)]
+    assert [peer.wire.cut for peer in peers] == [True, True, False, False, False]
+    for peer in peers[:2]:
+        peer.protocol.connectionLost()
+    assert peers[2].ask({"type": "auth", "key": KEY})["type"] == "auth.ok"
+    assert not port.connect().closed
+    assert [peer.closed for peer in peers[2:]] == [False, False, False]
+
+
+async def test_strangers_that_are_closed_are_told_by_the_second(make) -> None:
+    port = await make(status={"cluster_key": KEY}, limits={"connections_per_address": 0})
+    with capturedLogs() as logged:
+        for number in range(50):
+            port.connect(f"2001:db8::{number:x}").send({"type": "auth", "key": "another"})
+        port.connect().send(b"x" * 200_000)
+        assert not logged
+        port.reactor.advance(TELL_AFTER)
+        port.connect().send({"type": "auth", "key": "another"})
+        await port.factory.stop()
+    assert texts(logged) == [
+        "a wrong cluster key from 2001:db8::/64, closed: 50",
+        "a line of more than 131072 bytes from 203.0.113.9, closed: 1",
+        "a wrong cluster key from 203.0.113.9, closed: 1",
+    ]
 
 
 # --- many requests ---

@@ -15,13 +15,11 @@ from flux.addresses import counted
 from flux.bans import Bans
 from flux.config import Settings
 from flux.metrics import ChatMetrics
+from flux.net.closing import LINGER
 from flux.net.connection import POLICY_VIOLATION
 
 if TYPE_CHECKING:
     from flux.chat.protocol import ChatConnection
-
-LINGER = 5.0
-"""Seconds a closed connection may take to bring out its last lines."""
 
 
 class Connections:

@@ -28,6 +28,7 @@ from zope.interface import implementer
 from flux.errors import FluxError
 from flux.lifecycle import Tasks, every, within
 from flux.model.events import Kicked
+from flux.net.closing import Closing
 from flux.net.connection import BUSY, FULL, NORMAL, POLICY_VIOLATION, Gather
 from flux.net.websocket import WebSocketProtocol
 from flux.tls.client import TlsEndpoint
@@ -40,9 +41,6 @@ BAD_GATEWAY = 1014
 
 CONNECT_WITHIN = 5.0
 """Seconds until a chat server that does not take the connection is given up."""
-
-LINGER = 5.0
-"""Seconds a connection that is closed may take to bring out its last lines."""
 
 LOOK_EVERY = 20.0
 """Seconds between looks at who is still there."""
@@ -264,7 +262,7 @@ class Relays:
         self.tasks = Tasks(self.log)
         self._reactor = reactor
         self._all: set[Relay] = set()
-        self._overdue: dict[Relay, Any] = {}
+        self._closing = Closing(reactor)
         self.made = self.failed = 0
         self._count = 0
         self._emptied: Deferred[None] | None = None
@@ -315,19 +313,17 @@ class Relays:
     def closing(self, relay: Relay) -> None:
         """A connection is to end soon."""
         if relay in self._all:
-            self._overdue[relay] = self._reactor.callLater(LINGER, relay.abort)
+            self._closing.begin(relay)
 
     def remove(self, relay: Relay) -> None:
         """A connection has ended."""
         self._all.discard(relay)
+        self._closing.end(relay)
         if self._emptied is not None and not self._all and not self._emptied.called:
             self._emptied.callback(None)
-        overdue = self._overdue.pop(relay, None)
-        if overdue is not None and overdue.active():
-            overdue.cancel()
 
     async def stop(self) -> None:
-        """Say goodbye to all; those who do not answer within ``LINGER`` are cut."""
+        """Say goodbye to all; those who do not answer in time are cut."""
         await self.tasks.stop()
         for relay in list(self._all):
             relay.close(GOING_AWAY)

@@ -1,8 +1,11 @@
 """The status port: requests of gates and tools, answered in the order in which they are done.
 
 With a cluster key the first request must be ``auth``; whoever shows a wrong key is
-cut, so that guessing takes a connection each.  Requests may be pipelined: reading
-stops while a connection waits for more accounts than :data:`MOST_OUTSTANDING`.
+cut, so that guessing takes a connection each.  That is no offence for which an address is
+banned: a gate with an old key would be kept out of the chat servers too, with all who come through it.
+
+Requests may be pipelined: reading stops while a connection waits for more accounts
+than :data:`MOST_OUTSTANDING`.
 """
 
 from __future__ import annotations
@@ -22,9 +25,11 @@ from flux.config import Settings
 from flux.errors import BadRequest, FluxError, Forbidden, Internal, LineTooLong, Unavailable
 from flux.lifecycle import Tasks
 from flux.model.placement import Assignment
-from flux.net.connection import FULL, Gather
+from flux.net.closing import Closing
+from flux.net.connection import FULL, NORMAL, Gather
 from flux.net.lines import LineProtocol
 from flux.status.service import StatusService
+from flux.status.strangers import Strangers
 from flux.wire.catalogue import Rejected, Reply, Request
 from flux.wire.named import NAMED
 from flux.wire.replies import HelpOk, PingOk
@@ -69,7 +74,7 @@ class StatusConnection(LineProtocol):
         self._outstanding = 0
 
     @property
-    def _address(self) -> str:
+    def address(self) -> str:
         """The peer's, for the log; a proxy tells it only after the connection has been made."""
         return getattr(self.transport.getPeer(), "host", "local") if self.transport is not None else "nowhere"
 
@@ -80,30 +85,52 @@ class StatusConnection(LineProtocol):
         super().connectionMade()
         self._factory.connections.add(self)
         if not self._trusted:
+            self._factory.strangers.add(self)
             self._overdue = self._factory.clock.callLater(AUTH_WITHIN, self._not_authenticated)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Nobody waits for answers any more."""
         super().connectionLost(reason)
         self._factory.connections.discard(self)
-        self._forget_overdue()
+        self._factory.closing.end(self)
+        self._no_stranger()
+
+    def close(self, code: int = NORMAL) -> None:
+        """Write what is left, then close; who does not take it in time is cut."""
+        if not self.closed:
+            self._forget_overdue()
+            self._factory.closing.begin(self)
+            super().close(code)
 
     def line_too_long(self) -> None:
         """Say so, and close: what follows cannot be framed."""
         limit = self._factory.limits.max_line
-        self.log.warn("a line of more than {limit} bytes, closed", limit=limit, conn=self.conn)
         self.write(NAMED.error(LineTooLong(f"at most {limit} bytes")))
-        self.close()
+        self._give_up(f"a line of more than {limit} bytes")
 
     def _not_authenticated(self) -> None:
         self._overdue = None
-        self.log.warn("{address} did not show the cluster key in time, closed", address=self._address, conn=self.conn)
-        self.close()
+        self._give_up(f"no cluster key within {AUTH_WITHIN:g} s")
+
+    def _no_stranger(self) -> None:
+        """The key was shown, or will not be."""
+        self._factory.strangers.remove(self)
+        self._forget_overdue()
 
     def _forget_overdue(self) -> None:
         if self._overdue is not None:
             self._overdue.cancel()
             self._overdue = None
+
+    def _give_up(self, why: str, detail: str = "") -> None:
+        """Close for what the peer did; of strangers it is told by the second, without the detail."""
+        if self._trusted:
+            self.log.warn(
+                "{why} from {address}, closed{detail}", why=why, address=self.address, detail=detail, conn=self.conn
+            )
+        else:
+            self._factory.strangers.ended(self, why)
+        self.close()
 
     # --- requests ---
 
@@ -131,11 +158,7 @@ class StatusConnection(LineProtocol):
         self._bad_lines += 1
         limit = self._factory.limits.max_errors
         if limit and self._bad_lines >= limit:
-            self.log.warn(
-                "{count} bad lines in a row from {address}, closed; the last: {error}",
-                count=self._bad_lines, address=self._address, error=error, conn=self.conn,
-            )  # fmt: skip
-            self.close()
+            self._give_up(f"{self._bad_lines} bad lines in a row", f"; the last: {error}")
 
     def _reply(self, request: Request, reply: Reply) -> None:
         self.write(NAMED.reply(request, reply))
@@ -177,12 +200,11 @@ class StatusConnection(LineProtocol):
     def _auth(self, request: Auth) -> None:
         key = self._factory.cluster_key
         if key and not hmac.compare_digest(request.key.encode("utf-8", "surrogatepass"), key.encode()):
-            self.log.warn("a wrong cluster key from {address}, closed", address=self._address, conn=self.conn)
             self._refuse(request, Forbidden("wrong cluster key"))
-            self.close()
+            self._give_up("a wrong cluster key")
             return
         self._trusted = True
-        self._forget_overdue()
+        self._no_stranger()
         self._reply(request, AuthOk())
 
     def _get_chat_server(self, request: GetChatServer) -> None:
@@ -259,7 +281,7 @@ class StatusConnection(LineProtocol):
     def _admin(self, request: Request, server: str) -> None:
         self.log.info(
             "{request} of {server} asked by {address}",
-            request=request.type(), server=server, address=self._address, conn=self.conn,
+            request=request.type(), server=server, address=self.address, conn=self.conn,
         )  # fmt: skip
 
     def _ping(self, request: StatusPing) -> None:
@@ -287,6 +309,8 @@ class StatusFactory(Factory):
     :param wall: the time of day, in seconds since the epoch.
     :ivar limits: for connections made from now on.
     :ivar connections: those that are open.
+    :ivar strangers: those of them that have not shown the cluster key.
+    :ivar closing: those that were closed and are not gone yet.
     """
 
     noisy = False
@@ -307,6 +331,8 @@ class StatusFactory(Factory):
         self.gather = Gather()
         self.tasks = Tasks(self.log)
         self.connections: set[StatusConnection] = set()
+        self.strangers = Strangers(clock, settings.limits.connections_per_address)
+        self.closing = Closing(clock)
         self._count = 0
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
@@ -317,6 +343,7 @@ class StatusFactory(Factory):
     def reload(self, settings: Settings) -> None:
         """Go on with other limits."""
         self.limits = settings.limits
+        self.strangers.most_per_address = settings.limits.connections_per_address
 
     async def stop(self) -> None:
         """Answer what is left with ``Unavailable`` and close the connections.
@@ -326,3 +353,4 @@ class StatusFactory(Factory):
         await self.tasks.stop()
         for connection in list(self.connections):
             connection.close()
+        self.strangers.stop()
