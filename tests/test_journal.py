@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred
+import pytest
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.logger import Logger
 
-from flux.chat.journal import Journal
-from flux.lifecycle import Tasks
+from flux.chat.journal import LARGE_BATCH, Journal
+from flux.errors import Internal
+from flux.lifecycle import Abandoned, Tasks
 
 
 class HangingStore:
     """Answers nothing.
 
     :ivar batches: what it was given.
+    :ivar answers: those that a test is to give.
     """
 
     def __init__(self) -> None:
         self.batches: list[list[Any]] = []
+        self.answers: list[Deferred[Any]] = []
 
     def append(self, drafts: list[Any]) -> Deferred[Any]:
         self.batches.append(drafts)
-        return Deferred()
+        self.answers.append(Deferred())
+        return self.answers[-1]
 
 
 async def test_a_stop_that_does_not_wait_for_the_store_stores_no_more_and_answers_nobody() -> None:
@@ -38,3 +43,51 @@ async def test_a_stop_that_does_not_wait_for_the_store_stores_no_more_and_answer
     # The fixture that looks for errors in the log is the rest of the test.
     assert stopped.called
     assert (store.batches, settled) == ([["one"]], [])
+
+
+@pytest.mark.parametrize("answer", [["a receipt"], ["a receipt"] * 3, CancelledError(), ZeroDivisionError()], ids=repr)
+async def test_an_answer_that_makes_no_sense_fails_its_batch_and_the_next_one_comes(
+    answer: Any, flush_logged_errors: Any
+) -> None:
+    store, clock, tasks = HangingStore(), Clock(), Tasks(Logger())
+    settled: list[Any] = []
+    journal = Journal(store, lambda entries, outcomes: settled.append(outcomes), tasks, clock)  # type: ignore[arg-type]
+    for draft in ("lone", "one", "two", "next"):
+        journal.append((None, None, draft))  # type: ignore[arg-type]
+        if draft == "two":
+            store.answers[0].callback(["a receipt"])
+            for _ in range(3):
+                clock.advance(0)
+    assert store.batches == [["lone"], ["one", "two"]]
+    (store.answers[1].errback if isinstance(answer, Exception) else store.answers[1].callback)(answer)
+    for _ in range(3):
+        clock.advance(0)
+    store.answers[2].callback(["a receipt"])
+    assert settled[0] == settled[2] == ["a receipt"]
+    assert [type(outcome) for outcome in settled[1]] == [Internal, Internal]
+    assert len(flush_logged_errors(ValueError, Abandoned, ZeroDivisionError)) == 1
+    await tasks.stop()
+
+
+async def test_who_cannot_be_told_keeps_nobody_else_from_being_told(flush_logged_errors: Any) -> None:
+    """The next batch is under way already when the outcomes of this one are told."""
+    store, clock, tasks = HangingStore(), Clock(), Tasks(Logger())
+    told: list[int] = []
+
+    def tell(entries: list[Any], outcomes: list[Any]) -> None:
+        told.append(len(outcomes))
+        if len(told) == 1:
+            raise KeyError("of somebody who is gone")
+
+    journal = Journal(store, tell, tasks, clock)  # type: ignore[arg-type]
+    for draft in range(1 + LARGE_BATCH):
+        journal.append((None, None, draft))  # type: ignore[arg-type]
+    store.answers[0].callback(["a receipt"])
+    store.answers[1].callback(["a receipt"] * LARGE_BATCH)
+    assert told == [1, LARGE_BATCH]
+    flushed = Deferred.fromCoroutine(journal.flushed())
+    for _ in range(3):
+        clock.advance(0)
+    assert flushed.called
+    assert len(flush_logged_errors(KeyError)) == 1
+    await tasks.stop()

@@ -21,7 +21,7 @@ from twisted.logger import Logger
 
 from flux.errors import FluxError, Internal, Unavailable
 from flux.interfaces import IStore
-from flux.lifecycle import Tasks, turn
+from flux.lifecycle import Tasks, insulated, turn
 from flux.metrics import ChatMetrics
 from flux.model.messages import Draft, Receipt
 
@@ -45,7 +45,7 @@ Entry = tuple["Session", "Send", Draft]
 class Journal:
     """Feeds the store with batches of drafts.
 
-    :param settle: called with each batch's entries and their outcomes, in order.
+    :param settle: called with each batch's entries and their outcomes, in order. Whatever it raises is logged.
     """
 
     log = Logger()
@@ -99,7 +99,7 @@ class Journal:
                 settled, batch = batch, []
                 if len(self._waiting) >= LARGE_BATCH:
                     batch, running = self._begin()
-                self._settle(settled, outcomes)
+                self._tell(settled, outcomes)
                 if not batch:
                     await turn(self._clock)
                     batch, running = self._begin()
@@ -117,11 +117,20 @@ class Journal:
             batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
         return batch, Deferred.fromCoroutine(self._commit(batch)) if batch else succeed([])
 
+    def _tell(self, batch: list[Entry], outcomes: list[Receipt | FluxError]) -> None:
+        try:
+            self._settle(batch, outcomes)
+        except Exception:
+            # Those who sent the next batch wait for theirs.
+            self.log.failure("telling what became of {count} messages failed", count=len(batch))
+
     async def _commit(self, batch: list[Entry]) -> list[Receipt | FluxError]:
         began = self._clock.seconds()
         self._metrics.commit_messages.observe(len(batch))
         try:
-            outcomes = await self._store.append([draft for _, _, draft in batch])
+            outcomes = await insulated(self._store.append([draft for _, _, draft in batch]))
+            if len(outcomes) != len(batch):
+                raise ValueError(f"{len(outcomes)} outcomes of {len(batch)} messages")
             self._metrics.commit_seconds.observe(self._clock.seconds() - began)
             return outcomes
         except FluxError as error:

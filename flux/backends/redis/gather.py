@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.logger import Logger
 
 from flux.errors import Unavailable
-from flux.lifecycle import Tasks
+from flux.lifecycle import Tasks, insulated
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -68,7 +68,9 @@ class Gather(Generic[Q, A]):
             while self._waiting:
                 batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
                 try:
-                    answers = await self._ask([question for question, _ in batch])
+                    answers = await insulated(self._ask([question for question, _ in batch]))
+                    if len(answers) != len(batch):
+                        raise ValueError(f"{len(answers)} answers to {len(batch)} questions")
                 except CancelledError:
                     self._fail(batch, "the shared state is stopped")
                     raise
