@@ -2,12 +2,16 @@
 
 ::
 
-    revoke the token ── where is the session? ── tell its node ── the route goes away ──> ended
-                          │ nobody knows            │ not told, or not in time
+    revoke the token ── where is the session? ── tell its node ── it gives the route up ──> ended
+                          │ nobody knows            │ not told, not in time, or its lease is over
                           └─────────────────────────┴──> a higher session number in the store
 
-The number is the net below the rest: a node whose session has a lower one ends it with its next sweep, whatever
-became of route and kick.  It comes last, since the cursors that an ended session leaves are written under its own.
+A route that is not to be seen says nothing by itself: those of a node without a lease are hidden, while the node may
+live, cut off from the shared state and with its sessions.
+
+The number is the net below the rest: a node whose session has a lower one ends it with its next sweep, whatever became
+of route and kick.  It comes last, since the cursors that an ended session leaves are written under its own, and only
+where it has to: it ends the session of whoever has logged in meanwhile as well.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from flux.interfaces import IBus, IState, IStore
 from flux.lifecycle import sleep
 from flux.model.bus import Kick
 from flux.model.events import KickReason
+from flux.model.sessions import Route
 
 GONE_WITHIN = 3.0
 """Seconds a session that was told to end has for it, before it is superseded."""
@@ -62,7 +67,7 @@ async def end_session(
         if route is not None:
             told = True
             await bus.publish(route.node, route.boot, Kick(uid, route.number + 1, reason, detail))
-            if await _is_gone(state, clock, uid, route.number):
+            if await _is_gone(state, clock, uid, route):
                 return Ended("ended", revoked)
     except FluxError as error:
         problem = in_words(error)
@@ -70,11 +75,24 @@ async def end_session(
     return Ended("ending" if told or problem else "offline", revoked, problem)
 
 
-async def _is_gone(state: IState, clock: IReactorTime, uid: int, number: int) -> bool:
-    """Whether the route of session ``number`` goes away in time; a newer one is of who may be here."""
+async def _is_gone(state: IState, clock: IReactorTime, uid: int, told: Route) -> bool:
+    """Whether the session of route ``told`` ends in time; a newer one is of who may be here."""
+
+    async def held() -> Route | None:
+        return (await state.routes([uid])).get(uid)
+
     late = clock.seconds() + GONE_WITHIN
-    while (route := (await state.routes([uid])).get(uid)) is not None and route.number <= number:
+    while True:
+        route = await held()
+        if route is None:
+            if all(node.name != told.node for node in (await state.snapshot()).nodes):
+                return False
+            # Looked at again: a lease that was over until just now brings its routes back.
+            route = await held()
+            if route is None:
+                return True
+        if route.number > told.number:
+            return True
         if clock.seconds() > late:
             return False
         await sleep(LOOK_EVERY, clock)
-    return True
