@@ -193,8 +193,8 @@ async def test_draining_and_resuming(port, peer) -> None:
             "state": "draining",
         }
     assert texts(logged) == [
-        "drain of a asked by 203.0.113.9",
         "chat server a at a.example:8090 is draining",
+        "drain of a, asked by 203.0.113.9: it is draining",
     ]
     refused = peer.ask({"type": "get_chat_server", "uid": 7})
     assert (refused["code"], refused["name"]) == (1108, "no_server")
@@ -272,7 +272,10 @@ async def test_a_state_that_is_away_is_unavailable(port, peer) -> None:
     port.state.problem = Unavailable("no connection")
     reply = peer.ask({"type": "get_chat_server", "uid": 7, "ref": 1})
     assert (reply["request"], reply["code"], reply["name"], reply["ref"]) == ("get_chat_server", 1002, "unavailable", 1)
-    assert peer.ask({"type": "drain", "server": "a"})["name"] == "unavailable"
+    with capturedLogs() as logged:
+        assert peer.ask({"type": "drain", "server": "a"})["name"] == "unavailable"
+    [told] = texts(logged)
+    assert told.startswith("drain of a, asked by 203.0.113.9, is not done: unavailable: ")
     port.state.problem = None
     token = peer.ask({"type": "get_chat_server", "uid": 7})["token"]
     assert peer.ask({"type": "login", "uid": 7, "token": token})["type"] == "login.ok"

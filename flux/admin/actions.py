@@ -8,7 +8,7 @@ from twisted.logger import Logger
 
 from flux.admin.sources import Sources
 from flux.ending import Became, end_session
-from flux.errors import BadRequest, NotFound, Unavailable, UserInvalid
+from flux.errors import BadRequest, FluxError, NotFound, Unavailable, UserInvalid
 from flux.interfaces import IStore
 from flux.model.events import KickReason
 from flux.model.placement import Node
@@ -121,8 +121,14 @@ class Actions:
         """Take a chat server out of service, or put it back."""
         if not server:
             raise BadRequest("server: missing")
-        self.log.info("{by}: {what} of {server}", by=by, what="drain" if draining else "resume", server=server)
-        return await self._sources.directory.drain(server, draining)
+        about = {"by": by, "what": "drain" if draining else "resume", "server": server}
+        try:
+            node = await self._sources.directory.drain(server, draining)
+        except FluxError as error:
+            self.log.warn("{by}: {what} of {server} is not done: {error}", error=error, **about)
+            raise
+        self.log.info("{by}: {what} of {server}: it is {state}", state=node.state, **about)
+        return node
 
     async def reload(self, by: str) -> Reloaded:
         """Read the configuration again.

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from flux.config import Settings
 from flux.errors import BadRequest, FluxError, Forbidden, Internal, LineTooLong, Unavailable
 from flux.lifecycle import Tasks
-from flux.model.placement import Assignment
+from flux.model.placement import Assignment, Node
 from flux.net.closing import Closing
 from flux.net.connection import FULL, NORMAL, Gather
 from flux.net.lines import LineProtocol
@@ -264,25 +264,27 @@ class StatusConnection(LineProtocol):
 
     def _drain(self, request: Drain) -> None:
         async def drain() -> Reply:
-            node = await self._service.drain(request.server, True)
+            node = await self._admin(request, request.server, True)
             return DrainOk(server=node.name, state=node.state)
 
-        self._admin(request, request.server)
         self._await(request, drain())
 
     def _resume(self, request: Resume) -> None:
         async def resume() -> Reply:
-            node = await self._service.drain(request.server, False)
+            node = await self._admin(request, request.server, False)
             return ResumeOk(server=node.name, state=node.state)
 
-        self._admin(request, request.server)
         self._await(request, resume())
 
-    def _admin(self, request: Request, server: str) -> None:
-        self.log.info(
-            "{request} of {server} asked by {address}",
-            request=request.type(), server=server, address=self.address, conn=self.conn,
-        )  # fmt: skip
+    async def _admin(self, request: Request, server: str, draining: bool) -> Node:
+        about = {"request": request.type(), "server": server, "address": self.address, "conn": self.conn}
+        try:
+            node = await self._service.drain(server, draining)
+        except FluxError as error:
+            self.log.warn("{request} of {server}, asked by {address}, is not done: {error}", error=error, **about)
+            raise
+        self.log.info("{request} of {server}, asked by {address}: it is {state}", state=node.state, **about)
+        return node
 
     def _ping(self, request: StatusPing) -> None:
         self._reply(request, PingOk(at=int(self._factory.wall() * 1000)))
