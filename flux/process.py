@@ -185,11 +185,13 @@ class FluxProcess(Service):
             assembly = self._assemble()
             assembly.reread = self.reload
             await assembly.start()
-        except CancelledError:
-            self._tell_parent(b"1 stopped while starting")
-            return
-        except Exception as error:
-            self._fail(error)
+        except (CancelledError, Exception) as error:
+            if self._stopping or isinstance(error, CancelledError):
+                # Whatever it came to: it was broken off.
+                self.log.debug("the start was broken off: {error}", error=error)
+                self._tell_parent(b"1 stopped while starting")
+            else:
+                self._fail(error)
             return
         self._assembly = assembly
         self.log.info(

@@ -1,7 +1,8 @@
 """An assembly without services, for tests of the process around it; run as a script it is twistd on this assembly.
 
-``chat.name`` says how it behaves: ``fails``, ``fails-at-length``, ``breaks``, ``breaks-below`` (in a stage)
-or ``hangs`` at the start, ``dies`` later, ``breaks-at-stop`` or ``hangs-at-stop``.
+``chat.name`` says how it behaves: ``fails``, ``fails-at-length``, ``breaks``, ``breaks-below`` (in a stage),
+``hangs`` or ``hangs-and-fails`` (when it is cancelled) at the start, ``dies`` later, ``breaks-at-stop`` or
+``hangs-at-stop``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import ILogObserver, LogEvent, Logger, formatEvent
 from zope.interface import implementer
 
@@ -43,6 +44,11 @@ class FakeAssembly:
                 raise CannotStart(f"the store: {error}") from error
         if self.behaviour == "hangs":
             await Deferred()
+        if self.behaviour == "hangs-and-fails":
+            try:
+                await Deferred()
+            except CancelledError:
+                raise CannotStart("the store: the statement was cancelled") from OSError()
         if self.behaviour in ("dies", "is-done"):
             self.exit_status = int(self.behaviour == "dies")
             self.reactor.callLater(0, self.reactor.stop)
