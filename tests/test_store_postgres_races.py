@@ -15,6 +15,7 @@ from store_contract_messages import send
 from store_contract_people import people, together
 
 from flux.backends.postgres import PostgresStore, changes
+from flux.backends.postgres.connection import Run
 from flux.bench.engines import PostgresServer
 from flux.errors import BadRequest, Forbidden
 from flux.model.chats import CursorMove
@@ -235,13 +236,89 @@ async def test_old_moves_are_removed_and_a_mark_from_before_cannot_be_answered(
     monkeypatch.setattr(changes, "PRUNE_EVERY", 1)
     ann, bob = await people(store, "ann", "bob")
     old = (await neighbour.changes(0)).mark
-    for _ in range(60):
-        await send(store, Draft(ann, bob, 0, "x"))
     mark = (await store.changes(0)).mark
+    for _ in range(100):
+        await send(store, Draft(ann, bob, 0, "x"))
+        found = await store.changes(mark)
+        assert found.complete
+        mark = found.mark
     [[left]] = migrated.query("SELECT count(*) FROM moves")
-    assert left <= 25
-    assert (await store.changes(mark)).complete
+    assert 20 <= left <= 45
     late = await neighbour.changes(old)
     assert (late.complete, late.reset, late.heads) == (False, False, ())
     await send(store, Draft(ann, bob, 0, "x"))
-    assert (await neighbour.changes(late.mark)).heads == ((1, 61),)
+    assert (await neighbour.changes(late.mark)).heads == ((1, 101),)
+
+
+@pytest.mark.parametrize("where", ["here", "in another database"])
+async def test_a_transaction_that_stays_open_holds_nothing_up(
+    quick_postgres: PostgresServer, migrated, nodes, other, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Looks stay complete, old rows go nevertheless, and when it has ended at last it is in the next look."""
+    store = nodes[0]
+    monkeypatch.setattr(changes, "KEPT_TRANSACTIONS", 20)
+    monkeypatch.setattr(changes, "PRUNE_EVERY", 1)
+    ann, bob, cat = await people(store, "ann", "bob", "cat")
+    slow, quick = await send(store, Draft(ann, bob, 0, "1"), Draft(ann, cat, 0, "1"))
+    marks = [(await node.changes(0)).mark for node in nodes]
+    if where == "here":
+        meanwhile(other, APPEND, [ann], [bob], [0], [""], ["2"])
+    else:
+        elsewhere = psycopg2.connect(quick_postgres.dsn)
+        with elsewhere.cursor() as cursor:
+            cursor.execute("SELECT pg_current_xact_id()")
+    for number in range(100):
+        await send(store, Draft(ann, cat, 0, "x"))
+        for place, node in enumerate(nodes):
+            found = await node.changes(marks[place])
+            assert (found.complete, found.heads) == (True, ((quick.chat, number + 2),))
+            marks[place] = found.mark
+    [[left]] = migrated.query("SELECT count(*) FROM moves")
+    assert left <= 45
+    if where == "here":
+        other.commit()
+        for place, node in enumerate(nodes):
+            found = await node.changes(marks[place])
+            assert (found.complete, found.heads) == (True, ((slow.chat, 2),))
+    else:
+        elsewhere.close()
+
+
+async def test_a_look_reads_what_is_new_however_long_a_transaction_is_open(nodes, other) -> None:
+    """Not all that has moved since that one began."""
+    store = nodes[0]
+    ann, bob = await people(store, "ann", "bob")
+    meanwhile(other, "SELECT pg_current_xact_id()")
+    for _ in range(50):
+        await store.open_session(ann)
+    [[seen]] = await store._pool.call(ask, "SELECT pg_current_snapshot()::text")
+    await store.open_session(bob)
+    explain = f"EXPLAIN (ANALYZE, FORMAT JSON) {changes.SINCE}"
+    [[[plan]]] = await store._pool.call(ask, explain, {"seen": seen, "newest": seen})
+    rows = [node["Actual Rows"] + node.get("Rows Removed by Filter", 0) for node in scans(plan["Plan"])]
+    # The newest, and twice the one that moved.
+    assert sum(rows) == 3
+
+
+async def ask(run: Run, statement: str, values: Any = ()) -> list[Any]:
+    return await run(statement, values)
+
+
+def scans(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """The parts of a plan that read rows of moves."""
+    found = [plan] if plan.get("Relation Name") == "moves" else []
+    return found + [node for part in plan.get("Plans", ()) for node in scans(part)]
+
+
+async def test_the_numbers_of_another_server_are_put_right_by_the_first_look(migrated, nodes) -> None:
+    """After a dump was restored there, its transactions seem to be of the future."""
+    store = nodes[0]
+    ann, bob = await people(store, "ann", "bob")
+    await send(store, Draft(ann, bob, 0, "1"))
+    far = "9000000000:9000000000:"
+    migrated.query(f"UPDATE moves_kept SET gone = '{far}', following = '{far}'; UPDATE moves SET xact = '8999999999'")
+    mark = (await store.changes(0)).mark
+    await send(store, Draft(ann, bob, 0, "2"))
+    found = await store.changes(mark)
+    assert (found.complete, found.heads) == (True, ((1, 2),))
+    assert (await store.changes(found.mark)).heads == ()

@@ -20,6 +20,7 @@ from flux.backends.postgres.dsn import Dsn
 from flux.bench.engines import PostgresServer
 from flux.bench.servers import free_port
 from flux.errors import Unavailable
+from flux.model.messages import Draft
 from flux.model.people import Ban
 
 
@@ -61,13 +62,15 @@ async def test_an_empty_database_gets_its_tables_and_the_next_start_finds_them(d
         await store.start()
         assert await store.next_boot("a") == start
         await store.stop()
-    assert database.query("SELECT number, name FROM flux_migrations") == [(1, "0001_initial"), (2, "0002_bans")]
+    applied = database.query("SELECT number, name FROM flux_migrations ORDER BY 1")
+    assert applied[:2] == [(1, "0001_initial"), (2, "0002_bans")]
+    assert applied == [(number, migration.name) for number, migration in enumerate(schema.migrations(), 1)]
 
 
 async def test_ten_nodes_that_start_at_once_migrate_once(database: Database) -> None:
     stores = [store_on(database.dsn) for _ in range(10)]
     await together([store.start() for store in stores])
-    assert database.query("SELECT number FROM flux_migrations ORDER BY 1") == [(1,), (2,)]
+    assert database.query("SELECT number FROM flux_migrations ORDER BY 1") == [(1,), (2,), (3,)]
     assert await people(stores[3], "ann", "bob") == [1, 2]
     assert sorted(await together([store.next_boot("a") for store in stores])) == list(range(1, 11))
     for store in stores:
@@ -88,47 +91,58 @@ async def test_only_what_is_missing_is_applied_and_in_one_piece(database: Databa
     await people(store, "ann")
     await store.stop()
     later += [
-        schema.Migration("0003_more", "CREATE TABLE more (a int);"),
-        schema.Migration("0004_wrong", "CREATE TABLE even_more (a int); SELECT 1 / 0;"),
+        schema.Migration("0004_more", "CREATE TABLE more (a int);"),
+        schema.Migration("0005_wrong", "CREATE TABLE even_more (a int); SELECT 1 / 0;"),
     ]
     assert "the schema cannot be made: division by zero" in await refusal(database.dsn)
-    assert database.query("SELECT number FROM flux_migrations ORDER BY 1") == [(1,), (2,)]
+    assert database.query("SELECT number FROM flux_migrations ORDER BY 1") == [(1,), (2,), (3,)]
     assert database.query("SELECT to_regclass('more')") == [(None,)]
-    later[3:] = [schema.Migration("0004_right", "CREATE TABLE even_more (a int);\nDROP TABLE more;")]
+    later[4:] = [schema.Migration("0005_right", "CREATE TABLE even_more (a int);\nDROP TABLE more;")]
     store = store_on(database.dsn)
     await store.start()
-    assert database.query("SELECT name FROM flux_migrations WHERE number > 2 ORDER BY 1") == [
-        ("0003_more",),
-        ("0004_right",),
+    assert database.query("SELECT name FROM flux_migrations WHERE number > 3 ORDER BY 1") == [
+        ("0004_more",),
+        ("0005_right",),
     ]
     assert (await store.profile(1)).name == "ann"
     await store.stop()
 
 
-async def test_a_database_of_an_earlier_flux_is_brought_up_to_date(database: Database, later) -> None:
-    new = later.pop()
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_database_of_an_earlier_flux_is_brought_up_to_date(database: Database, later, version: int) -> None:
+    """It keeps what it has, what moved lately too."""
+    for number, (name, script) in enumerate(later[:version], 1):
+        if number == 1:
+            database.query("CREATE TABLE flux_migrations (number integer PRIMARY KEY, name text, at timestamptz)")
+        database.query(script)
+        database.query("INSERT INTO flux_migrations VALUES (%s, %s)", number, name)
+    database.query("SELECT create_account(name, name, 'h', name, '', '', '') FROM unnest(ARRAY['ann', 'bob']) name")
+    database.query("SELECT append_carefully(ARRAY[1], ARRAY[2], ARRAY[0], ARRAY['k'], ARRAY['x'], NULL)")
+    before = database.query("SELECT * FROM moves")
     store = store_on(database.dsn)
+    assert len(await store.migrate()) == len(later) - version
     await store.start()
-    await people(store, "ann")
-    assert await store.open_session(1) == 1
-    await store.stop()
-    later.append(new)
-    store = store_on(database.dsn)
-    await store.start()
+    mark = (await store.changes(0)).mark
+    assert database.query("SELECT * FROM moves") == before
+    [again, new] = await store.append([Draft(1, 2, 0, "x", "k"), Draft(1, 2, 0, "y", "l")])
+    assert (again.seq, again.duplicate, new.seq, new.duplicate) == (1, True, 2, False)
+    assert (await store.append([Draft(1, 2, 0, "y", "l")]))[0].duplicate
+    found = await store.changes(mark)
+    assert (found.complete, found.heads) == (True, ((1, 2),))
     assert (await store.credentials(1, "")).ban is None
     await store.ban(Ban(1, "", "spam", 1, 0))
     assert (await store.overview(1)).ban == Ban(1, "", "spam", 1, 0, "ann")
-    assert await store.open_session(1) == 2
+    assert await store.open_session(1) == 1
     await store.stop()
 
 
 async def test_a_database_of_a_later_flux_is_refused(database: Database, later) -> None:
-    later += [schema.Migration("0003_more", "CREATE TABLE more (a int);")]
+    later += [schema.Migration("0004_more", "CREATE TABLE more (a int);")]
     store = store_on(database.dsn)
     await store.start()
     await store.stop()
     later.pop()
-    assert "was written by a later flux (schema 3, this one knows 2)" in await refusal(database.dsn)
+    assert "was written by a later flux (schema 4, this one knows 3)" in await refusal(database.dsn)
 
 
 @pytest.mark.parametrize(
@@ -138,9 +152,9 @@ async def test_a_database_of_a_later_flux_is_refused(database: Database, later) 
         ("DROP FUNCTION append_known", "half migrated or was altered (without its append_known)"),
         ("DROP TABLE blocks, moves CASCADE", "without its blocks, moves, moves_by_xact"),
         ("DROP TABLE flux_migrations", "has tables that flux has not made (accounts, sessions, "),
-        ("INSERT INTO flux_migrations VALUES (3, 'x')", "was written by a later flux (schema 3"),
-        ("UPDATE flux_migrations SET number = number + 7", "later flux (schema 9"),
-        ("DELETE FROM flux_migrations WHERE number = 1", "half migrated (there are migrations 2)"),
+        ("INSERT INTO flux_migrations VALUES (4, 'x')", "was written by a later flux (schema 4"),
+        ("UPDATE flux_migrations SET number = number + 7", "later flux (schema 10"),
+        ("DELETE FROM flux_migrations WHERE number = 1", "half migrated (there are migrations 2, 3)"),
     ],
 )
 async def test_a_database_that_is_not_whole_is_refused(database: Database, damage: str, complaint: str) -> None:
@@ -298,7 +312,9 @@ def test_flux_check_shows_the_steps(database: Database, tmp_path: Path) -> None:
     )
     empty = flux("check", "-c", "flux.ini", cwd=tmp_path)
     assert empty.returncode == 0, empty
-    assert re.search(r"store postgres: schema\n +schema 0\n +a start applies 0001_initial, 0002_\w+\n", empty.stdout)
+    assert re.search(
+        r"store postgres: schema\n +schema 0\n +a start applies 0001_initial, 0002_\w+, 0003_\w+\n", empty.stdout
+    )
     assert "not tried without the tables that a start makes" in empty.stdout
     assert database.query("SELECT to_regclass('flux_migrations'), to_regclass('accounts')") == [(None, None)]
     database.migrate()
@@ -308,7 +324,7 @@ def test_flux_check_shows_the_steps(database: Database, tmp_path: Path) -> None:
     assert re.search(
         r"ok +\d+ ms  store postgres: connect\n +PostgreSQL \d+.*, database start as flux, fsync is OFF", lines
     )
-    assert re.search(r"ok +\d+ ms  store postgres: schema\n +schema 2\n", lines)
+    assert re.search(r"ok +\d+ ms  store postgres: schema\n +schema 3\n", lines)
     assert re.search(r"ok +\d+ ms  store postgres: write and fsync\n +a commit takes \d+\.\d+ ms", lines)
     wrong = database.dsn.replace(":flux@", ":").replace(
         psycopg2.extensions.parse_dsn(database.dsn)["password"], "guessed"

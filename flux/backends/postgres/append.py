@@ -1,15 +1,19 @@
 """Messages into chats: the path on which the speed of the whole depends.
 
-Nearly every batch is of chats that exist, from people who may send, with new cids.  For those the numbering is prepared
-here (the n-th message of a chat gets its head + n), and one call locks the chats, looks whether all is as supposed,
-inserts, and returns the heads.  Where it is not, nothing was written, and a second call does the
-batch message by message.
+Nearly all messages are for chats that exist, from people who may send, with new cids.  For those the numbering is
+prepared here (the n-th message of a chat gets its head + n), and one call locks the chats, looks whether all is as
+supposed, inserts, and returns the heads.  Messages for which it is not (a cid that was used before, a sender who may
+not) are set aside within that call: the rest of the batch does not pay for them.
+
+Who writes to somebody for the first time, or for the first time in a while, is not known here.  A batch with such a
+message is done by another call, message by message.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
+import msgspec
 import psycopg2.errorcodes
 
 from flux.backends.postgres.arrays import integers, list_of, texts
@@ -21,11 +25,13 @@ LARGEST_ID = 2**63 - 1
 """Of a bigint. What is above is no identifier of ours."""
 
 KNOWN = Prepared("""
-    SELECT heads::text, versions::text, ats::text, move
-    FROM append_known(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""")
+    SELECT heads::text, versions::text, ats::text, move, apart
+    FROM append_known(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""")
 CAREFULLY = Prepared("SELECT nth, outcome, chat, seq, at, version FROM append_carefully(%s, %s, %s, %s, %s, %s)")
 
 Outcome = Receipt | FluxError
+
+_apart = msgspec.json.Decoder(list[tuple[int, tuple[str, int | None, int | None, int | None]]]).decode
 
 
 class Pairs:
@@ -77,66 +83,87 @@ async def _known(
     """The common case; None where it is none."""
     young = pairs.young
     counts: dict[int, int] = {}
-    between: set[tuple[int, int]] = set()
     inside: set[tuple[int, int]] = set()
+    cids: set[tuple[int, int, str]] = set()
     chats: list[int] = []
     nths: list[int] = []
     for draft in drafts:
-        sender, to = draft.sender, draft.to
+        sender, to, cid = draft.sender, draft.to, draft.cid
         if to:
             address = (sender, to)
             chat = young.get(address) or pairs.find(address)
             if not chat:
                 return None
-            between.add(address)
         else:
             chat = draft.group
             inside.add((sender, chat))
-        counts[chat] = nth = counts.get(chat, 0) + 1
         chats.append(chat)
+        if cid:
+            known = len(cids)
+            cids.add((sender, chat, cid))
+            if len(cids) == known:
+                nths.append(0)
+                continue
+        counts[chat] = nth = counts.get(chat, 0) + 1
         nths.append(nth)
     ids = sorted(counts)
     if ids[0] < 1 or ids[-1] > LARGEST_ID:
         return None
     places = dict(zip(ids, range(1, len(ids) + 1), strict=True))
     try:
-        rows = await run(
+        [(heads, versions, ats, move, apart)] = await run(
             KNOWN,
             (
                 integers(ids),
                 integers([counts[chat] for chat in ids]),
-                integers([sender for sender, _ in between]),
-                integers([to for _, to in between]),
                 integers([sender for sender, _ in inside]),
                 integers([group for _, group in inside]),
                 integers([places[chat] for chat in chats]),
                 integers(nths),
                 integers([draft.sender for draft in drafts]),
+                integers([draft.to for draft in drafts]),
                 texts([draft.cid for draft in drafts]),
                 texts([draft.text for draft in drafts]),
                 clock,
             ),
         )
-    except UnicodeEncodeError:
+    except ValueError:
+        # A NUL or a lone surrogate.
         return None
     except psycopg2.Error as error:
         if error.pgcode in UNKNOWN:
             return None
         raise
-    if not rows:
-        return None
-    [(heads, versions, ats, move)] = rows
     saw(move)
     facts = dict(zip(ids, zip(list_of(heads), list_of(ats), list_of(versions), strict=True), strict=True))
+    aside = {place - 1: found for place, found in _apart(apart)} if apart else {}
+    if aside:
+        nths = _numbers(chats, aside)
     receipts: list[Outcome] = []
     for chat, nth in zip(chats, nths, strict=True):
-        head, at, version = facts[chat]
-        receipts.append(Receipt(chat, head + nth, at, False, version))
+        if nth:
+            head, at, version = facts[chat]
+            receipts.append(Receipt(chat, head + nth, at, False, version))
+        else:
+            place = len(receipts)
+            receipts.append(_outcome(drafts[place], chat, *aside[place]))
     return receipts
 
 
+def _numbers(chats: Sequence[int], aside: Collection[int]) -> list[int]:
+    """Which message of its chat each one is, without those in some places, which have 0."""
+    counts: dict[int, int] = {}
+    nths = []
+    for place, chat in enumerate(chats):
+        if place in aside:
+            nths.append(0)
+        else:
+            counts[chat] = nth = counts.get(chat, 0) + 1
+            nths.append(nth)
+    return nths
+
+
 UNKNOWN = (
-    psycopg2.errorcodes.UNIQUE_VIOLATION,  # a cid that was used before
     psycopg2.errorcodes.NUMERIC_VALUE_OUT_OF_RANGE,  # a sender that is none
     psycopg2.errorcodes.INVALID_TEXT_REPRESENTATION,
 )
@@ -165,10 +192,7 @@ async def _carefully(run: Run, pairs: Pairs, clock: int | None, drafts: Sequence
             draft = drafts[place]
             if chat and draft.to:
                 pairs.remember((draft.sender, draft.to), chat)
-            if outcome in ("new", "known"):
-                outcomes[place] = Receipt(chat, seq, at, outcome == "known", version)
-            else:
-                outcomes[place] = _refusal(outcome, draft)
+            outcomes[place] = _outcome(draft, chat, outcome, seq, at, version)
     return [outcome for outcome in outcomes if outcome is not None]
 
 
@@ -193,8 +217,14 @@ def _impossible(draft: Draft) -> FluxError | None:
     return None
 
 
-def _refusal(outcome: str, draft: Draft) -> FluxError:
+def _outcome(draft: Draft, chat: int, outcome: str, seq: int | None, at: int | None, version: int | None) -> Outcome:
+    """What is said of a message that was looked at by itself."""
     match outcome:
+        case "new" | "known":
+            assert seq is not None
+            assert at is not None
+            assert version is not None
+            return Receipt(chat, seq, at, outcome == "known", version)
         case "reused":
             return BadRequest("cid: used before for another text")
         case "nobody":

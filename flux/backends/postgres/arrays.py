@@ -16,10 +16,12 @@ def integers(values: Sequence[int]) -> str:
 
 
 def texts(values: Sequence[str]) -> str:
-    """``{"a","b"}``, to be cast to text[]. No text may hold a NUL."""
+    """``{"a","b"}``, to be cast to text[]. :raises ValueError: a text holds a NUL."""
     if not values:
         return "{}"
     joined = "\0".join(values)
+    if joined.count("\0") >= len(values):
+        raise ValueError("a NUL in a text")
     if "\\" in joined:
         joined = joined.replace("\\", "\\\\")
     if '"' in joined:

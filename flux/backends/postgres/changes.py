@@ -6,6 +6,10 @@ then is in the next look whenever it commits, which neither a time nor a serial 
 
 A mark is a number for the snapshot of a look, kept here.  A mark that is not known (of another run, or very old) cannot
 be answered, nor can one whose rows have been removed, nor any given before the database went back to an earlier state.
+
+Rows are removed by snapshots, too: those that one shows which is old enough (``prune_moves``).  A look has missed
+nothing if its own snapshot shows all of that, so a transaction that stays open for days, also in another database of
+the server, neither makes looks incomplete nor keeps rows.
 """
 
 from __future__ import annotations
@@ -23,21 +27,25 @@ KEPT_MARKS = 100
 """Snapshots that are remembered."""
 
 KEPT_TRANSACTIONS = 100_000
-"""Transactions whose rows stay: those of some minutes under load, and of days without."""
+"""Transactions whose rows stay, and at most twice as many: those of some minutes under load, and of days without."""
 
 _LAST_MOVE = "(SELECT m.xact::text || ' ' || m.at FROM moves m ORDER BY m.xact DESC LIMIT 1)"
 
 NOW = f"SELECT pg_current_snapshot()::text, {_LAST_MOVE}"
 
-_UNSEEN = (
-    "m.xact >= pg_snapshot_xmin(%({0})s::pg_snapshot) AND NOT pg_visible_in_snapshot(m.xact, %({0})s::pg_snapshot)"
-)
+# Those that began later, and those that were running. By xmin it would be all since the oldest that was running, which
+# somebody may have left open days ago. In two parts, each of which can only be read by the index.
+_UNSEEN = """
+    SELECT m.* FROM moves m WHERE m.xact >= pg_snapshot_xmax(%({0})s::pg_snapshot)
+    UNION ALL SELECT m.* FROM pg_snapshot_xip(%({0})s::pg_snapshot) running JOIN moves m ON m.xact = running"""
 
 SINCE = f"""
-    WITH moved AS MATERIALIZED (SELECT m.* FROM moves m WHERE {_UNSEEN.format("seen")})
+    WITH moved AS MATERIALIZED ({_UNSEEN.format("seen")})
     SELECT pg_current_snapshot()::text, {_LAST_MOVE},
-        EXISTS (SELECT FROM moves m WHERE {_UNSEEN.format("newest")}),
-        pg_snapshot_xmin(%(seen)s::pg_snapshot) >= (SELECT since FROM moves_kept),
+        EXISTS ({_UNSEEN.format("newest")}),
+        (SELECT pg_snapshot_xmax(%(seen)s::pg_snapshot) >= pg_snapshot_xmax(gone)
+            AND NOT EXISTS (SELECT FROM pg_snapshot_xip(%(seen)s::pg_snapshot) x WHERE pg_visible_in_snapshot(x, gone))
+            FROM moves_kept),
         ARRAY(SELECT ARRAY[c.id, c.head] FROM chats c
             WHERE c.id IN (SELECT unnest(heads) FROM moved) AND c.head > 0)::text,
         ARRAY(SELECT ARRAY[c.id, c.version] FROM chats c WHERE c.id IN (SELECT unnest(members) FROM moved))::text,
@@ -46,13 +54,13 @@ SINCE = f"""
 
 WITNESS = """
     SELECT EXISTS (SELECT FROM moves WHERE xact = %(xact)s AND at = %(at)s)
-        OR (SELECT since FROM moves_kept) > %(xact)s::xid8"""
+        OR (SELECT pg_visible_in_snapshot(%(xact)s::xid8, gone) FROM moves_kept)"""
 """Whether a row of moves is there, or was removed in its time."""
 
 PRUNE = "SELECT prune_moves(%s)"
 
 PRUNE_EVERY = 50
-"""Looks after which one also removes old rows."""
+"""Looks of which one also removes old rows."""
 
 BRACKETS = {ord("{"): "[", ord("}"): "]"}
 
@@ -123,14 +131,16 @@ class Marks:
         return self._start < mark < self._reset
 
     def due(self) -> bool:
-        """Whether it is time to remove old rows."""
+        """Whether it is time to remove old rows: before the first look, and now and then."""
         self._looks += 1
-        return self._looks % PRUNE_EVERY == 0
+        return (self._looks - 1) % PRUNE_EVERY == 0
 
 
 async def changes(run: Run, marks: Marks, mark: int) -> Changes:
     """See ``IStore``."""
     generation = marks.generation
+    if marks.due():
+        await run(PRUNE, (KEPT_TRANSACTIONS,))
     newest = marks.newest()
     seen = marks.snapshot(mark or newest)
     found: tuple[tuple[tuple[int, int], ...], ...] = ((), (), ())
@@ -143,8 +153,6 @@ async def changes(run: Run, marks: Marks, mark: int) -> Changes:
         if mark and complete:
             found = tuple(_pairs(literal.translate(BRACKETS)) for literal in literals)
         complete |= mark == 0
-    if marks.due():
-        await run(PRUNE, (KEPT_TRANSACTIONS,))
     if marks.generation != generation:
         raise Unavailable("the database is another one, or has gone back to an earlier state")
     marks.saw(last)
