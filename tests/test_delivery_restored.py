@@ -286,3 +286,28 @@ def test_what_was_being_read_meanwhile_does_no_harm(history: History, point: str
     pair.send("new 4")
     lab.advance(7)
     assert texts(pair.b) == ["new 3", "new 4"]
+
+
+def test_cursors_that_are_refused_after_everything_was_forgotten_are_not_tried_again(history: History) -> None:
+    """Their call is under way while a look, which did not wait for it, is told of the restore."""
+    pair = Pair(history, True)
+    lab, chat = pair.lab, pair.chat
+    pair.receive(5)
+    history.restore()
+    begin_again(pair.b)
+    lab.clock.advance(1)
+    lab.clocks["B"].advance(1)
+    lab.steps.happen("B.store.advance(")
+    refused = lab.steps.hold("B.store.advance(", "= Unavailable")
+    lab.nodes["B"].gap()
+    lab.settle()
+    # Nobody is told of these, and the one who would be shows nothing of it.
+    pair.b.link.swallows = True
+    pair.send("new 3", "new 4", "new 5")
+    refused.run()
+    lab.advance(2)
+    assert {cursor.chat: cursor.received for cursor in now(lab.store.overview(pair.bob)).cursors} == {chat: 2}
+    pair.b.link.reset()
+    again = lab.client("B", pair.bob).login(acks=True)
+    lab.settle()
+    assert texts(again) == ["new 3", "new 4", "new 5"]

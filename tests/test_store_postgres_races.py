@@ -17,7 +17,7 @@ from store_contract_people import people, together
 from flux.backends.postgres import PostgresStore, changes
 from flux.backends.postgres.connection import Run
 from flux.bench.engines import PostgresServer
-from flux.errors import BadRequest, Forbidden
+from flux.errors import BadRequest, Forbidden, Unavailable
 from flux.model.chats import CursorMove
 from flux.model.messages import Draft, Receipt
 
@@ -322,3 +322,34 @@ async def test_the_numbers_of_another_server_are_put_right_by_the_first_look(mig
     found = await store.changes(mark)
     assert (found.complete, found.heads) == (True, ((1, 2),))
     assert (await store.changes(found.mark)).heads == ()
+
+
+# --- cursors of another past ---
+
+
+@pytest.mark.parametrize("noted", ["before it is known", "before it is told"])
+async def test_cursors_of_an_earlier_past_are_refused_however_long_they_wait(migrated, nodes, noted: str) -> None:
+    """They wait for a connection behind the look that tells of the database's going back, and behind nothing else."""
+    store = nodes[0]
+    ann, bob = await people(store, "ann", "bob")
+    number = await store.open_session(bob)
+    mark = (await store.changes(0)).mark
+    [receipt] = await send(store, Draft(ann, bob, 0, "new 1"))
+    move = CursorMove(bob, number, receipt.chat, 1, 1)
+    # Of two connections, one is for calls in order as long as there are such calls: the look gets the other.
+    busy = [store._pool.call(ask, "SELECT pg_sleep(0.05)") for _ in range(2)]
+    if noted == "before it is known":
+        look, written = store.changes(mark), store.advance([move])
+        store._marks.forget()
+    else:
+        store._marks.forget()
+        look, written = store.changes(mark), store.advance([move])
+    await together(busy)
+    assert (await look).reset
+    with pytest.raises(Unavailable, match="earlier state"):
+        await written
+    [cursor] = (await store.overview(bob)).cursors
+    assert (cursor.received, cursor.read) == (0, 0)
+    await store.advance([move])
+    [cursor] = (await store.overview(bob)).cursors
+    assert (cursor.received, cursor.read) == (1, 1)

@@ -1,7 +1,8 @@
 """Cursor writes, gathered: once a second what moved goes to the store as one batch.
 
 Losing a batch means sending those messages again, so nothing waits for it and a
-failed one is simply tried again with the next.
+failed one is simply tried again with the next, unless the store has gone back to an earlier
+state meanwhile: then it would say of messages to come that they have been received.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Cursors:
         self._metrics = metrics
         self._touched: set[Session] = set()
         self._moves: list[CursorMove] = []
+        self._forgotten = 0
 
     @property
     def waiting(self) -> int:
@@ -54,6 +56,7 @@ class Cursors:
         """What was noted is of no use any more: the store has gone back to an earlier state."""
         self._touched.clear()
         self._moves.clear()
+        self._forgotten += 1
 
     async def write(self) -> None:
         """Write what has moved. Errors are logged and the moves kept for the next time."""
@@ -68,14 +71,16 @@ class Cursors:
             self._take(session)
         while self._moves:
             batch, self._moves = self._moves[:MAX_MOVES], self._moves[MAX_MOVES:]
+            forgotten = self._forgotten
             try:
                 await self._store.advance(batch)
                 self._metrics.cursors.inc(len(batch))
             except FluxError as error:
                 self._metrics.cursors_failed.inc()
                 self.log.warn("{count} cursors could not be written yet: {error}", count=len(batch), error=error)
-                # Bounded: an older move is contained in a later one of the same session.
-                self._moves = (batch + self._moves)[-4 * MAX_MOVES :]
+                if forgotten == self._forgotten:
+                    # Bounded: an older move is contained in a later one of the same session.
+                    self._moves = (batch + self._moves)[-4 * MAX_MOVES :]
                 return
 
     def _take(self, session: Session) -> None:

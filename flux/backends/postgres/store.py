@@ -309,10 +309,12 @@ class PostgresStore:
         return self._pool.call(history.conversations, uid, limit)
 
     def advance(self, moves: Sequence[CursorMove]) -> Awaitable[None]:
-        return self._pool.call(self._advance, moves)
+        # What is told while this call waits does not make the moves newer.
+        past = self._marks.generation if self._marks.told else -1
+        return self._pool.call(self._advance, past, moves)
 
-    async def _advance(self, run: Run, moves: Sequence[CursorMove]) -> None:
-        if not self._marks.told:
+    async def _advance(self, run: Run, past: int, moves: Sequence[CursorMove]) -> None:
+        if past != self._marks.generation:
             raise Unavailable("the database has gone back to an earlier state; cursors have to be read first")
         await cursors.advance(run, moves)
 
