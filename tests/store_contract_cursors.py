@@ -7,7 +7,7 @@ from store_contract_messages import chatter, send
 from store_contract_people import people
 
 from flux.interfaces import IStore
-from flux.model.chats import UNREAD_CAP, CursorMove
+from flux.model.chats import UNREAD_AMONG, UNREAD_CAP, CursorMove
 from flux.model.messages import Draft
 from flux.model.overview import Changes
 
@@ -97,6 +97,31 @@ class CursorsContract:
         chat = (await store.overview(bob)).cursors[0].chat
         await store.advance([CursorMove(bob, 0, chat, 0, 7)])
         assert (await store.overview(bob)).cursors[0].unread == UNREAD_CAP - 2
+
+    async def test_unread_counts_among_the_newest_messages(self, store) -> None:
+        """Whatever somebody sends who reads nothing, the work is bounded; what others write is counted nevertheless."""
+        ann, bob, cat = await people(store, "ann", "bob", "cat")
+        group = await group_of(store, ann, bob, cat)
+        own = [Draft(ann, 0, group, "own")] * (UNREAD_AMONG - 1)
+        await send(store, Draft(bob, 0, group, "1"), Draft(ann, 0, group, "2"), Draft(bob, 0, group, "3"))
+        await send(store, *own[3:])
+
+        async def unread(uid: int) -> int:
+            [cursor] = (await store.overview(uid)).cursors
+            [conversation] = await store.conversations(uid, 1)
+            assert conversation.unread == cursor.unread
+            return cursor.unread
+
+        assert (await unread(ann), await unread(bob)) == (2, UNREAD_CAP)
+        await send(store, own[0])
+        assert await unread(ann) == 2
+        for left in (1, 1, 0):
+            await send(store, own[0])
+            assert await unread(ann) == left
+        await send(store, *own[:100], Draft(cat, 0, group, "x"), *own[:100], Draft(cat, 0, group, "x"))
+        assert (await unread(ann), await unread(bob), await unread(cat)) == (2, UNREAD_CAP, UNREAD_CAP)
+        await store.advance([CursorMove(bob, 0, group, 0, UNREAD_AMONG + 10), CursorMove(cat, 0, group, 0, 10**6)])
+        assert (await unread(bob), await unread(cat)) == (195, 0)
 
     async def test_changes_since_a_mark(self, store) -> None:
         ann, bob, cat = await people(store, "ann", "bob", "cat")

@@ -75,7 +75,8 @@ class Cursor(Value, frozen=True):
     :ivar peer: the other account of a one-to-one chat, 0 in a group.
     :ivar received: everything up to this ``seq`` has arrived.
     :ivar read: everything up to this ``seq`` has been read.
-    :ivar unread: messages of others above ``read``, counted up to ``UNREAD_CAP``.
+    :ivar unread: messages of others above ``read`` among the newest ``UNREAD_AMONG`` of the chat, counted up to
+        ``UNREAD_CAP``.
     """
 
     chat: int
@@ -88,6 +89,10 @@ class Cursor(Value, frozen=True):
 
 UNREAD_CAP = 1000
 """``Cursor.unread`` stops counting here: 1000 means a thousand or more."""
+
+UNREAD_AMONG = 10_000
+"""The newest messages of a chat, among which ``Cursor.unread`` counts: who sends and never reads has any number of own
+ones above ``read``."""
 
 
 class CursorMove(Value, frozen=True):

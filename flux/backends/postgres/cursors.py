@@ -9,15 +9,16 @@ import msgspec
 from flux.backends.postgres.arrays import integers
 from flux.backends.postgres.connection import Prepared, Run
 from flux.errors import FluxError, UserInvalid
-from flux.model.chats import UNREAD_CAP, CursorMove
+from flux.model.chats import UNREAD_AMONG, UNREAD_CAP, CursorMove
 from flux.model.overview import Overview
 
 # Who joins has read everything up to then, so what is above read is at or above first.
 UNREAD = f"""(
     SELECT count(*) FROM (
-        SELECT FROM messages u WHERE u.chat = mine.chat AND u.seq > mine.read AND u.sender <> mine.uid
+        SELECT FROM messages u
+        WHERE u.chat = mine.chat AND u.seq > greatest(mine.read, c.head - {UNREAD_AMONG}) AND u.sender <> mine.uid
         LIMIT {UNREAD_CAP}) unread)"""
-"""How many messages of others a row ``mine`` of members has left to read."""
+"""How many messages of others a row ``mine`` of members, with its chat ``c``, has left to read (``Cursor.unread``)."""
 
 
 def _list(statement: str) -> str:

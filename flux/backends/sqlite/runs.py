@@ -15,7 +15,7 @@ import sqlite3
 from collections.abc import Collection
 from itertools import chain
 
-from flux.model.chats import UNREAD_CAP
+from flux.model.chats import UNREAD_AMONG, UNREAD_CAP
 
 Run = list[int | str]
 """Values of the rows of messages, :data:`COLUMNS` each, all of one chat."""
@@ -105,14 +105,16 @@ def newest(chat: str) -> str:
 _LEFT_TO_READ = f"""
             SELECT CASE r.sender WHEN {SEVERAL} THEN (
                 SELECT count(*) FROM messages
-                WHERE id > r.id - min(r.count, r.seq - mine.read) AND id <= r.id AND sender <> mine.uid)
-            ELSE min(r.count, r.seq - mine.read) END AS messages
-            FROM {{part}} r WHERE r.chat = mine.chat AND r.seq > mine.read AND r.sender <> mine.uid"""
+                WHERE id > r.id - min(r.count, r.seq - beneath) AND id <= r.id AND sender <> mine.uid)
+            ELSE min(r.count, r.seq - beneath) END AS messages
+            FROM counted CROSS JOIN {{part}} r WHERE r.chat = mine.chat AND r.seq > beneath AND r.sender <> mine.uid"""
 
+# Only the run that is cut may have no message of others.
 UNREAD = f"""ifnull((
+    WITH counted AS (SELECT max(mine.read, {head("mine.chat")} - {UNREAD_AMONG}) AS beneath)
     SELECT min(sum(messages), {UNREAD_CAP}) FROM ({_LEFT_TO_READ.format(part="runs")}
-            UNION ALL {_LEFT_TO_READ.format(part="recent_runs")} LIMIT {UNREAD_CAP})), 0)"""
-"""How many messages of others a row ``mine`` of members has left to read."""
+            UNION ALL {_LEFT_TO_READ.format(part="recent_runs")} LIMIT {UNREAD_CAP + 1})), 0)"""
+"""How many messages of others a row ``mine`` of members has left to read (``Cursor.unread``)."""
 
 
 def within(order: str) -> str:
