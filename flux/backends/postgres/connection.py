@@ -128,8 +128,10 @@ class Link:
     def abandon(self, reason: str) -> None:
         """Close the connection, and tell that it is lost."""
         if not self.closed:
-            self.close()
+            self.closed = True
+            # First, for closing it ends the statement that runs, and after that the next call gets a connection.
             self._tell(self, reason)
+            self.close()
 
     def _lost(self, failure: Failure) -> None:
         assert failure.value is not None

@@ -1,8 +1,14 @@
-"""Calls of one kind that share a statement: whatever has gathered while the previous one ran is the next one."""
+"""Calls of one kind that share a statement: whatever has gathered while the previous one ran is the next one.
+
+A statement that takes too long may do so because of one of its arguments (an account in very many groups), and the
+others are not to fail for it.  So it gets half of the time that its calls have left, and each of them the other half,
+by itself.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from operator import itemgetter
 from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred, fail
@@ -64,16 +70,36 @@ class Gathering(Generic[A, T]):
         try:
             while self._waiting:
                 taken, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
-                arguments = [argument for argument, _, _ in taken]
-                outcomes: Sequence[Any]
-                try:
-                    outcomes = await self._pool.call_until(taken[0][1], self._work, arguments)
-                except Exception:
-                    outcomes = [Failure()] * len(taken)
-                for (_, _, deferred), outcome in zip(taken, outcomes, strict=True):
-                    if isinstance(outcome, (Failure, FluxError)):
-                        deferred.errback(outcome)
-                    else:
-                        deferred.callback(outcome)
+                await self._run(taken)
         finally:
             self._running -= 1
+
+    async def _run(self, taken: Sequence[tuple[A, float, Deferred[T]]]) -> None:
+        now, expires = self._clock.seconds(), taken[0][1]
+        if len(taken) > 1:
+            expires = now + max(0.0, expires - now) / 2
+        outcomes: Sequence[Any]
+        try:
+            outcomes = await self._pool.call_until(expires, self._work, [argument for argument, _, _ in taken])
+        except Exception as error:
+            # But for rounding.
+            late = self._clock.seconds() > expires - 0.001
+            if late and len(taken) > 1 and isinstance(error, Unavailable):
+                self._run_one_by_one(taken)
+                return
+            outcomes = [Failure()] * len(taken)
+        for (_, _, deferred), outcome in zip(taken, outcomes, strict=True):
+            _settle(outcome, deferred)
+
+    def _run_one_by_one(self, taken: Sequence[tuple[A, float, Deferred[T]]]) -> None:
+        """Nobody waits for them here: what gathers meanwhile goes on."""
+        for argument, expires, deferred in taken:
+            alone: Deferred[list[T | FluxError]] = self._pool.call_until(expires, self._work, [argument])
+            _ = alone.addCallback(itemgetter(0)).addBoth(_settle, deferred)
+
+
+def _settle(outcome: object, deferred: Deferred[Any]) -> None:
+    if isinstance(outcome, (Failure, FluxError)):
+        deferred.errback(outcome)
+    else:
+        deferred.callback(outcome)
