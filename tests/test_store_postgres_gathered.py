@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from store_contract_people import together
+from postgres_database import Database
+from store_contract_people import people, together
 from twisted.internet.task import deferLater
 
-from flux.backends.postgres import PostgresStore
-from flux.backends.postgres.connection import Run
+from flux.backends.postgres import PostgresStore, cursors
+from flux.backends.postgres.arrays import integers
+from flux.backends.postgres.connection import Prepared, Run
 from flux.backends.postgres.gathering import Gathering
 from flux.bench.engines import PostgresServer
 from flux.errors import FluxError, Unavailable
@@ -47,6 +49,39 @@ async def test_what_waits_is_not_run_on_a_connection_that_is_being_given_up(stor
     assert await waiting == "awake"
     assert not slow.called
     assert isinstance(await outcome(slow), Unavailable)
+
+
+async def test_what_a_login_reads_is_its_own_whatever_the_statistics_say(quick_postgres: PostgresServer) -> None:
+    """Where one account is in nearly all groups, going through those and looking for the account seems as good."""
+    from twisted.internet import reactor
+
+    database = Database(quick_postgres.create_database("skewed"))
+    store = PostgresStore(database.dsn, reactor, pool=1, require_fsync=False)
+    await store.start()
+    ann, bob = await people(store, "ann", "bob")
+    database.query(
+        "WITH c AS (INSERT INTO chats SELECT FROM generate_series(1, 3000) RETURNING id),"
+        " g AS (INSERT INTO groups SELECT id, 'g', '', false, false FROM c)"
+        " INSERT INTO members SELECT %s, id, 1, 0, 0, 'member' FROM c",
+        ann,
+    )
+    database.query("ANALYZE")
+    [plan] = await store._pool.call(explained, cursors.OVERVIEWS, (integers([bob]),))
+    await store.stop()
+    database.close()
+    assert [rows_read(plan["Plan"], name) for name in ("members", "groups", "chats")] == [0, 0, 0]
+
+
+async def explained(run: Run, statement: Prepared, values: Sequence[object]) -> list[Any]:
+    await run(statement, values)
+    [[plan]] = await run(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.call}", values)
+    return plan
+
+
+def rows_read(plan: dict[str, Any], table: str) -> int:
+    """How many rows of a table the parts of a plan have read."""
+    here = plan["Actual Rows"] * plan["Actual Loops"] if plan.get("Relation Name") == table else 0
+    return here + sum(rows_read(part, table) for part in plan.get("Plans", ()))
 
 
 class Doubling:
