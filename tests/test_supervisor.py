@@ -250,11 +250,23 @@ async def test_a_start_that_is_cancelled_ends_the_workers() -> None:
 
 async def test_a_start_has_a_deadline() -> None:
     setup = Setup()
-    setup.reactor.advance(module.WORKERS_START_WITHIN)
+    setup.reactor.advance(module.SILENT_FOR)
     for process in setup.reactor.processes:
         process.ends()
-    with pytest.raises(CannotStart, match="the workers: nothing after 120 s"):
+    with pytest.raises(CannotStart, match="the workers: they do not listen, and have said nothing for 120 s"):
         await setup.starting
+
+
+async def test_a_start_has_time_for_what_the_workers_tell_of() -> None:
+    setup = Setup()
+    one, other = setup.reactor.processes
+    for _ in range(5):
+        setup.reactor.advance(module.SILENT_FOR - 1)
+        one.protocol.childDataReceived(1, b"still migrating\n")
+    assert not setup.starting.called
+    for process in (one, other):
+        process.listens()
+    await setup.starting
 
 
 # --- restarts ----------------------------------------------------------------

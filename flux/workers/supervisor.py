@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from twisted.internet.defer import gatherResults
+from twisted.internet.defer import CancelledError, gatherResults
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -30,8 +31,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
 STABLE_AFTER = 10.0
 """Seconds after which a worker that ends has not failed to start."""
 
-WORKERS_START_WITHIN = 120.0
-"""Seconds until workers that neither listen nor end have failed to start: above what they themselves wait for."""
+SILENT_FOR = 120.0
+"""Seconds without a line from workers that neither listen nor end until they have failed to start.
+
+That is above what they themselves wait for, but for a migration, which they tell of now and then."""
 
 STOP_WITHIN = 10.0
 """Seconds on top of ``chat.drain`` after which a worker that does not end is killed."""
@@ -107,6 +110,7 @@ class Supervisor:
         self._tasks = Tasks(self.log)
         self._shared = self._listener(settings.chat.listen)
         self._places: list[_Place] = []
+        self._silence: IDelayedCall | None = None
         self.exit_status = 1
 
     # --- start ---
@@ -122,17 +126,28 @@ class Supervisor:
             for place in self._places:
                 self._spawn(place)
             children = [place.child for place in self._places if place.child is not None]
-            started = gatherResults([child.started() for child in children], consumeErrors=True)
-            await within(WORKERS_START_WITHIN, started.addErrback(_first), self._reactor, "the workers")
+            await self._all_started(children)
             if self._inner is not None:
                 await self._inner.start()
-        except BaseException as error:
+        except BaseException:
             await self.stop()
-            if isinstance(error, DeadlineExceeded):
-                raise CannotStart(str(error)) from None
             raise
         for place in self._places:
             self._tasks.spawn(self._keep(place), f"keeping worker {place.name}")
+
+    async def _all_started(self, children: Sequence[Child]) -> None:
+        """Wait until all listen. :raises CannotStart: one has ended, or none has said a word for too long."""
+        started = gatherResults([child.started() for child in children], consumeErrors=True)
+        silence = self._silence = self._reactor.callLater(SILENT_FOR, started.cancel)
+        try:
+            await started.addErrback(_first)
+        except CancelledError:
+            if silence.active():
+                raise
+            raise CannotStart(f"the workers: they do not listen, and have said nothing for {SILENT_FOR:g} s") from None
+        finally:
+            if silence.active():
+                silence.cancel()
 
     def _listener(self, description: str) -> Listener:
         factory = Factory()
@@ -170,6 +185,8 @@ class Supervisor:
         self.log.info("worker {name} is process {pid}", name=place.name, pid=child.pid)
 
     def _say(self, line: str) -> None:
+        if self._silence is not None and self._silence.active():
+            self._silence.reset(SILENT_FOR)
         self.log.info("{log_line}", log_line=line)
 
     # --- as long as it runs ---
