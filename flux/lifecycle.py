@@ -383,8 +383,8 @@ class Stage:
     name: str
     start: Callable[[], Awaitable[object]]
     stop: Callable[[], Awaitable[object]]
-    #: Deadlines in seconds.
-    start_within: float = START_WITHIN
+    #: Deadlines in seconds; None: what is started has deadlines of its own, and may have reasons to take long.
+    start_within: float | None = START_WITHIN
     stop_within: float = STOP_WITHIN
 
 
@@ -404,7 +404,10 @@ class Stages:
         """
         for stage in self._stages:
             try:
-                await within(stage.start_within, stage.start(), self._clock, "starting")
+                if stage.start_within is None:
+                    await stage.start()
+                else:
+                    await within(stage.start_within, stage.start(), self._clock, "starting")
             except CancelledError:
                 await self.stop()
                 raise

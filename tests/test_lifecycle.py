@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -391,6 +392,17 @@ async def test_a_start_that_hangs_fails() -> None:
     with pytest.raises(CannotStart, match=r"^b: starting: nothing after 10 s$"):
         await started
     assert record.seen == ["start a", "start b", "stop a"]
+
+
+async def test_a_start_without_a_deadline_takes_as_long_as_it_needs() -> None:
+    record, up = Record(), Deferred[None]()
+    stages = record.stages(replace(record.stage("a", start=lambda: up), start_within=None), record.stage("b"))
+    started = Deferred.fromCoroutine(stages.start())
+    record.clock.advance(1_000_000)
+    assert record.seen == ["start a"]
+    up.callback(None)
+    await started
+    assert record.seen == ["start a", "start b"]
 
 
 async def test_a_cancelled_start_stops_what_was_started() -> None:

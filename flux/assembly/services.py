@@ -28,7 +28,7 @@ from flux.accounts.rules import check_password
 from flux.admin.manhole import Manhole
 from flux.admin.service import AdminService
 from flux.admin.sources import Sources
-from flux.assembly.backends import make_state, make_store, make_trust
+from flux.assembly.backends import has_migrations, make_state, make_store, make_trust
 from flux.assembly.chat import ChatService
 from flux.assembly.gate import GateService
 from flux.bans import Bans
@@ -37,7 +37,7 @@ from flux.chat.node import ChatNode
 from flux.config import Difference, Settings
 from flux.errors import Unavailable
 from flux.interfaces import IState, IStore
-from flux.lifecycle import CannotStart, Stage, Stages
+from flux.lifecycle import START_WITHIN, CannotStart, Stage, Stages
 from flux.metrics import (
     AccountMetrics,
     BackendMetrics,
@@ -81,7 +81,8 @@ class Assembly:
         backends = BackendMetrics(registry)
         self._trust = make_trust("tls.ca", settings.tls.ca)
         self.tls = self._tls()
-        self.store = cast(IStore, Observed(make_store(settings, reactor), IStore, "store", backends))
+        store = make_store(settings, reactor)
+        self.store = cast(IStore, Observed(store, IStore, "store", backends))
         self.state, self.bus = make_state(settings, reactor)
         if settings.state.kind != "memory":
             # To look something up in a dictionary takes less than to measure it.
@@ -102,8 +103,9 @@ class Assembly:
             Stage("the bus", self.bus.start, self.bus.stop),
         ]
         if roles & {"chat", "gate"}:
-            # The store is the last to stop.
-            stages.insert(0, Stage("the store", self.store.start, self.store.stop))
+            # The store is the last to stop. A migration that is cut off is rolled back, and would never get through.
+            within = None if has_migrations(store) else START_WITHIN
+            stages.insert(0, Stage("the store", self.store.start, self.store.stop, start_within=within))
             stages.append(self._hashing())
             self.bans = Bans(settings, self.store, self.state, reactor, BanMetrics(registry))
             stages.append(Stage("the bans", self.bans.start, self.bans.stop))

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from flux.cli.output import warnings_to_stderr
 from flux.cli.progress import ProgressBar
 from flux.config import ConfigError, Settings, load
 from flux.errors import Unavailable
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
+    warnings_to_stderr("flux copy")
     try:
         _prepare(source, target)
         _copy(source, target)

@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import Any
 
+from flux.cli.output import warnings_to_stderr
 from flux.config import ConfigError, Settings, load
 from flux.errors import Unavailable
 from flux.lifecycle import CannotStart, react
@@ -31,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return 2
     status = 1
+    warnings_to_stderr("flux migrate")
 
     async def work(reactor: Any) -> None:
         nonlocal status

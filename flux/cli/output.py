@@ -1,4 +1,4 @@
-"""Standard output that may end before the command does: ``| head``, a full disk."""
+"""What commands print: standard output that may end before they do (``| head``, a full disk), and warnings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ import contextlib
 import os
 import sys
 from typing import Any, TextIO
+
+from twisted.logger import (
+    FileLogObserver,
+    FilteringLogObserver,
+    LogLevel,
+    LogLevelFilterPredicate,
+    formatEvent,
+    globalLogBeginner,
+)
 
 #: What a shell shows for a program that a broken pipe has ended: 128 and the number of SIGPIPE.
 BROKEN_PIPE = 141
@@ -55,3 +64,10 @@ class Output:
             self.status = 1
             print(f"flux: cannot write to standard output: {error.strerror or error}", file=sys.stderr)
         return SystemExit(self.status)
+
+
+def warnings_to_stderr(command: str) -> None:
+    """Show what is logged as a warning or worse: what a command waits for, for one, and for how long already."""
+    observer = FileLogObserver(sys.stderr, lambda event: f"{command}: {formatEvent(event)}\n")
+    warnings = FilteringLogObserver(observer, [LogLevelFilterPredicate(LogLevel.warn)])
+    globalLogBeginner.beginLoggingTo([warnings], redirectStandardIO=False)

@@ -8,7 +8,8 @@
     dsn.py        where the database is              failures.py   its errors, in our words
     append.py     messages into chats
     accounts.py  friends.py  groups.py  cursors.py  history.py: the statements by subject
-    changes.py    what moved since when              schema.py     migrations, and what a server must be like
+    changes.py    what moved since when              schema.py     what a server and its tables must be like
+    migrating.py  who of many applies what is missing, and how the others wait
 
 What takes more than one statement is a function in the database (``migrations/postgres``), so that nothing is locked
 while an answer travels, and a node that is stopped stops nobody else.

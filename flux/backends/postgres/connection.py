@@ -19,7 +19,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import psycopg2
-from twisted.internet.defer import Deferred
+from psycopg2.extensions import QueryCanceledError
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from txpostgres.reconnection import DeadConnectionDetector
 from txpostgres.txpostgres import Connection
@@ -27,6 +29,7 @@ from txpostgres.txpostgres import Connection
 from flux.backends.postgres.dsn import Address, Dsn
 from flux.backends.postgres.failures import DRIVER, first_line, is_dead, unavailable
 from flux.errors import Unavailable
+from flux.lifecycle import DeadlineExceeded, within
 
 T = TypeVar("T")
 
@@ -147,9 +150,9 @@ class Link:
         rows: list[Row] = await self._await(self._connection.runQuery, statement, values or None)
         return rows
 
-    async def execute(self, script: str) -> None:
+    async def execute(self, script: str, values: Values = ()) -> None:
         """Run statements that return nothing."""
-        await self._await(self._connection.runOperation, script)
+        await self._await(self._connection.runOperation, script, values or None)
 
     async def _await(self, method: Callable[..., Deferred[T]], *arguments: object) -> T:
         if self.closed:
@@ -162,6 +165,18 @@ class Link:
             if isinstance(error, DRIVER) and (away := unavailable(error)):
                 raise away from error
             raise
+
+
+def bounded(run: Run, seconds: float, clock: IReactorTime) -> Run:
+    """The same, where every statement has a deadline: it goes on, but is not waited for."""
+
+    async def in_time(statement: str | Prepared, values: Values = ()) -> list[Row]:
+        try:
+            return await within(seconds, run(statement, values), clock, "a statement")
+        except DeadlineExceeded:
+            raise Unavailable(f"the database did not answer within {seconds:g} s") from None
+
+    return in_time
 
 
 async def connect(
@@ -223,6 +238,9 @@ def _shielded(inner: Deferred[T]) -> Deferred[T]:
 
     def pass_on(result: T | Failure) -> None:
         if isinstance(result, Failure):
+            if result.check(CancelledError):
+                # So txpostgres calls it when the server has cancelled the statement. Nobody here has.
+                result = Failure(QueryCanceledError("the statement was cancelled"))
             outer.errback(result)
         else:
             outer.callback(result)

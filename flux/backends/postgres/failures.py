@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import psycopg2
-from twisted.internet.defer import CancelledError
+from psycopg2.extensions import QueryCanceledError
 from txpostgres.reconnection import ConnectionDead
 from txpostgres.txpostgres import RollbackFailed
 
@@ -26,7 +26,7 @@ SENTENCES = {
 #: Nothing was done, and it may be tried again: a deadlock, a serialization failure.
 AGAIN = ("40P01", "40001")
 
-DRIVER = (psycopg2.Error, ConnectionDead, RollbackFailed, CancelledError)
+DRIVER = (psycopg2.Error, ConnectionDead, RollbackFailed)
 """What a statement may raise."""
 
 
@@ -43,7 +43,8 @@ def unavailable(error: BaseException) -> Unavailable | None:
     code = getattr(error, "pgcode", None) or ""
     if code in AGAIN:
         return None
-    if isinstance(error, CancelledError):
+    if isinstance(error, QueryCanceledError):
+        # Which txpostgres has made anew, without its code.
         code = "57014"
     for prefix in (code, code[:3], code[:2]):
         if prefix in SENTENCES:

@@ -1,9 +1,9 @@
 """The database: what a server must be like, and which tables and functions it has.
 
 Migrations are the files ``migrations/postgres/NNNN_*.sql``, numbered from 1.  ``flux_migrations`` lists those that were
-applied.  All that are missing are applied in one transaction, under an advisory lock, so of ten nodes that start at
-once one does it, and a database is never between two of them.  One of a later flux is refused, and one that was
-restored in part or altered by hand; the role must be able to read and write every table.
+applied.  All that are missing are applied in one transaction (see ``migrating.py``), so a database is never between
+two of them.  One of a later flux is refused, and one that was restored in part or altered by hand; the role must be
+able to read and write every table.
 """
 
 from __future__ import annotations
@@ -12,18 +12,12 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import psycopg2
-
-from flux.backends.postgres.connection import Link, Run
-from flux.backends.postgres.failures import first_line
+from flux.backends.postgres.connection import Run
 from flux.backends.scripts import Migration, migrations_of
 from flux.errors import Unavailable
 
 OLDEST = 14
 """Major version of PostgreSQL: connections that have gone are noticed by a waiting server (and xid8 is older)."""
-
-LOCK = 0x666C7578
-"""Key of the advisory lock on migrations: ``flux`` in ASCII."""
 
 SET_UP = """
     SELECT set_config('synchronous_commit',
@@ -104,8 +98,7 @@ async def applied(run: Run) -> int:
     :raises Unavailable: it is half migrated, or a later flux's, or has tables of another program.
     """
     known = migrations()
-    # Of one moment, for another node may be making them; and not by to_regclass, since a session that has waited
-    # for a lock still remembers what there was before.
+    # Of one moment, for another node may be making them.
     tables = _made(known, "TABLE")
     [[is_there, strange]] = await run(
         "SELECT coalesce(bool_or(relname = 'flux_migrations'), false),"
@@ -129,33 +122,6 @@ async def applied(run: Run) -> int:
         there = ", ".join(map(str, numbers))
         raise Unavailable(f"the database is half migrated (there are migrations {there}): restore it")
     return len(numbers)
-
-
-async def migrate(link: Link) -> list[str]:
-    """Bring the schema up to date; returns what was applied.
-
-    :raises Unavailable: see :func:`applied`; or the role may not.
-    """
-    known = migrations()
-    if await applied(link.run) == len(known):
-        return []
-    # Before the transaction, for what is begun while another node migrates does not see all of its work.
-    await link.run("SELECT pg_advisory_lock(%s)", (LOCK,))
-    version = await applied(link.run)
-    await link.execute("BEGIN")
-    try:
-        await link.execute(
-            "CREATE TABLE IF NOT EXISTS flux_migrations"
-            " (number integer PRIMARY KEY, name text NOT NULL, at timestamptz NOT NULL DEFAULT now())"
-        )
-        for number, migration in enumerate(known[version:], version + 1):
-            await link.execute(migration.script)
-            await link.run("INSERT INTO flux_migrations VALUES (%s, %s) RETURNING number", (number, migration.name))
-    except psycopg2.Error as error:
-        raise Unavailable(f"the schema cannot be made: {first_line(error)}") from None
-    await link.execute("COMMIT")
-    await link.run("SELECT pg_advisory_unlock(%s)", (LOCK,))
-    return [migration.name for migration in known[version:]]
 
 
 async def verify(run: Run) -> None:

@@ -5,23 +5,38 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from flux.backends.postgres import accounts, append, bans, changes, cursors, friends, groups, history, prune, schema
-from flux.backends.postgres.connection import Link, Run, connect
+from flux.backends.postgres import (
+    accounts,
+    append,
+    bans,
+    changes,
+    cursors,
+    friends,
+    groups,
+    history,
+    migrating,
+    prune,
+    schema,
+)
+from flux.backends.postgres.connection import Link, Run, bounded, connect
 from flux.backends.postgres.dsn import Dsn
 from flux.backends.postgres.failures import first_line
 from flux.backends.postgres.gathering import Gathering
 from flux.backends.postgres.pool import Pool
 from flux.errors import FluxError, Unavailable
 from flux.interfaces import IStore
+from flux.lifecycle import START_WITHIN, DeadlineExceeded, within
 from flux.model.chats import CursorMove, Group, Member, MemberChange, Membership, Role
 from flux.model.messages import Conversation, Draft, Message, Page, Receipt
 from flux.model.overview import Changes, Overview
 from flux.model.people import Ban, Credentials, Friend, FriendRequest, FriendStatus, Profile
+
+T = TypeVar("T")
 
 OVERVIEWS_AT_ONCE = 50
 """Overviews read by one statement."""
@@ -69,9 +84,8 @@ class PostgresStore:
         self._pairs = append.Pairs(pairs_bound)
         self._marks = changes.Marks()
         self._server: schema.Server | None = None
-        self._pool = Pool(
-            self._dsn, reactor, self._prepare, size=pool, bound=bound, deadline=deadline, rng=rng or random.Random()
-        )
+        self._rng = rng or random.Random()
+        self._pool = Pool(self._dsn, reactor, self._prepare, size=pool, bound=bound, deadline=deadline, rng=self._rng)
         self._sessions: Gathering[int, int] = Gathering(
             self._pool, reactor, accounts.open_sessions, most=bound, at_once=1, bound=bound
         )
@@ -80,33 +94,43 @@ class PostgresStore:
         )
 
     async def start(self) -> None:
-        """See ``IStore``; so for the other methods here."""
+        """See ``IStore``; so for the other methods here.
+
+        A migration may take as long as it needs, here or in another process that is waited for, and says so in the
+        log; everything else has a deadline.
+        """
         await self.with_link(self._bring_up)
         # There was no table then, perhaps.
         self._server = None
-        await self._pool.start()
+        await self._in_time(self._pool.start())
 
     async def stop(self) -> None:
         await self._pool.stop()
 
-    async def with_link(self, work: Callable[[Link], Awaitable[Any]]) -> Any:
+    async def with_link(self, work: Callable[[Link, Run], Awaitable[Any]]) -> Any:
         """Run ``work`` on a connection of its own, which is closed afterwards.
 
-        :raises Unavailable: there is none to be had; says why, beginning with the setting.
+        :param work: gets the connection, and what runs statements on it that have a deadline.
+        :raises Unavailable: there is none to be had, or the work failed; says why, beginning with the setting.
         """
-        link = await connect(self._dsn, self._reactor, self._prepare, lambda link, reason: None)
+        link: Link = await self._in_time(connect(self._dsn, self._reactor, self._prepare, lambda link, reason: None))
         try:
-            return await work(link)
-        finally:
-            link.close()
-
-    async def _bring_up(self, link: Link) -> list[str]:
-        try:
-            applied = await schema.migrate(link)
-            await schema.verify(link.run)
+            return await work(link, bounded(link.run, START_WITHIN, self._reactor))
         except Unavailable as error:
             cause = error.__cause__
             raise Unavailable(f"store.dsn: {first_line(cause) if cause else error.detail}") from error
+        finally:
+            link.close()
+
+    async def _in_time(self, connecting: Awaitable[T]) -> T:
+        try:
+            return await within(START_WITHIN, connecting, self._reactor, "connecting")
+        except DeadlineExceeded:
+            raise Unavailable(f"store.dsn: no connection to the database within {START_WITHIN:g} s") from None
+
+    async def _bring_up(self, link: Link, run: Run) -> list[str]:
+        applied = await migrating.migrate(link, run, self._reactor, self._rng)
+        await schema.verify(run)
         if applied:
             self._log.info("the schema was brought up to date: {applied}", applied=", ".join(applied))
         return applied
@@ -127,7 +151,7 @@ class PostgresStore:
 
         :raises Unavailable: the database cannot be reached, or is nothing for this flux.
         """
-        found: int = await self.with_link(lambda link: schema.applied(link.run))
+        found: int = await self.with_link(lambda _, run: schema.applied(run))
         return found, [migration.name for migration in schema.migrations()[found:]]
 
     async def migrate(self) -> list[str]:
@@ -147,7 +171,7 @@ class PostgresStore:
         missing: list[str] = []
 
         async def connects() -> str:
-            async def look(link: Link) -> None:
+            async def look(link: Link, run: Run) -> None:
                 pass
 
             await self.with_link(look)
@@ -159,7 +183,7 @@ class PostgresStore:
         async def migrated() -> str:
             version, missing[:] = await self.pending()
             if missing:
-                if not await self.with_link(lambda link: _may_create(link.run)):
+                if not await self.with_link(lambda _, run: _may_create(run)):
                     raise Unavailable(
                         f"store.dsn: a start would apply {', '.join(missing)}, and its role may make no tables: run "
                         "flux migrate --apply as a role that may, or GRANT CREATE ON SCHEMA to it"
