@@ -167,6 +167,20 @@ async def test_what_waits_for_a_connection_too_long_fails_too(migrated, opened) 
     holder.close()
 
 
+async def test_a_login_that_the_database_does_not_answer_fails_too(migrated, opened) -> None:
+    """What it asks for is gathered with what others ask for."""
+    store = await opened(pool=3, deadline=0.3)
+    [ann] = await people(store, "ann")
+    holder = psycopg2.connect(migrated.dsn)
+    with holder.cursor() as cursor:
+        cursor.execute("LOCK TABLE accounts, sessions")
+    outcomes = await together(map(_outcome, [store.open_session(ann), store.overview(ann)]))
+    assert [str(outcome) for outcome in outcomes] == ["unavailable: the database did not answer within 0.3 s"] * 2
+    holder.rollback()
+    holder.close()
+    assert await insist(lambda: store.open_session(ann)) >= 1
+
+
 async def test_a_server_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     from twisted.internet import reactor
     from twisted.internet.protocol import Factory, Protocol
