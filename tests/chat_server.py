@@ -25,13 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from argon2 import PasswordHasher
-from store_invariants import check_invariants
+from store_invariants import check_dsn, check_invariants
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock, deferLater
 
 from flux.accounts.passwords import Passwords
 from flux.backends.memory import MemoryBus, MemoryState
+from flux.backends.postgres import PostgresStore
 from flux.backends.sqlite import SqliteStore
 from flux.chat import requests_account, requests_message, requests_people  # noqa: F401 - they fill the table
 from flux.chat.cursors import EVERY
@@ -381,11 +382,15 @@ class ChatServer:
                     await client.reset()
             for running in list(self.nodes):
                 await self.stop_node(running)
-            check_invariants(self.store)
+            self.check()
         finally:
             await self.bus.stop()
             self.passwords.stop()
             await self.store.stop()
+
+    def check(self) -> None:
+        """Look whether the store is in order."""
+        check_invariants(self.store)
 
     @property
     def node(self) -> ChatNode:
@@ -480,6 +485,20 @@ class ChatServer:
         """(received, read) of an account in each of its chats, as the store has them."""
         overview = await self.store.overview(uid)
         return {cursor.chat: (cursor.received, cursor.read) for cursor in overview.cursors}
+
+
+class PostgresChatServer(ChatServer):
+    """The same on a PostgreSQL database."""
+
+    store: PostgresStore  # type: ignore[assignment]
+
+    def __init__(self, folder: Path, dsn: str, **changes: Any) -> None:
+        super().__init__(folder, **changes)
+        self.dsn = dsn
+        self.store = PostgresStore(dsn, self.reactor, pool=2, require_fsync=False)
+
+    def check(self) -> None:
+        check_dsn(self.dsn)
 
 
 def with_changes(settings: Settings, **changes: Any) -> Settings:

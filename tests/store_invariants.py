@@ -12,6 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psycopg2
+
 INVARIANTS = {
     "per chat the seqs are without gaps up to the head, and what is missing below has arrived everywhere": (
         "SELECT chat, count(*), min(seq), max(seq) FROM messages m GROUP BY chat"
@@ -128,3 +130,12 @@ def check_database(cursor: Any) -> None:
         return cursor.fetchall()
 
     assert violations(INVARIANTS | HEADS, query) == {}
+
+
+def check_dsn(dsn: str) -> None:
+    """The same, found by its connection string. It may be in use."""
+    with closing(psycopg2.connect(dsn)) as db:
+        # All statements look at one moment.
+        db.set_session(isolation_level="REPEATABLE READ", readonly=True)
+        with db.cursor() as cursor:
+            check_database(cursor)
