@@ -23,6 +23,16 @@ SENTENCES = {
     "58": "its disk has failed",
 }
 
+#: By the same: what an admin can do.
+ADVICE = {
+    "53100": "make room on the disk of the database; flux goes on by itself",
+    "53200": "give the database more memory",
+    "53300": "raise its max_connections, or lower store.pool",
+    "25006": "name the primary",
+    "42501": "GRANT the role what it lacks",
+    "58": "see the log of the database",
+}
+
 #: Nothing was done, and it may be tried again: a deadlock, a serialization failure.
 AGAIN = ("40P01", "40001")
 
@@ -40,20 +50,34 @@ def is_dead(error: BaseException) -> bool:
 
 def unavailable(error: BaseException) -> Unavailable | None:
     """What a caller is told; None where it may be tried again, or the statement itself is to blame, which is a bug."""
-    code = getattr(error, "pgcode", None) or ""
+    code = _code(error)
     if code in AGAIN:
         return None
-    if isinstance(error, QueryCanceledError):
-        # Which txpostgres has made anew, without its code.
-        code = "57014"
-    for prefix in (code, code[:3], code[:2]):
-        if prefix in SENTENCES:
-            return Unavailable(f"the database could not do it: {SENTENCES[prefix]}")
+    if sentence := _of(SENTENCES, code):
+        return Unavailable(f"the database could not do it: {sentence}")
     if is_dead(error):
         return Unavailable("the connection to the database was lost")
     if isinstance(error, (psycopg2.OperationalError, psycopg2.InternalError)):
         return Unavailable("the database could not do it")
     return None
+
+
+def complaint(error: BaseException) -> str:
+    """What the log says of it: the server's own words, the code by which its manual explains them, and what to do."""
+    code = _code(error)
+    advice = _of(ADVICE, code)
+    return first_line(error) + (f" ({code})" if code else "") + (f"; {advice}" if advice else "")
+
+
+def _code(error: BaseException) -> str:
+    if isinstance(error, QueryCanceledError):
+        # Which txpostgres has made anew, without its code.
+        return "57014"
+    return getattr(error, "pgcode", None) or ""
+
+
+def _of(table: dict[str, str], code: str) -> str:
+    return next((table[prefix] for prefix in (code, code[:3], code[:2]) if prefix in table), "")
 
 
 def first_line(error: BaseException) -> str:

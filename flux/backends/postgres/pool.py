@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 
 from flux.backends.postgres.connection import Link, Run, connect
 from flux.backends.postgres.dsn import Dsn
-from flux.backends.postgres.failures import AGAIN, first_line
+from flux.backends.postgres.failures import AGAIN, complaint, first_line
 from flux.errors import Unavailable
 from flux.lifecycle import Outage, Tasks, backoff, sleep, spawn
 
@@ -265,10 +265,7 @@ class Pool:
         now = self._reactor.seconds()
         if isinstance(error, Unavailable) and cause is not None and now - self._complained >= COMPLAIN_EVERY:
             self._complained = now
-            self._log.warn(
-                "{error}: {reason} ({code})",
-                error=error.detail, reason=first_line(cause), code=getattr(cause, "pgcode", None),
-            )  # fmt: skip
+            self._log.warn("store.dsn: {error}: {reason}", error=error.detail, reason=complaint(cause))
 
     def _finish(self, call: _Call[Any], outcome: Any) -> None:
         self._unfinished -= 1
