@@ -12,6 +12,7 @@ from typing import Any
 
 from redis_parts import new_prefix
 from server_process import ServerProcess, environment, server
+from store_invariants import check_dsn, check_file
 
 from flux.bench.engines import PostgresServer, RedisServer
 from flux.bench.servers import free_port, twistd
@@ -58,6 +59,15 @@ class Place:
             "store.path": str(folder / "flux.db"),
             **{key.replace("__", "."): value for key, value in settings.items()},
         }
+        # Begun before the processes, and so the last to be done.
+        stack.callback(self._check)
+
+    def _check(self) -> None:
+        """The invariants of the store, where there is one."""
+        if self.settings.get("store.kind") == "postgres":
+            check_dsn(self.settings["store.dsn"], perhaps_empty=True)
+        elif (file := Path(self.settings["store.path"])).exists():
+            check_file(file)
 
     def start(self, command: str, *options: str, logfile: str = "") -> ServerProcess:
         """Start a twistd command and return when it listens; with a ``logfile`` its output is the banner alone."""

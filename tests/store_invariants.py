@@ -132,10 +132,17 @@ def check_database(cursor: Any) -> None:
     assert violations(INVARIANTS | HEADS, query) == {}
 
 
-def check_dsn(dsn: str) -> None:
-    """The same, found by its connection string. It may be in use."""
+def check_dsn(dsn: str, perhaps_empty: bool = False) -> None:
+    """The same, found by its connection string. It may be in use.
+
+    :param perhaps_empty: no server need have made its tables.
+    """
     with closing(psycopg2.connect(dsn)) as db:
         # All statements look at one moment.
         db.set_session(isolation_level="REPEATABLE READ", readonly=True)
         with db.cursor() as cursor:
+            if perhaps_empty:
+                cursor.execute("SELECT to_regclass('flux_migrations') IS NULL")
+                if cursor.fetchone() == (True,):
+                    return
             check_database(cursor)

@@ -17,6 +17,7 @@ import pytest_twisted
 from chat_server import PASSWORD, Client, open_client
 from chat_server import befriend as make_friends
 from server_process import environment
+from store_invariants import check_dsn
 from twisted.internet.defer import Deferred
 from twisted.internet.utils import getProcessOutputAndValue
 
@@ -83,6 +84,7 @@ async def survive(cluster: Cluster, plan: Plan, directory: Path) -> Verdict:
     try:
         await cluster.start()
         verdict = await Verification(reactor, plan, cluster, lambda share, what: None).run()
+        check_dsn(cluster.postgres.dsn)
     finally:
         await cluster.close()
     assert [period.fault for period in verdict.periods[1:]] == [fault.name for fault in cluster.faults]
@@ -176,6 +178,7 @@ def cluster(engines: Cluster) -> Iterator[Cluster]:
         yield engines
     finally:
         run(engines.stop())
+        check_dsn(engines.postgres.dsn)
 
 
 @pytest.fixture

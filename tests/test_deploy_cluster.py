@@ -20,6 +20,7 @@ import pytest
 from processes import PASSWORD, Person, ended, start_admin
 from redis_parts import new_prefix
 from server_process import ServerProcess, environment, server
+from store_invariants import check_dsn, check_file
 
 from flux.bench.engines import PostgresServer, RedisServer
 from flux.bench.servers import free_port
@@ -47,9 +48,10 @@ class Here:
         self._stack = stack
         # The key that the test's Redis needs is the prefix of its own.
         self._prefix = new_prefix()
+        self.dsn = postgres.create_database(database)
         self._env = {
             **environment(),
-            "FLUX_DSN": postgres.create_database(database),
+            "FLUX_DSN": self.dsn,
             "FLUX_REDIS_URL": redis.url,
         }
 
@@ -124,7 +126,9 @@ class Here:
 
 @pytest.fixture
 def here(redis_server: RedisServer, postgres_server: PostgresServer, stack: ExitStack, request: Any) -> Here:
-    return Here(redis_server, postgres_server, f"deploy_{request.node.name[:40]}", stack)
+    here = Here(redis_server, postgres_server, f"deploy_{request.node.name[:40]}", stack)
+    stack.callback(check_dsn, here.dsn, perhaps_empty=True)
+    return here
 
 
 # --- the cluster -------------------------------------------------------------
@@ -246,7 +250,7 @@ def test_the_unit_of_a_single_server_starts_reloads_and_stops(tmp_path: Path) ->
         process.popen.terminate()
         assert process.end() == (0, "")
     # Where the working directory is, the data is.
-    assert (tmp_path / "flux-data" / "flux.db").exists()
+    check_file(tmp_path / "flux-data" / "flux.db")
 
 
 @pytest.mark.parametrize("name", ALL)

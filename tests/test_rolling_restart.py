@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from store_invariants import check_dsn
 
 from flux.bench.cluster import Cluster
 from flux.bench.verification import Plan, Verification
@@ -31,6 +32,7 @@ async def test_a_rolling_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     try:
         await cluster.start()
         verdict = await Verification(reactor, plan, cluster, lambda share, what: None).run()
+        check_dsn(cluster.postgres.dsn)
     finally:
         await cluster.close()
     assert [period.fault for period in verdict.periods] == ["", "chat1 drained", "chat2 drained"]

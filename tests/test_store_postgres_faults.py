@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg2
@@ -12,6 +13,7 @@ import pytest_twisted
 from postgres_database import Database, remember, settled
 from store_contract_messages import send
 from store_contract_people import people, together
+from store_invariants import check_dsn
 from test_store_faults import a_day, insist
 from twisted.internet.task import deferLater
 
@@ -303,65 +305,69 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]
         yield server
 
 
-async def started_on(server: PostgresServer, name: str, **options: Any) -> PostgresStore:
+@asynccontextmanager
+async def started_on(server: PostgresServer, name: str, **options: Any) -> AsyncIterator[PostgresStore]:
+    """A store in a database of its own, which is whole in the end."""
     from twisted.internet import reactor
 
-    server.create_database(name)
-    store = PostgresStore(server.dsn_of(name), reactor, require_fsync=False, **options)
+    dsn = server.create_database(name)
+    store = PostgresStore(dsn, reactor, require_fsync=False, **options)
     await store.start()
-    return store
+    try:
+        yield store
+    finally:
+        await store.stop()
+    check_dsn(dsn)
 
 
 @pytest.mark.slow
 async def test_a_server_is_killed_and_started_again_under_calls(mortal: PostgresServer) -> None:
-    store = await started_on(mortal, "killed")
-    ann, bob = await people(store, "ann", "bob")
-    mark = (await store.changes(0)).mark
-    receipts: dict[int, str] = {}
-    for round_ in range(3):
-        failures = 0
-        for number in range(60):
-            draft = Draft(ann, bob, 0, f"{round_}-{number}", f"{round_}-{number}")
-            if number == 20:
-                call = store.append([draft])
-                mortal.kill()
-                assert isinstance(await _outcome(call), (Unavailable, list))
-                for _ in range(20):
-                    refused = await _outcome(store.append([draft]))
-                    assert isinstance(refused, Unavailable)
-                mortal.start()
-            while isinstance(outcome := await _outcome(store.append([draft])), Unavailable):
-                failures += 1
-                await turns(0.02)
-            [receipt] = outcome
-            assert receipts.setdefault(receipt.seq, draft.text) == draft.text
-        assert failures
-    page = await store.history(bob, 0, ann, 0, 0, 0, 1000)
-    assert {message.seq: message.text for message in page.messages} == receipts
-    # It is the same database, with everything that it acknowledged: what it says of the time before is true.
-    assert (await store.changes(mark)).complete
-    await store.stop()
+    async with started_on(mortal, "killed") as store:
+        ann, bob = await people(store, "ann", "bob")
+        mark = (await store.changes(0)).mark
+        receipts: dict[int, str] = {}
+        for round_ in range(3):
+            failures = 0
+            for number in range(60):
+                draft = Draft(ann, bob, 0, f"{round_}-{number}", f"{round_}-{number}")
+                if number == 20:
+                    call = store.append([draft])
+                    mortal.kill()
+                    assert isinstance(await _outcome(call), (Unavailable, list))
+                    for _ in range(20):
+                        refused = await _outcome(store.append([draft]))
+                        assert isinstance(refused, Unavailable)
+                    mortal.start()
+                while isinstance(outcome := await _outcome(store.append([draft])), Unavailable):
+                    failures += 1
+                    await turns(0.02)
+                [receipt] = outcome
+                assert receipts.setdefault(receipt.seq, draft.text) == draft.text
+            assert failures
+        page = await store.history(bob, 0, ann, 0, 0, 0, 1000)
+        assert {message.seq: message.text for message in page.messages} == receipts
+        # It is the same database, with everything that it acknowledged: what it says of the time before is true.
+        assert (await store.changes(mark)).complete
 
 
 @pytest.mark.slow
 async def test_a_database_that_was_restored_is_recognised(mortal: PostgresServer) -> None:
-    store = await started_on(mortal, "restored", pool=2)
-    ann, bob = await people(store, "ann", "bob")
-    await send(store, Draft(ann, bob, 0, "1"))
-    go_back = remember(mortal)
-    await send_insisting(store, Draft(ann, bob, 0, "2"), Draft(ann, bob, 0, "3"))
-    mark = (await store.changes(0)).mark
-    go_back()
-    [receipt] = await send_insisting(store, Draft(bob, ann, 0, "new 2"))
-    assert receipt.seq == 2
-    with pytest.raises(Unavailable, match="earlier state"):
+    async with started_on(mortal, "restored", pool=2) as store:
+        ann, bob = await people(store, "ann", "bob")
+        await send(store, Draft(ann, bob, 0, "1"))
+        go_back = remember(mortal)
+        await send_insisting(store, Draft(ann, bob, 0, "2"), Draft(ann, bob, 0, "3"))
+        mark = (await store.changes(0)).mark
+        go_back()
+        [receipt] = await send_insisting(store, Draft(bob, ann, 0, "new 2"))
+        assert receipt.seq == 2
+        with pytest.raises(Unavailable, match="earlier state"):
+            await store.advance([])
+        found = await store.changes(mark)
+        assert (found.complete, found.reset) == (False, True)
         await store.advance([])
-    found = await store.changes(mark)
-    assert (found.complete, found.reset) == (False, True)
-    await store.advance([])
-    again = await store.changes(found.mark)
-    assert (again.complete, again.reset) == (True, False)
-    await store.stop()
+        again = await store.changes(found.mark)
+        assert (again.complete, again.reset) == (True, False)
 
 
 async def send_insisting(store: PostgresStore, *drafts: Draft) -> list[Any]:
@@ -372,20 +378,19 @@ async def send_insisting(store: PostgresStore, *drafts: Draft) -> list[Any]:
 
 async def test_another_database_under_the_same_name_is_recognised(quick_postgres: PostgresServer) -> None:
     """As after a dump was restored."""
-    store = await started_on(quick_postgres, "replaced", pool=1)
-    ann, bob = await people(store, "ann", "bob")
-    await send(store, Draft(ann, bob, 0, "1"))
-    mark = (await store.changes(0)).mark
-    admin = Database(quick_postgres.dsn)
-    admin.query("DROP DATABASE replaced WITH (FORCE)")
-    replacement = Database(quick_postgres.create_database("replaced"))
-    replacement.migrate()
-    replacement.close()
-    admin.close()
-    while isinstance(outcome := await _outcome(store.changes(mark)), Unavailable):
-        await turns(0.02)
-    assert outcome.reset
-    # The chat that was known is not there any more.
-    ann, bob = await people(store, "bob", "ann")
-    assert [receipt.seq for receipt in await send(store, Draft(bob, ann, 0, "1"))] == [1]
-    await store.stop()
+    async with started_on(quick_postgres, "replaced", pool=1) as store:
+        ann, bob = await people(store, "ann", "bob")
+        await send(store, Draft(ann, bob, 0, "1"))
+        mark = (await store.changes(0)).mark
+        admin = Database(quick_postgres.dsn)
+        admin.query("DROP DATABASE replaced WITH (FORCE)")
+        replacement = Database(quick_postgres.create_database("replaced"))
+        replacement.migrate()
+        replacement.close()
+        admin.close()
+        while isinstance(outcome := await _outcome(store.changes(mark)), Unavailable):
+            await turns(0.02)
+        assert outcome.reset
+        # The chat that was known is not there any more.
+        ann, bob = await people(store, "bob", "ann")
+        assert [receipt.seq for receipt in await send(store, Draft(bob, ann, 0, "1"))] == [1]
