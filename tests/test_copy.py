@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from postgres_database import Database
@@ -27,7 +28,9 @@ from flux.backends.sqlite.backup import Backup, back_up
 from flux.backends.sqlite.schema import migrate
 from flux.backends.transfer import PostgresSide, SqliteSide, copying
 from flux.bench.engines import PostgresServer
+from flux.cli import migrate as migrate_command
 from flux.cli.main import main
+from flux.config import load
 from flux.errors import Unavailable
 from flux.interfaces import IStore
 from flux.model.chats import CursorMove
@@ -307,6 +310,18 @@ async def test_migrations_are_shown_and_applied(configured: Path, database: Data
         await store.start()
         assert await people(store, "ann") == [1]
         await store.stop()
+
+
+async def test_migrate_says_that_another_process_was_quicker(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = AsyncMock(pending=AsyncMock(return_value=(0, ["0001_initial"])), migrate=AsyncMock(return_value=[]))
+    monkeypatch.setattr("flux.assembly.make_store", lambda settings, reactor: store)
+    monkeypatch.setattr("flux.assembly.has_migrations", lambda store: True)
+    await migrate_command._migrate(load(None), None, apply=True)
+    assert capsys.readouterr().out == (
+        "the database has schema 0; this flux knows 1\nanother process has applied it meanwhile\n"
+    )
 
 
 def test_migrate_says_what_is_wrong(configured: Path, database: Database) -> None:

@@ -59,8 +59,11 @@ async def _migrate(settings: Settings, reactor: Any, apply: bool) -> None:
     if not pending:
         print("nothing to apply")
     elif apply:
-        for name in await store.migrate():
+        applied = await store.migrate()
+        for name in applied:
             print(f"applied {name}")
+        if not applied:
+            print("another process has applied it meanwhile")
     else:
         for name in pending:
             print(f"to apply: {name}")
