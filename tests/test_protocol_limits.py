@@ -10,6 +10,8 @@ import pytest
 import pytest_twisted
 from chat_server import PASSWORD, ChatServer, Client
 
+from flux.chat.pace import Pace
+
 
 @pytest_twisted.async_yield_fixture
 async def server(tmp_path):
@@ -190,6 +192,65 @@ async def test_too_many_requests_are_refused_with_the_time_to_wait(server: ChatS
     assert await ann.refused("send", to=bob.id, text="one more") == "rate_limited"
     # Others are not concerned.
     await bob.ok("send", to=ann.id, text="hello")
+
+
+async def test_who_logs_in_again_has_no_new_burst(server: ChatServer) -> None:
+    server.reload(limits__messages_per_second=16, limits__messages_burst=10)
+    ann, bob = await server.people("ann", "bob")
+    for number in range(10):
+        await ann.ok("send", to=bob.id, text=f"{number}")
+    await ann.close()
+    ann = await server.log_in("ann")
+    assert await ann.refused("send", to=bob.id, text="again") == "rate_limited"
+    # Nor has who takes the session over.
+    ann = await server.log_in("ann")
+    error = await ann.fails("send", to=bob.id, text="again")
+    assert (error["name"], error["retry_after"]) == ("rate_limited", 62)
+    server.clock.advance(1 / 16)
+    await ann.ok("send", to=bob.id, text="later")
+    # Who owes nothing any more is forgotten.
+    assert len(server.node.pace) == 1
+    await server.advance(2)
+    assert len(server.node.pace) == 0
+    ann = await server.log_in("ann")
+    for number in range(10):
+        await ann.ok("send", to=bob.id, text=f"{number}")
+
+
+async def test_so_many_debts_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flux.chat.pace.MOST", 10)
+    pace = Pace()
+    for uid in range(1, 31):
+        for _ in range(uid):
+            pace.take(uid, 1.0, 0.0)
+    pace.prune(5.0)
+    assert len(pace) == 10
+    assert pace.wait(30, 1.0, 1, 5.0) == 25.0
+    assert pace.wait(20, 1.0, 1, 5.0) == 0.0
+
+
+async def test_logins_by_token_are_refused_after_so_many(server: ChatServer) -> None:
+    server.reload(limits__token_logins_per_minute=3)
+    await server.register("ann", "bob")
+    token = await server.token(1)
+    for _ in range(10):
+        # Who does not have the token uses nothing up.
+        assert await (await server.connect()).refused("login", id=1, token="another") == "token_invalid"
+    for _ in range(3):
+        await (await server.connect()).ok("login", id=1, token=token)
+    client = await server.connect()
+    error = await client.fails("login", id=1, token=token)
+    assert (error["name"], error["retry_after"]) == ("rate_limited", 20_000)
+    # The session that was there stays, others and passwords are not concerned; after a while the token is good again.
+    await server.clients[-2].ok("ping")
+    await (await server.connect()).ok("login", id=2, token=await server.token(2))
+    await server.log_in("ann")
+    await server.advance(20)
+    await client.ok("login", id=1, token=token)
+    assert await (await server.connect()).refused("login", id=1, token=token) == "rate_limited"
+    server.reload(limits__token_logins_per_minute=0)
+    for _ in range(10):
+        await (await server.connect()).ok("login", id=1, token=token)
 
 
 async def test_what_changes_nothing_is_never_limited(server: ChatServer) -> None:

@@ -426,3 +426,12 @@ async def test_a_flood_is_slowed_and_nothing_is_lost(server: ChatServer) -> None
     server.clock.advance(1 / 16)
     await bob.numbered(5)
     assert await ann.settled() == []
+    # Coming again does not help: it is slow from the login on.
+    bob = await connect(server)
+    bob.number(1, id=2, password=PASSWORD)
+    await bob.numbered(2)
+    bob.number(6, id=2, name="bob", toid=ann.id, msg="50", time="")
+    await server.until(lambda: server.node.sessions[2].connection._backlog)
+    assert await ann.settled() == []
+    server.clock.advance(1 / 16)
+    assert (await ann.told("message"))["text"] == "50"

@@ -87,6 +87,10 @@ class Accounts:
         self.password_min = limits.password_min
         self._password_min_numbered = limits.password_min_numbered
 
+    def throttled(self, address: str) -> None:
+        """A login is refused by a limit that its port has of its own."""
+        self._throttle.refused(address)
+
     def report(self) -> None:
         """Log what was refused since the last report."""
         self._throttle.report()

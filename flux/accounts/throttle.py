@@ -46,10 +46,14 @@ class LoginThrottle:
         counts = await self._state.failures(self._keys(account, address))
         for (count, left), limit in zip(counts, (self.per_account, self.per_address), strict=True):
             if limit and count >= limit:
-                self._refused[address] += 1
-                self._metrics.throttled.inc()
-                self._bans.offence("throttled", address)
+                self.refused(address)
                 raise RateLimited("too many failed logins; wait before trying again", max(1, round(left * 1000)))
+
+    def refused(self, address: str) -> None:
+        """Count a login that is refused because there were too many."""
+        self._refused[address] += 1
+        self._metrics.throttled.inc()
+        self._bans.offence("throttled", address)
 
     async def failed(self, account: str, address: str, kind: str) -> None:
         """Count a wrong ``password`` or ``code``."""
@@ -59,7 +63,7 @@ class LoginThrottle:
     def report(self) -> None:
         """Log what was refused since the last report: a line per address, however fast somebody guesses."""
         for address, count in self._refused.items():
-            self.log.warn("{count} logins refused from {address}: too many failed", count=count, address=address)
+            self.log.warn("{count} logins refused from {address}: too many", count=count, address=address)
         self._refused.clear()
 
     @staticmethod

@@ -57,7 +57,7 @@ class Session:
     """
 
     __slots__ = (
-        "_due", "_settled", "_unsettled", "acks", "apart", "catching_up", "chats", "connection", "dialect", "ended",
+        "_settled", "_unsettled", "acks", "apart", "catching_up", "chats", "connection", "dialect", "ended",
         "friends", "left", "live", "name", "node", "number", "pinged", "placed", "read", "received", "uid", "unacked",
     )  # fmt: skip
 
@@ -86,7 +86,6 @@ class Session:
         self.read: dict[int, int] | None = None
         self._unsettled = 0
         self._settled: Deferred[None] | None = None
-        self._due = 0.0
 
     @property
     def conn(self) -> str:
@@ -151,23 +150,31 @@ class Session:
             self.connection.release(BUSY)
 
     def _pace(self, request: Request) -> None:
-        """Let a burst through, then one request per interval (GCRA, ITU-T I.371).
+        """Let a burst of the account through, then one request per interval.
 
         :raises flux.errors.RateLimited: in the named dialect; the numbered one has no
             word for it, so its connection is read more slowly instead.
         """
-        limits = self.node.limits
-        interval = 1.0 / limits.messages_per_second
-        now = self.node.clock.seconds()
-        due = max(self._due, now)
-        wait = due - now - (limits.messages_burst - 1) * interval
+        node, interval = self.node, 1.0 / self.node.limits.messages_per_second
+        now = node.clock.seconds()
+        wait = node.pace.wait(self.uid, interval, node.limits.messages_burst, now)
         if wait > 0:
-            self.node.metrics.limited.inc()
+            node.metrics.limited.inc()
             if not self.dialect.any_password:
                 raise RateLimited("too many requests; slow down", max(1, round(wait * 1000)))
+        node.pace.take(self.uid, interval, now)
+        if wait > 0:
+            self.slow_down()
+
+    def slow_down(self) -> None:
+        """Where requests are not refused: read no more until the account owes only a burst."""
+        node, rate = self.node, self.node.limits.messages_per_second
+        if not rate or not self.dialect.any_password:
+            return
+        wait = node.pace.wait(self.uid, 1.0 / rate, node.limits.messages_burst + 1, node.clock.seconds())
+        if wait > 0:
             self.connection.hold(SLOWED)
-            self.node.clock.callLater(wait, self.connection.release, SLOWED)
-        self._due = due + interval
+            node.clock.callLater(wait, self.connection.release, SLOWED)
 
     def reply(self, request: Request, reply: Reply) -> None:
         """Answer ``request``."""

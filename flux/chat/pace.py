@@ -1,0 +1,44 @@
+"""How fast each account may go on: a burst, then one more per interval (GCRA, ITU-T I.371).
+
+::
+
+    due ────────────────────────┐  when all that was let through would have come at the long-term rate
+    now ──────┐                 │
+              ├─── debt ────────┤  at most a burst: more has to wait until so much of it has passed
+              └─────────────────┴──> time
+
+The debt is the account's, whichever connection it comes by: who logs in again owes what was owed before.  An account
+is remembered while it is in debt, so the table is as large as the number of those who asked for something just now.
+"""
+
+from __future__ import annotations
+
+from heapq import nlargest
+
+MOST = 100_000
+"""Accounts remembered at once; of more, those that owe least are forgotten."""
+
+
+class Pace:
+    """The debts of accounts."""
+
+    def __init__(self) -> None:
+        self._due: dict[int, float] = {}
+
+    def __len__(self) -> int:
+        """Accounts that are remembered."""
+        return len(self._due)
+
+    def wait(self, uid: int, interval: float, burst: int, now: float) -> float:
+        """Seconds until one more of this account is within its pace; 0 or less: it is already."""
+        return self._due.get(uid, now) - now - (burst - 1) * interval
+
+    def take(self, uid: int, interval: float, now: float) -> None:
+        """One more of this account was let through."""
+        self._due[uid] = max(self._due.get(uid, now), now) + interval
+
+    def prune(self, now: float) -> None:
+        """Forget who owes nothing any more; to be called now and then."""
+        self._due = {uid: due for uid, due in self._due.items() if due > now}
+        if len(self._due) > MOST:
+            self._due = dict(nlargest(MOST, self._due.items(), key=lambda owed: owed[1]))
