@@ -186,6 +186,10 @@ class AccountsContract:
         ann, bob, cat = await people(store, "ann", "bob", "cat")
         await befriend(store, ann, bob)
         await store.friend_add(cat, ann, "it is me", "", False)
+        await store.block(ann, cat)
+        await store.block(cat, bob)
+        await store.block(ann, bob)
+        await store.unblock(ann, bob)
         group = await store.group_create(ann, "climbers", "up", False, False)
         await store.append([Draft(bob, ann, 0, "hello"), Draft(ann, bob, 0, "hi"), Draft(bob, ann, 0, "still there?")])
         assert await store.open_session(ann) == 1
@@ -202,7 +206,10 @@ class AccountsContract:
             ),
             session=1,
             password_hash="hash of ann",
+            blocked=(cat,),
         )
+        await store.block(ann, bob)
+        assert (await store.overview(ann)).blocked == (bob, cat)
         bare = await store.overview(cat)
         assert (bare.friends, bare.requests, bare.groups, bare.cursors, bare.session) == ((), (), (), (), 0)
 

@@ -124,6 +124,7 @@ class ModelStore:
             cursors=tuple(self._cursor(chat, uid) for chat in mine),
             session=self.sessions[uid],
             password_hash="h",
+            blocked=tuple(sorted(other for blocker, other in self.blocks if blocker == uid)),
         )
 
     def _cursor(self, chat: Chat, uid: int) -> Cursor:

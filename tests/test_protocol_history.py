@@ -175,12 +175,102 @@ async def test_in_small_chats_the_others_see_who_has_read(server: ChatServer) ->
     bob.tell("read", chat=group, seq=1)
     assert await ann.told("read") == await cy.told("read") == {"chat": group, "id": bob.id, "seq": 1}
     assert await bob.settled() == []
-    # What is not there yet cannot be read.
-    bob.tell("read", chat=group, seq=1000)
-    assert (await ann.told("read"))["seq"] == 1
-    bob.tell("read", chat=group, seq=0)
+    # What is not there yet cannot be read, and what was read is not told again, in another session either.
+    for _ in range(2):
+        for seq in (1000, 1, 0):
+            bob.tell("read", chat=group, seq=seq)
+            bob.tell("read", chat=chat, seq=seq)
+        await bob.settled()
+        await server.advance(2)
+        assert await ann.settled() == []
+        bob = await server.log_in("bob")
+    await ann.ok("send", to=bob.id, text="2")
+    await bob.told("message")
+    bob.tell("read", chat=chat, seq=1000)
+    assert await ann.told("read") == {"chat": chat, "id": bob.id, "seq": 2}
+
+
+async def test_of_much_reading_the_others_see_a_little_and_the_last_of_it(server: ChatServer) -> None:
+    ann, bob = await server.people("ann", "bob")
+    chat = (await ann.ok("send", to=bob.id, text="1"))["chat"]
+    for number in range(2, 101):
+        await ann.ok("send", to=bob.id, text=f"{number}")
+    for seq in range(1, 51):
+        bob.tell("read", chat=chat, seq=seq)
     await bob.settled()
+    assert [line["seq"] for line in await ann.settled() if line["type"] == "read"] == [1]
+    server.clock.advance(0.25)
+    for seq in range(51, 101):
+        bob.tell("read", chat=chat, seq=seq)
+    await bob.settled()
+    assert [line["seq"] for line in await ann.settled() if line["type"] == "read"] == [50]
+    # Also where the session has ended meanwhile.
+    await bob.close()
+    server.clock.advance(0.25)
+    assert (await ann.told("read"))["seq"] == 100
+    await server.advance(2)
     assert await ann.settled() == []
+
+
+async def test_a_server_that_stops_tells_what_was_read_last(server: ChatServer) -> None:
+    second = await server.start_node()
+    await server.register("ann", "bob")
+    ann, bob = await server.log_in("ann"), await server.log_in("bob", second)
+    for number in range(1, 4):
+        chat = (await ann.ok("send", to=bob.id, text=f"{number}"))["chat"]
+        await bob.told("message")
+    for seq in (1, 2, 3):
+        bob.tell("read", chat=chat, seq=seq)
+    await bob.settled()
+    assert (await ann.told("read"))["seq"] == 1
+    await server.stop_node(second)
+    assert (await ann.told("read"))["seq"] == 3
+
+
+@pytest.mark.parametrize("apart", [False, True])
+async def test_who_has_blocked_and_who_is_blocked_do_not_see_each_other_read_and_type(
+    server: ChatServer, apart: bool
+) -> None:
+    second = await server.start_node() if apart else None
+    await server.register("ann", "bob", "cy")
+    ann, bob, cy = await server.log_in("ann"), await server.log_in("bob", second), await server.log_in("cy")
+    group = await group_of(cy, ann, bob)
+    chat = (await ann.ok("send", to=bob.id, text="1"))["chat"]
+    for number in range(2, 4):
+        await ann.ok("send", to=bob.id, text=f"{number}")
+    for number in range(1, 4):
+        await cy.ok("send", group=group, text=f"{number}")
+    for client, messages in ((ann, 3), (bob, 6)):
+        for _ in range(messages):
+            await client.told("message")
+        await client.settled()
+
+    async def seen(seq: int) -> list[list[tuple[str, int]]]:
+        """What ann and bob see of each other when both read and type in both chats."""
+        for who, other in ((ann, bob), (bob, ann)):
+            for number in (chat, group):
+                who.tell("read", chat=number, seq=seq)
+            who.tell("typing", to=other.id)
+            who.tell("typing", group=group)
+            await who.ok("ping")
+            assert (await cy.told("read"))["id"] == (await cy.told("typing"))["from"] == who.id
+        # Comes to everybody after it, on the same ways.
+        await cy.ok("send", group=group, text="that is all")
+        await ann.told("message")
+        await bob.told("message")
+        return [[(line["type"], line["chat"]) for line in await who.settled()] for who in (ann, bob)]
+
+    in_group = [("read", group), ("typing", group)]
+    await bob.ok("user.block", id=ann.id)
+    assert await seen(1) == [in_group, []]
+    # The block holds for who logs in again.
+    await server.advance(1)
+    bob = await server.log_in("bob", second)
+    assert await seen(2) == [in_group, []]
+    await server.advance(1)
+    await bob.ok("user.unblock", id=ann.id)
+    both = [("read", chat), ("read", group), ("typing", chat), ("typing", group)]
+    assert await seen(3) == [both, both]
 
 
 @pytest.mark.parametrize(("size", "seen"), [(50, True), (51, False)])

@@ -39,6 +39,7 @@ from flux.chat.pace import Pace
 from flux.chat.presence import Presence
 from flux.chat.protocol import ChatConnection
 from flux.chat.pruning import Pruning
+from flux.chat.reading import Reading
 from flux.chat.session import Session
 from flux.chat.spread import Spread
 from flux.chat.sweep import Sweep
@@ -129,6 +130,9 @@ class ChatNode:
         self.delivery = Delivery(
             store, self.sessions, clock, self.tasks, self._rng, self.limits.catchups, self._spread
         )  # fmt: skip
+        self.reading = Reading(
+            self.delivery.positions, self.delivery.members, self.presence, clock, self.tasks
+        )  # fmt: skip
         self.sweep = Sweep(
             store, self.sessions, self.logging_in, self.delivery, self.cursors, self.spread, metrics, clock
         )  # fmt: skip
@@ -203,6 +207,7 @@ class ChatNode:
         """What was read is answered, stored, and written to those it is for."""
         await self.requests.ended()
         await self.journal.flushed()
+        await self.reading.flush()
 
     def reload(self, settings: Settings) -> None:
         """Go on with new settings."""

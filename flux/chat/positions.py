@@ -177,6 +177,7 @@ class Positions:
             session.live = False
             session.chats = []
             session.apart = session.left = session.unacked = session.received = session.read = None
+            session.has_read([])
             if session.placed:
                 self._forgotten.add(session)
         for chat in self.chats.values():

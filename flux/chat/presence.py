@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from flux.errors import FluxError
 from flux.interfaces import IBus, IState
 from flux.model.bus import BusEvent, Notify, Online
-from flux.model.events import Notice
+from flux.model.events import Notice, ReadUpTo, Typing
 from flux.model.events import Presence as PresenceNotice
 
 if TYPE_CHECKING:
@@ -60,13 +60,19 @@ class Presence:
             await self.spread(away, lambda here: Notify(notice, tuple(here)))
 
     def show(self, uids: Sequence[int], notice: Notice) -> list[int]:
-        """Show ``notice`` to the sessions here, encoded once per dialect; return who is not here."""
+        """Show ``notice`` to the sessions here, encoded once per dialect; return who is not here.
+
+        Reading and typing of somebody are not shown to who has blocked them, which the session of that one knows.
+        """
         away = []
+        sender = _sender(notice)
         lines: dict[object, bytes] = {}
         for uid in uids:
             session = self._sessions.get(uid)
             if session is None:
                 away.append(uid)
+                continue
+            if sender in session.blocked:
                 continue
             line = lines.get(session.dialect)
             if line is None:
@@ -110,3 +116,11 @@ class Presence:
                 await published
         except FluxError as error:
             self.log.warn("other nodes were not told: {error}", error=error)
+
+
+def _sender(notice: Notice) -> int:
+    """Whose doing is told, where that can be repeated at will; 0 for other notices."""
+    match notice:
+        case ReadUpTo(id=uid) | Typing(sender=uid):
+            return uid
+    return 0

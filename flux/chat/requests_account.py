@@ -158,6 +158,8 @@ async def _begin(session: Session, uid: int, request: requests.Login, checked: s
         if checked is not None:
             node.accounts.check_unchanged(checked, overview.password_hash)
         session.name = overview.profile.name
+        session.blocked = frozenset(overview.blocked)
+        session.has_read(overview.cursors)
         node.delivery.positions.enter(session, overview.cursors)
         session.friends = tuple(friend.id for friend in overview.friends if friend.mutual)
         online = await node.presence.online(session.friends) if session.friends else set()

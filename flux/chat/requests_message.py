@@ -8,7 +8,7 @@ from flux.chat.dispatch import answers
 from flux.chat.positions import Chat
 from flux.chat.session import Session
 from flux.errors import BadRequest, UserInvalid
-from flux.model.events import Notice, ReadUpTo, Typing
+from flux.model.events import Typing
 from flux.model.messages import Draft
 from flux.wire import replies, requests
 from flux.wire.requests import CHAT
@@ -18,9 +18,6 @@ MAX_HISTORY = 200
 
 MAX_CONVERSATIONS = 1_000
 """Rows of one ``chats`` reply."""
-
-SMALL_CHAT = 50
-"""In chats of at most this many members the others see who has read."""
 
 
 @answers(requests.Send)
@@ -52,18 +49,14 @@ def received(session: Session, request: requests.Received) -> None:
 
 
 @answers(requests.Read, counts=False)
-async def read(session: Session, request: requests.Read) -> None:
+def read(session: Session, request: requests.Read) -> None:
     """Move the read cursor, at most to the head; in small chats the others see it."""
     chat = _own_chat(session, request.chat)
     if chat is None:
         return
     seq = min(request.seq, chat.head)
-    if not seq:
-        return
-    session.advance_read(chat.id, seq)
-    members = await session.node.delivery.members.of(chat)
-    if len(members) <= SMALL_CHAT:
-        await _tell_others(session, members, ReadUpTo(chat.id, session.uid, seq))
+    if session.advance_read(chat.id, seq):
+        session.node.reading.risen(session, chat, seq)
 
 
 @answers(requests.TypingRequest)
@@ -75,8 +68,10 @@ async def typing(session: Session, request: requests.TypingRequest) -> None:
         raise BadRequest("to: this is yourself")
     for chat in session.chats:
         if chat.id == request.group if request.group else not chat.group and request.to in chat.members:
-            members = await session.node.delivery.members.of(chat)
-            await _tell_others(session, members, Typing(chat.id, session.uid))
+            if not session.bars(chat):
+                members = await session.node.delivery.members.of(chat)
+                others = [uid for uid in members if uid != session.uid]
+                await session.node.presence.notify(others, Typing(chat.id, session.uid))
             return
 
 
@@ -128,7 +123,3 @@ def _own_chat(session: Session, number: int) -> Chat | None:
     """The chat, if this session's account is in it."""
     chat = session.node.delivery.chats.get(number)
     return chat if chat is not None and session in chat.sessions else None
-
-
-async def _tell_others(session: Session, members: tuple[int, ...], notice: Notice) -> None:
-    await session.node.presence.notify([uid for uid in members if uid != session.uid], notice)

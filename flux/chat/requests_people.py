@@ -68,6 +68,8 @@ async def user_block(session: Session, request: requests.UserBlock) -> replies.U
     if request.id == session.uid:
         raise BadRequest("id: this is yourself")
     await session.node.store.block(session.uid, request.id)
+    for each in _sessions(session):
+        each.blocked |= {request.id}
     return replies.UserBlockOk(id=request.id)
 
 
@@ -75,7 +77,14 @@ async def user_block(session: Session, request: requests.UserBlock) -> replies.U
 async def user_unblock(session: Session, request: requests.UserUnblock) -> replies.UserUnblockOk:
     """Undo a block."""
     await session.node.store.unblock(session.uid, request.id)
+    for each in _sessions(session):
+        each.blocked -= {request.id}
     return replies.UserUnblockOk(id=request.id)
+
+
+def _sessions(session: Session) -> set[Session]:
+    """This session, and one that took it over meanwhile, which may have read the blocks before they changed."""
+    return {session, session.node.sessions.get(session.uid, session)}
 
 
 @answers(requests.Friends, counts=False)

@@ -11,6 +11,8 @@ Delivery keeps its marks here: ``live`` (messages may be written at once), ``apa
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET
@@ -20,6 +22,7 @@ from twisted.logger import Logger
 from flux.chat.dispatch import TABLE, Function
 from flux.errors import FluxError, Internal, NotLoggedIn, RateLimited
 from flux.model.base import Event
+from flux.model.chats import Cursor
 from flux.model.events import Kicked, KickReason
 from flux.model.messages import Receipt
 from flux.model.sessions import Route
@@ -54,11 +57,13 @@ class Session:
     :ivar received: per chat the cursor to be written to the store with the next batch.
     :ivar read: the same for the read cursor.
     :ivar friends: accounts that see this one come and go.
+    :ivar blocked: accounts that this one has blocked.
     """
 
     __slots__ = (
-        "_settled", "_unsettled", "acks", "apart", "catching_up", "chats", "connection", "dialect", "ended",
-        "friends", "left", "live", "name", "node", "number", "pinged", "placed", "read", "received", "uid", "unacked",
+        "_had_read", "_has_read", "_settled", "_unsettled", "acks", "apart", "blocked", "catching_up", "chats",
+        "connection", "dialect", "ended", "friends", "left", "live", "name", "node", "number", "pinged", "placed",
+        "read", "received", "uid", "unacked",
     )  # fmt: skip
 
     log = Logger()
@@ -78,12 +83,17 @@ class Session:
         self.catching_up = False
         self.chats: list[Chat] = []
         self.friends: tuple[int, ...] = ()
+        self.blocked: frozenset[int] = frozenset()
         # Most sessions are idle: their dictionaries are made when there is something to note.
         self.apart: dict[int, int] | None = None
         self.left: dict[int, int] | None = None
         self.unacked: dict[int, int] | None = None
         self.received: dict[int, int] | None = None
         self.read: dict[int, int] | None = None
+        # The read cursors: those that have moved in this session, and all as they were before, which are many and few
+        # of which are asked for: chats, and up to where each was read.
+        self._has_read: dict[int, int] | None = None
+        self._had_read: tuple[array[int], array[int]] | None = None
         self._unsettled = 0
         self._settled: Deferred[None] | None = None
 
@@ -270,12 +280,45 @@ class Session:
             self.node.cursors.touch(self)
         self.received[chat] = max(seq, self.received.get(chat, 0))
 
-    def advance_read(self, chat: int, seq: int) -> None:
-        """Note that everything up to ``seq`` has been read."""
+    def has_read(self, cursors: Sequence[Cursor]) -> None:
+        """Begin with these read cursors."""
+        some = [cursor for cursor in cursors if cursor.read]
+        self._has_read = None
+        self._had_read = (
+            (array("q", [cursor.chat for cursor in some]), array("q", [cursor.read for cursor in some]))
+            if some
+            else None
+        )
+
+    def advance_read(self, chat: int, seq: int) -> bool:
+        """Note that everything up to ``seq`` has been read; whether that is more than before."""
+        if self._has_read is None:
+            self._has_read = {}
+        before = self._has_read.get(chat)
+        if before is None:
+            before = self._before(chat)
+        if seq <= before:
+            return False
+        self._has_read[chat] = seq
         if self.read is None:
             self.read = {}
             self.node.cursors.touch(self)
-        self.read[chat] = max(seq, self.read.get(chat, 0))
+        self.read[chat] = seq
+        return True
+
+    def _before(self, chat: int) -> int:
+        """Up to where this chat was read when the session began."""
+        if self._had_read is None:
+            return 0
+        chats, seqs = self._had_read
+        try:
+            return seqs[chats.index(chat)]
+        except ValueError:
+            return 0
+
+    def bars(self, chat: Chat) -> bool:
+        """Whether this account has blocked the other one of a one-to-one chat."""
+        return bool(self.blocked) and not chat.group and not self.blocked.isdisjoint(chat.members)
 
     def confirm(self) -> None:
         """All that was written has left this process, and the client sends no ``received``."""

@@ -135,6 +135,8 @@ class Sweep:
             session.kick("shutdown")
         if session.placed:
             session.friends = tuple(friend.id for friend in overview.friends if friend.mutual)
+            session.blocked = frozenset(overview.blocked)
+            session.has_read(overview.cursors)
             self._delivery.positions.enter_anew(session, overview.cursors)
             self._delivery.start(session)
 

@@ -12,6 +12,7 @@ class Overview(Value, frozen=True):
 
     :ivar session: the account's newest session number.
     :ivar ban: of the account, perhaps one that is over.
+    :ivar blocked: whom the account has blocked, by id.
     :ivar password_hash: for logins by password, which look whether it is still the one they have checked.
     """
 
@@ -23,6 +24,7 @@ class Overview(Value, frozen=True):
     session: int
     ban: Ban | None = None
     password_hash: str = ""
+    blocked: tuple[int, ...] = ()
 
 
 class Changes(Value, frozen=True):

@@ -56,7 +56,8 @@ OVERVIEWS = Prepared(f"""
 },
         'session', s.number, 'password_hash', a.password_hash,
         'ban', (SELECT json_build_object('uid', b.uid, 'reason', b.reason, 'at', b.at, 'until', b.until, 'name', a.name)
-            FROM bans b WHERE b.network = '' AND b.uid = a.id))::text
+            FROM bans b WHERE b.network = '' AND b.uid = a.id),
+        'blocked', ARRAY(SELECT o.blocked FROM blocks o WHERE o.uid = a.id ORDER BY o.blocked))::text
     FROM accounts a JOIN sessions s ON s.uid = a.id WHERE a.id = ANY (%s::bigint[])""")
 
 _decode = msgspec.json.Decoder(Overview).decode

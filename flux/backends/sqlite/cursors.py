@@ -9,7 +9,7 @@ import msgspec
 
 from flux.backends.sqlite.accounts import profile
 from flux.backends.sqlite.bans import ban_of
-from flux.backends.sqlite.friends import friend_requests, friends
+from flux.backends.sqlite.friends import blocked, friend_requests, friends
 from flux.backends.sqlite.groups import groups
 from flux.backends.sqlite.rows import all_rows
 from flux.backends.sqlite.runs import UNREAD, head
@@ -63,4 +63,5 @@ def overview(db: sqlite3.Connection, uid: int) -> Overview:
         session=all_rows(db, "SELECT number FROM sessions WHERE uid = ?", (uid,))[0][0],
         ban=ban_of(db, uid),
         password_hash=all_rows(db, "SELECT password_hash FROM accounts WHERE id = ?", (uid,))[0][0],
+        blocked=blocked(db, uid),
     )

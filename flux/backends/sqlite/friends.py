@@ -103,3 +103,8 @@ def friend_requests(db: sqlite3.Connection, uid: int) -> tuple[FriendRequest, ..
         (uid,),
     )
     return tuple(FriendRequest(*row) for row in rows)
+
+
+def blocked(db: sqlite3.Connection, uid: int) -> tuple[int, ...]:
+    rows = all_rows(db, "SELECT blocked FROM blocks WHERE uid = ? ORDER BY blocked", (uid,))
+    return tuple(other for (other,) in rows)
