@@ -160,17 +160,24 @@ class IStore(Interface):
 
     # groups
 
-    def group_create(uid: int, name: str, description: str, closed: bool, open_history: bool) -> Awaitable[Group]:
-        """Create a group owned by ``uid``."""
+    # Nobody becomes a member of more than ``most`` groups (0: no limit), by two calls at once neither.
 
-    def group_join(uid: int, group: int) -> Awaitable[MemberChange]:
+    def group_create(
+        uid: int, name: str, description: str, closed: bool, open_history: bool, most: int = 0
+    ) -> Awaitable[Group]:
+        """Create a group owned by ``uid``.
+
+        :raises flux.errors.Forbidden: ``uid`` is in ``most`` groups.
+        """
+
+    def group_join(uid: int, group: int, most: int = 0) -> Awaitable[MemberChange]:
         """Join an open group; its head becomes both cursors.
 
         A member who joins again stays what it is: the change then has the current
         version, and the head at which that member joined.
 
         :raises flux.errors.NotFound: no such group.
-        :raises flux.errors.Forbidden: it is closed.
+        :raises flux.errors.Forbidden: it is closed, or ``uid`` is in ``most`` groups.
         """
 
     def group_leave(uid: int, group: int) -> Awaitable[MemberChange]:
@@ -180,10 +187,11 @@ class IStore(Interface):
         :raises flux.errors.Forbidden: not a member, or the owner of a group with others in it.
         """
 
-    def group_add(actor: int, group: int, uid: int) -> Awaitable[MemberChange]:
+    def group_add(actor: int, group: int, uid: int, most: int = 0) -> Awaitable[MemberChange]:
         """Owner or admin adds ``uid``; who is a member already stays what it is.
 
-        :raises flux.errors.Forbidden: ``actor`` is neither owner nor admin, or ``uid`` has blocked ``actor``.
+        :raises flux.errors.Forbidden: ``actor`` is neither owner nor admin, or ``uid`` has blocked ``actor`` or is in
+            ``most`` groups.
         :raises flux.errors.UserInvalid: no such account.
         """
 

@@ -118,6 +118,57 @@ class GroupsContract:
         assert (await store.group_add(bob, group, dan)).change == "add"
         assert await roles(store, dan, group) == [(ann, "owner"), (bob, "admin"), (cat, "member"), (dan, "member")]
 
+    async def test_an_account_is_in_so_many_groups_at_most(self, store) -> None:
+        ann, bob, cat = await people(store, "ann", "bob", "cat")
+        there = [await group_of(store, bob), await group_of(store, bob, closed=True), await group_of(store, bob)]
+        # One-to-one chats do not count.
+        await store.append([Draft(ann, uid, 0, "x") for uid in (bob, cat)])
+        await store.group_create(ann, "climbers", "", False, False, 2)
+        assert (await store.group_join(ann, there[0], 2)).change == "join"
+        before = await store.membership(there[2])
+        for attempt in (
+            store.group_create(ann, "climbers", "", False, False, 2),
+            store.group_join(ann, there[2], 2),
+            store.group_add(bob, there[2], ann, 2),
+        ):
+            with pytest.raises(Forbidden, match="as many groups"):
+                await attempt
+        assert await store.membership(there[2]) == before
+        assert len(await store.groups(ann)) == 2
+        # Who is in stays what it is, and whatever else stands in the way is told first.
+        assert (await store.group_join(ann, there[0], 2)).version == (await store.membership(there[0])).version
+        assert (await store.group_add(bob, there[0], ann, 1)).change == "add"
+        with pytest.raises(Forbidden, match="closed"):
+            await store.group_join(ann, there[1], 2)
+        with pytest.raises(Forbidden, match="owner and admins"):
+            await store.group_add(cat, there[2], ann, 2)
+        with pytest.raises(NotFound):
+            await store.group_join(ann, 99, 2)
+        # With another limit, without one, and once a group was left, there is room.
+        await store.group_join(ann, there[2], 3)
+        await store.group_add(bob, there[1], ann)
+        for group in there[:2]:
+            await store.group_leave(ann, group)
+        await store.group_join(ann, there[0], 3)
+
+    async def test_of_many_groups_entered_at_once_some_are_refused(self, store) -> None:
+        ann, *owners = await people(store, *(f"user{n}" for n in range(13)))
+        groups = [await group_of(store, owner) for owner in owners]
+        calls = [store.group_join(ann, group, 5) for group in groups[:4]]
+        calls += [store.group_create(ann, "x", "", False, False, 5) for _ in range(4)]
+        calls += [store.group_add(owner, group, ann, 5) for owner, group in zip(owners[4:], groups[4:], strict=True)]
+        outcomes = []
+
+        async def outcome(call) -> None:
+            try:
+                await call
+                outcomes.append(True)
+            except Forbidden:
+                outcomes.append(False)
+
+        await together([outcome(call) for call in calls])
+        assert outcomes.count(True) == len(await store.groups(ann)) == 5
+
     async def test_who_removes_whom(self, store) -> None:
         owner, admin, second, member, other = await people(store, *"abcde")
         group = await group_of(store, owner, admin, second, member, other)

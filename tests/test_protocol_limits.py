@@ -271,6 +271,23 @@ async def test_what_changes_nothing_is_never_limited(server: ChatServer) -> None
     await ann.ok("logout")
 
 
+async def test_an_account_is_in_so_many_groups(server: ChatServer) -> None:
+    server.reload(limits__groups=2)
+    ann, bob = await server.people("ann", "bob")
+    theirs = [(await bob.ok("group.create", name=name))["group"] for name in "ab"]
+    assert await bob.refused("group.create", name="c") == "forbidden"
+    await ann.ok("group.create", name="mine")
+    await bob.ok("group.add", group=theirs[0], id=ann.id)
+    for refused in (ann.fails("group.join", group=theirs[1]), bob.fails("group.add", group=theirs[1], id=ann.id)):
+        error = await refused
+        assert (error["name"], "as many groups" in error["detail"]) == ("forbidden", True)
+    assert len((await ann.ok("groups"))["groups"]) == 2
+    await ann.ok("group.leave", group=theirs[0])
+    await ann.ok("group.join", group=theirs[1])
+    server.reload(limits__groups=0)
+    await ann.ok("group.join", group=theirs[0])
+
+
 # --- guesses -----------------------------------------------------------------
 
 

@@ -133,6 +133,24 @@ async def test_a_join_by_who_held_the_chat(migrated, nodes, other) -> None:
     assert (await waiting).head == 4
 
 
+async def test_two_groups_at_once_for_who_has_room_for_one(migrated, nodes, other) -> None:
+    store = nodes[0]
+    ann, bob = await people(store, "ann", "bob")
+    groups = [await group_of(store, bob) for _ in range(3)]
+    meanwhile(other, "SELECT group_enter_within('join', %s, %s, %s, 1)", ann, groups[0], ann)
+    attempts = [
+        store.group_join(ann, groups[1], 1),
+        store.group_add(bob, groups[2], ann, 1),
+        store.group_create(ann, "mine", "", False, False, 1),
+    ]
+    await migrated.until_somebody_waits()
+    other.commit()
+    for attempt in attempts:
+        with pytest.raises(Forbidden, match="as many groups"):
+            await attempt
+    assert [group.group for group in await store.groups(ann)] == groups[:1]
+
+
 async def test_a_block_while_the_first_message_is_on_its_way(migrated, nodes, other) -> None:
     """Whichever is first, append finds the block afterwards."""
     store = nodes[0]

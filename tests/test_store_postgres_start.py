@@ -75,7 +75,7 @@ async def test_an_empty_database_gets_its_tables_and_the_next_start_finds_them(d
 async def test_ten_nodes_that_start_at_once_migrate_once(database: Database) -> None:
     stores = [store_on(database.dsn) for _ in range(10)]
     await together([store.start() for store in stores])
-    assert database.query("SELECT number FROM flux_migrations ORDER BY 1") == [(1,), (2,), (3,)]
+    assert database.query("SELECT number FROM flux_migrations ORDER BY 1") == [(1,), (2,), (3,), (4,)]
     assert await people(stores[3], "ann", "bob") == [1, 2]
     assert sorted(await together([store.next_boot("a") for store in stores])) == list(range(1, 11))
     for store in stores:
@@ -96,18 +96,18 @@ async def test_only_what_is_missing_is_applied_and_in_one_piece(database: Databa
     await people(store, "ann")
     await store.stop()
     later += [
-        schema.Migration("0004_more", "CREATE TABLE more (a int);"),
-        schema.Migration("0005_wrong", "CREATE TABLE even_more (a int); SELECT 1 / 0;"),
+        schema.Migration("0005_more", "CREATE TABLE more (a int);"),
+        schema.Migration("0006_wrong", "CREATE TABLE even_more (a int); SELECT 1 / 0;"),
     ]
     assert "the schema cannot be made: division by zero" in await refusal(database.dsn)
-    assert database.query("SELECT number FROM flux_migrations ORDER BY 1") == [(1,), (2,), (3,)]
+    assert database.query("SELECT number FROM flux_migrations ORDER BY 1") == [(1,), (2,), (3,), (4,)]
     assert database.query("SELECT to_regclass('more')") == [(None,)]
-    later[4:] = [schema.Migration("0005_right", "CREATE TABLE even_more (a int);\nDROP TABLE more;")]
+    later[5:] = [schema.Migration("0006_right", "CREATE TABLE even_more (a int);\nDROP TABLE more;")]
     store = store_on(database.dsn)
     await store.start()
-    assert database.query("SELECT name FROM flux_migrations WHERE number > 3 ORDER BY 1") == [
-        ("0004_more",),
-        ("0005_right",),
+    assert database.query("SELECT name FROM flux_migrations WHERE number > 4 ORDER BY 1") == [
+        ("0005_more",),
+        ("0006_right",),
     ]
     assert (await store.profile(1)).name == "ann"
     await store.stop()
@@ -142,12 +142,12 @@ async def test_a_database_of_an_earlier_flux_is_brought_up_to_date(database: Dat
 
 
 async def test_a_database_of_a_later_flux_is_refused(database: Database, later) -> None:
-    later += [schema.Migration("0004_more", "CREATE TABLE more (a int);")]
+    later += [schema.Migration("0005_more", "CREATE TABLE more (a int);")]
     store = store_on(database.dsn)
     await store.start()
     await store.stop()
     later.pop()
-    assert "was written by a later flux (schema 4, this one knows 3)" in await refusal(database.dsn)
+    assert "was written by a later flux (schema 5, this one knows 4)" in await refusal(database.dsn)
 
 
 @pytest.mark.parametrize(
@@ -157,9 +157,9 @@ async def test_a_database_of_a_later_flux_is_refused(database: Database, later) 
         ("DROP FUNCTION append_known", "half migrated or was altered (without its append_known)"),
         ("DROP TABLE blocks, moves CASCADE", "without its blocks, moves, moves_by_xact"),
         ("DROP TABLE flux_migrations", "has tables that flux has not made (accounts, sessions, "),
-        ("INSERT INTO flux_migrations VALUES (4, 'x')", "was written by a later flux (schema 4"),
-        ("UPDATE flux_migrations SET number = number + 7", "later flux (schema 10"),
-        ("DELETE FROM flux_migrations WHERE number = 1", "half migrated (there are migrations 2, 3)"),
+        ("INSERT INTO flux_migrations VALUES (5, 'x')", "was written by a later flux (schema 5"),
+        ("UPDATE flux_migrations SET number = number + 7", "later flux (schema 11"),
+        ("DELETE FROM flux_migrations WHERE number = 1", "half migrated (there are migrations 2, 3, 4)"),
     ],
 )
 async def test_a_database_that_is_not_whole_is_refused(database: Database, damage: str, complaint: str) -> None:
@@ -318,7 +318,8 @@ def test_flux_check_shows_the_steps(database: Database, tmp_path: Path) -> None:
     empty = flux("check", "-c", "flux.ini", cwd=tmp_path)
     assert empty.returncode == 0, empty
     assert re.search(
-        r"store postgres: schema\n +schema 0\n +a start applies 0001_initial, 0002_\w+, 0003_\w+\n", empty.stdout
+        r"store postgres: schema\n +schema 0\n +a start applies 0001_initial, 0002_\w+, 0003_\w+, 0004_\w+\n",
+        empty.stdout,
     )
     assert "not tried without the tables that a start makes" in empty.stdout
     assert database.query("SELECT to_regclass('flux_migrations'), to_regclass('accounts')") == [(None, None)]
@@ -329,7 +330,7 @@ def test_flux_check_shows_the_steps(database: Database, tmp_path: Path) -> None:
     assert re.search(
         r"ok +\d+ ms  store postgres: connect\n +PostgreSQL \d+.*, database start as flux, fsync is OFF", lines
     )
-    assert re.search(r"ok +\d+ ms  store postgres: schema\n +schema 3\n", lines)
+    assert re.search(r"ok +\d+ ms  store postgres: schema\n +schema 4\n", lines)
     assert re.search(r"ok +\d+ ms  store postgres: write and fsync\n +a commit takes \d+\.\d+ ms", lines)
     wrong = database.dsn.replace(":flux@", ":").replace(
         psycopg2.extensions.parse_dsn(database.dsn)["password"], "guessed"

@@ -113,7 +113,7 @@ async def group_create(session: Session, request: requests.GroupCreate) -> repli
     if not name:
         raise BadRequest("name: empty")
     group = await session.node.store.group_create(
-        session.uid, name, request.description, request.closed, request.history == "open"
+        session.uid, name, request.description, request.closed, request.history == "open", session.node.limits.groups
     )
     await session.node.members_changed(MemberChange(group.chat, session.uid, "join", 1, 0))
     return replies.GroupCreateOk(group=group.group, chat=group.chat, name=group.name)
@@ -122,7 +122,7 @@ async def group_create(session: Session, request: requests.GroupCreate) -> repli
 @answers(requests.GroupJoin)
 async def group_join(session: Session, request: requests.GroupJoin) -> replies.GroupJoinOk:
     """Join an open group."""
-    change = await session.node.store.group_join(session.uid, request.group)
+    change = await session.node.store.group_join(session.uid, request.group, session.node.limits.groups)
     await _changed(session, change)
     return replies.GroupJoinOk(group=request.group, chat=change.chat)
 
@@ -138,7 +138,8 @@ async def group_leave(session: Session, request: requests.GroupLeave) -> replies
 @answers(requests.GroupAdd)
 async def group_add(session: Session, request: requests.GroupAdd) -> replies.GroupAddOk:
     """Add somebody."""
-    change = await session.node.store.group_add(session.uid, request.group, request.id)
+    node = session.node
+    change = await node.store.group_add(session.uid, request.group, request.id, node.limits.groups)
     await _changed(session, change)
     return replies.GroupAddOk(group=request.group, id=request.id)
 

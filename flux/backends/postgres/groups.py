@@ -23,9 +23,14 @@ REFUSALS: dict[str, tuple[type[FluxError], str]] = {
     "no target": (NotFound, "this user is not a member of the group"),
     "above": (Forbidden, "only the owner removes an admin, and nobody the owner"),
     "no owner": (Forbidden, "only the owner gives roles"),
+    "full": (Forbidden, "this user is in as many groups as one may be"),
     "oneself": (Forbidden, "the owner hands over by giving somebody else the role of owner"),
 }
-"""By the outcome of ``group_change``."""
+"""By the outcome of ``group_change`` and ``group_enter_within``."""
+
+FULL = "you are in as many groups as one may be: leave one first"
+
+NO_LIMIT = 2**62
 
 MEMBERSHIP = Prepared("""
     SELECT low IS NULL, version, head,
@@ -34,9 +39,16 @@ MEMBERSHIP = Prepared("""
     FROM chats WHERE id = %s""")
 
 
-async def group_create(run: Run, uid: int, name: str, description: str, closed: bool, open_history: bool) -> Group:
+async def group_create(
+    run: Run, uid: int, name: str, description: str, closed: bool, open_history: bool, most: int
+) -> Group:
     """See ``IStore``; so for the other functions here."""
-    [[chat]] = await run("SELECT group_create(%s, %s, %s, %s, %s)", (uid, name, description, closed, open_history))
+    [[chat]] = await run(
+        "SELECT group_create_within(%s, %s, %s, %s, %s, %s)",
+        (uid, name, description, closed, open_history, most or NO_LIMIT),
+    )
+    if chat is None:
+        raise Forbidden(FULL)
     return Group(chat, chat, name, description, "owner")
 
 
@@ -53,6 +65,20 @@ async def group_change(
     if role is None:
         return MemberChange(group, uid, kind, version, head)
     return MemberChange(group, uid, kind, version, head, role)
+
+
+async def group_enter(run: Run, kind: GroupChangeKind, actor: int, group: int, uid: int, most: int) -> MemberChange:
+    """``uid`` becomes a member."""
+    [(outcome, version, head)] = await run(
+        "SELECT outcome, version, head FROM group_enter_within(%s, %s, %s, %s, %s)",
+        (kind, actor, group, uid, most or NO_LIMIT),
+    )
+    if outcome == "full" and actor == uid:
+        raise Forbidden(FULL)
+    if outcome in REFUSALS:
+        error, detail = REFUSALS[outcome]
+        raise error(detail)
+    return MemberChange(group, uid, kind, version, head)
 
 
 async def groups(run: Run, uid: int) -> tuple[Group, ...]:

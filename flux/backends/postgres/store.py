@@ -287,17 +287,19 @@ class PostgresStore:
 
     # groups
 
-    def group_create(self, uid: int, name: str, description: str, closed: bool, open_history: bool) -> Awaitable[Group]:
-        return self._pool.call(groups.group_create, uid, name, description, closed, open_history)
+    def group_create(
+        self, uid: int, name: str, description: str, closed: bool, open_history: bool, most: int = 0
+    ) -> Awaitable[Group]:
+        return self._pool.call(groups.group_create, uid, name, description, closed, open_history, most)
 
-    def group_join(self, uid: int, group: int) -> Awaitable[MemberChange]:
-        return self._pool.call_in_order(lambda: {group}, groups.group_change, "join", uid, group, uid)
+    def group_join(self, uid: int, group: int, most: int = 0) -> Awaitable[MemberChange]:
+        return self._pool.call_in_order(lambda: {group}, groups.group_enter, "join", uid, group, uid, most)
 
     def group_leave(self, uid: int, group: int) -> Awaitable[MemberChange]:
         return self._pool.call_in_order(lambda: {group}, groups.group_change, "leave", uid, group, uid)
 
-    def group_add(self, actor: int, group: int, uid: int) -> Awaitable[MemberChange]:
-        return self._pool.call_in_order(lambda: {group}, groups.group_change, "add", actor, group, uid)
+    def group_add(self, actor: int, group: int, uid: int, most: int = 0) -> Awaitable[MemberChange]:
+        return self._pool.call_in_order(lambda: {group}, groups.group_enter, "add", actor, group, uid, most)
 
     def group_remove(self, actor: int, group: int, uid: int) -> Awaitable[MemberChange]:
         return self._pool.call_in_order(lambda: {group}, groups.group_change, "remove", actor, group, uid)

@@ -18,8 +18,15 @@ from flux.model.chats import Group, GroupChangeKind, Member, MemberChange, Membe
 HEAD = head("chats.id")
 
 
-def group_create(writer: Writer, uid: int, name: str, description: str, closed: bool, open_history: bool) -> Group:
+FULL = "you are in as many groups as one may be: leave one first"
+OTHER_FULL = "this user is in as many groups as one may be"
+
+
+def group_create(
+    writer: Writer, uid: int, name: str, description: str, closed: bool, open_history: bool, most: int
+) -> Group:
     """See ``IStore``; so for the other functions here."""
+    _must_have_room(writer.db, uid, most, FULL)
     [(chat,)] = all_rows(writer.db, "INSERT INTO chats (low, high) VALUES (NULL, NULL) RETURNING id", ())
     writer.db.execute("INSERT INTO groups VALUES (?, ?, ?, ?, ?)", (chat, name, description, closed, open_history))
     writer.db.execute("INSERT INTO members VALUES (?, ?, 1, 0, 0, 'owner')", (uid, chat))
@@ -27,7 +34,7 @@ def group_create(writer: Writer, uid: int, name: str, description: str, closed: 
     return Group(chat, chat, name, description, "owner")
 
 
-def group_join(writer: Writer, uid: int, group: int) -> MemberChange:
+def group_join(writer: Writer, uid: int, group: int, most: int) -> MemberChange:
     closed = _closed(writer.db, group)
     if _role(writer.db, group, uid):
         return _unchanged(writer.db, group, uid, "join")
@@ -35,6 +42,7 @@ def group_join(writer: Writer, uid: int, group: int) -> MemberChange:
         raise NotFound("this group has ended")
     if closed:
         raise Forbidden("this group is closed: its owner or an admin adds members")
+    _must_have_room(writer.db, uid, most, FULL)
     return _enter(writer, group, uid, "join")
 
 
@@ -50,7 +58,7 @@ def group_leave(writer: Writer, uid: int, group: int) -> MemberChange:
     return _exit(writer, group, uid, "leave")
 
 
-def group_add(writer: Writer, actor: int, group: int, uid: int) -> MemberChange:
+def group_add(writer: Writer, actor: int, group: int, uid: int, most: int) -> MemberChange:
     _closed(writer.db, group)
     _must_lead(writer.db, group, actor)
     if _role(writer.db, group, uid):
@@ -59,6 +67,7 @@ def group_add(writer: Writer, actor: int, group: int, uid: int) -> MemberChange:
         raise UserInvalid("there is no such user")
     if one_row(writer.db, "SELECT 1 FROM blocks WHERE uid = ? AND blocked = ?", (uid, actor)):
         raise Forbidden("this user has blocked you")
+    _must_have_room(writer.db, uid, most, OTHER_FULL)
     return _enter(writer, group, uid, "add")
 
 
@@ -139,6 +148,13 @@ def _must_lead(db: sqlite3.Connection, group: int, actor: int) -> Role:
     if role is None or role == "member":
         raise Forbidden("only the owner and admins of the group may do this")
     return role
+
+
+def _must_have_room(db: sqlite3.Connection, uid: int, most: int, otherwise: str) -> None:
+    """Raises Forbidden where an account is in as many groups as it may be."""
+    count = "SELECT count(*) FROM members m JOIN groups g ON g.chat = m.chat WHERE m.uid = ?"
+    if most and all_rows(db, count, (uid,))[0][0] >= most:
+        raise Forbidden(otherwise)
 
 
 def _enter(writer: Writer, group: int, uid: int, kind: GroupChangeKind) -> MemberChange:

@@ -209,17 +209,19 @@ class SqliteStore:
 
     # groups
 
-    def group_create(self, uid: int, name: str, description: str, closed: bool, open_history: bool) -> Awaitable[Group]:
-        return self._write(groups.group_create, uid, name, description, closed, open_history)
+    def group_create(
+        self, uid: int, name: str, description: str, closed: bool, open_history: bool, most: int = 0
+    ) -> Awaitable[Group]:
+        return self._write(groups.group_create, uid, name, description, closed, open_history, most)
 
-    def group_join(self, uid: int, group: int) -> Awaitable[MemberChange]:
-        return self._write(groups.group_join, uid, group)
+    def group_join(self, uid: int, group: int, most: int = 0) -> Awaitable[MemberChange]:
+        return self._write(groups.group_join, uid, group, most)
 
     def group_leave(self, uid: int, group: int) -> Awaitable[MemberChange]:
         return self._write(groups.group_leave, uid, group)
 
-    def group_add(self, actor: int, group: int, uid: int) -> Awaitable[MemberChange]:
-        return self._write(groups.group_add, actor, group, uid)
+    def group_add(self, actor: int, group: int, uid: int, most: int = 0) -> Awaitable[MemberChange]:
+        return self._write(groups.group_add, actor, group, uid, most)
 
     def group_remove(self, actor: int, group: int, uid: int) -> Awaitable[MemberChange]:
         return self._write(groups.group_remove, actor, group, uid)
