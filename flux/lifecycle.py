@@ -242,12 +242,18 @@ class Slots:
     def __init__(self, limit: int) -> None:
         self._free = self._limit = limit
         self._waiting: deque[Deferred[None]] = deque()
+        self._last: deque[Deferred[None]] = deque()
         self._admitting = False
 
     @property
     def waiting(self) -> int:
         """Those who wait for their turn."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._last)
+
+    @property
+    def waiting_last(self) -> int:
+        """Those of them who come after all others."""
+        return len(self._last)
 
     def resize(self, limit: int) -> None:
         """Of more than ``limit`` who work at the moment, all finish."""
@@ -255,13 +261,17 @@ class Slots:
         self._limit = limit
         self._admit()
 
-    async def acquire(self) -> None:
-        """Wait for a turn; every one has to be released."""
+    async def acquire(self, last: bool = False) -> None:
+        """Wait for a turn; every one has to be released.
+
+        :param last: let all go first who do not say so, those who come later too.
+        """
         if self._free > 0:
             self._free -= 1
             return
-        turn: Deferred[None] = Deferred(self._waiting.remove)
-        self._waiting.append(turn)
+        queue = self._last if last else self._waiting
+        turn: Deferred[None] = Deferred(queue.remove)
+        queue.append(turn)
         await turn
 
     def release(self) -> None:
@@ -276,9 +286,9 @@ class Slots:
             return
         self._admitting = True
         try:
-            while self._free > 0 and self._waiting:
+            while self._free > 0 and (self._waiting or self._last):
                 self._free -= 1
-                self._waiting.popleft().callback(None)
+                (self._waiting or self._last).popleft().callback(None)
         finally:
             self._admitting = False
 

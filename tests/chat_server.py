@@ -309,14 +309,15 @@ class ChatServer:
     """Some chat nodes and what they share.
 
     :param folder: where the store's file goes.
-    :param changes: settings that differ from the default, as ``section__key``; requests
-        and logins by token are not counted unless this says so, because time stands still.
+    :param changes: settings that differ from the default, as ``section__key``; requests,
+        logins by token and registrations are not counted unless this says so, because time stands still.
     """
 
     def __init__(self, folder: Path, **changes: Any) -> None:
         from twisted.internet import reactor
 
-        lifted = {"limits__messages_per_second": 0, "limits__token_logins_per_minute": 0}
+        limits = ("messages_per_second", "token_logins_per_minute", "registrations_per_hour_address")
+        lifted = {f"limits__{limit}": 0 for limit in limits}
         self.settings = with_changes(Settings(), **lifted | changes)
         self.reactor = reactor
         self.clock = NodeClock(self.reactor, EVERY, self.settings.status.heartbeat)

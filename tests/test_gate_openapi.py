@@ -30,7 +30,10 @@ checks.negative_data_rejection.enabled = false
 
 @pytest_twisted.async_yield_fixture
 async def server(tmp_path):
-    limits = ("codes_per_hour", "codes_per_hour_address", "logins_per_minute", "logins_per_minute_address")
+    limits = (
+        "codes_per_hour", "codes_per_hour_address", "logins_per_minute", "logins_per_minute_address",
+        "registrations_per_hour_address",
+    )  # fmt: skip
     server = await GateServer(tmp_path, *(f"limits.{name}=0" for name in limits)).start()
     yield server
     await server.stop()

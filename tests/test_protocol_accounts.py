@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import pytest_twisted
 from argon2 import PasswordHasher
 from chat_server import HASH, HASHER, PASSWORD, ChatServer, befriend, group_of
+from twisted.internet.defer import Deferred, DeferredList
 
 from flux.accounts.passwords import Passwords
 from flux.accounts.rules import COMMON
+from flux.errors import Unavailable
 
 GOOD = "a fine password"
 
@@ -236,6 +240,42 @@ async def test_an_unknown_account_costs_a_hash_like_any_other() -> None:
             assert await passwords.verify("decoy", stored) == (False, None)
             assert hasher.verified == 1
     finally:
+        passwords.stop()
+
+
+async def test_who_logs_in_does_not_wait_for_new_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    from twisted.internet import reactor
+
+    done: list[str] = []
+    begin = threading.Event()
+
+    class Waiting(PasswordHasher):
+        def hash(self, password, **options):
+            assert begin.wait(10)
+            done.append(password)
+            return HASH
+
+        def verify(self, stored, password):
+            done.append(password)
+            return True
+
+    monkeypatch.setattr("flux.accounts.passwords.MAX_WAITING", 3)
+    passwords = Passwords(reactor, 1, Waiting(time_cost=1, memory_cost=8, parallelism=1))
+    passwords.start()
+    try:
+        # One is at work and three wait; those of who logs in have places of their own.
+        waiting = [Deferred.fromCoroutine(passwords.hash(f"new {number}")) for number in range(4)]
+        with pytest.raises(Unavailable, match="new passwords"):
+            await passwords.hash("one more")
+        waiting += [Deferred.fromCoroutine(passwords.verify(f"login {number}", HASH)) for number in range(3)]
+        with pytest.raises(Unavailable, match="logins"):
+            await passwords.verify("one more", HASH)
+        assert passwords.waiting == 6
+        begin.set()
+        await DeferredList(waiting)
+        assert done == ["new 0", "login 0", "login 1", "login 2", "new 1", "new 2", "new 3"]
+    finally:
+        begin.set()
         passwords.stop()
 
 

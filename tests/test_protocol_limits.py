@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import socket
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import pytest_twisted
 from chat_server import PASSWORD, ChatServer, Client
 
 from flux.chat.pace import Pace
+from flux.errors import RateLimited
 
 
 @pytest_twisted.async_yield_fixture
@@ -360,6 +362,58 @@ async def test_guesses_in_numbers_are_refused_too(server: ChatServer) -> None:
         assert (await guesser.numbered(2))["errno"] == 1
     guesser.number(1, id=1, password=PASSWORD)
     assert (await guesser.numbered(2))["errno"] == 1
+
+
+# --- registrations ---
+
+
+async def test_an_address_registers_so_many_an_hour(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+    offences: list[tuple[str, str]] = []
+    hash_as_ever = server.passwords.hash
+
+    async def hash_counted(password: str, *arguments: Any) -> str:
+        hashed.append(password)
+        return await hash_as_ever(password, *arguments)
+
+    monkeypatch.setattr(server.passwords, "hash", hash_counted)
+    monkeypatch.setattr(server.node.bans, "offence", lambda *offence: offences.append(offence))
+    second = await server.start_node()
+    server.reload(limits__registrations_per_hour_address=3)
+    client, elsewhere = await server.connect(), await server.connect(second)
+    # What costs nothing does not count.
+    for _ in range(10):
+        assert await client.refused("register", name=" ", password=PASSWORD) == "bad_request"
+        assert await client.refused("register", name="ann", password="short") == "password_invalid"
+    await client.ok("register", name="ann", password=PASSWORD)
+    # A name that is taken shows after the hash.
+    assert await client.refused("register", name="ann", password=PASSWORD) == "user_exists"
+    await elsewhere.ok("register", name="bob", password=PASSWORD)
+    assert len(hashed) == 3
+    for each in (client, elsewhere):
+        error = await each.fails("register", name="cy", password=PASSWORD)
+        assert (error["name"], error["retry_after"]) == ("rate_limited", 3_600_000)
+    assert len(hashed) == 3
+    assert offences == [("registrations", "127.0.0.1")]
+    # Another address may, whoever has an account logs in, and after an hour there is room again.
+    other = await server.connect(address="127.0.0.2")
+    await other.ok("register", name="cy", password=PASSWORD)
+    await client.ok("login", name="ann", password=PASSWORD)
+    server.clock.advance(3600)
+    client = await server.connect()
+    await client.ok("register", name="dan", password=PASSWORD)
+    server.reload(limits__registrations_per_hour_address=0)
+    for number in range(5):
+        await client.ok("register", name=f"user {number}", password=PASSWORD)
+
+
+async def test_neighbours_in_ipv6_share_their_registrations(server: ChatServer) -> None:
+    server.reload(limits__registrations_per_hour_address=1)
+    accounts = server.node.accounts
+    await accounts.register("ann", PASSWORD, "2001:db8::1", "c1")
+    with pytest.raises(RateLimited):
+        await accounts.register("bob", PASSWORD, "2001:db8::2:1", "c2")
+    await accounts.register("bob", PASSWORD, "2001:db8:0:1::1", "c3")
 
 
 # --- connections -------------------------------------------------------------

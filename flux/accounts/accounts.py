@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from flux.accounts.codes import Codes
 from flux.accounts.passwords import Passwords
 from flux.accounts.rules import check_email, check_name, check_password
-from flux.accounts.throttle import LoginThrottle
+from flux.accounts.throttle import LoginThrottle, RegistrationThrottle
 from flux.bans import Bans
 from flux.config import Settings
 from flux.ending import end_session
@@ -73,6 +73,7 @@ class Accounts:
         self._metrics = metrics
         self._bans = bans
         self._throttle = LoginThrottle(state, limits.logins_per_minute, limits.logins_per_minute_address, metrics, bans)
+        self._registrations = RegistrationThrottle(state, limits.registrations_per_hour_address, metrics, bans)
         self.codes = Codes(state, self._throttle, limits.codes_per_hour, limits.codes_per_hour_address, metrics, bans)
         self.reload(settings)
 
@@ -81,6 +82,7 @@ class Accounts:
         limits = settings.limits
         self._throttle.per_account = limits.logins_per_minute
         self._throttle.per_address = limits.logins_per_minute_address
+        self._registrations.per_address = limits.registrations_per_hour_address
         self.codes.per_email = limits.codes_per_hour
         self.codes.per_address = limits.codes_per_hour_address
         self.require_code = settings.require_code
@@ -115,6 +117,7 @@ class Accounts:
         :raises flux.errors.UserExists: the name or the verified address is taken.
         :raises flux.errors.PasswordInvalid: the password breaks the rules.
         :raises flux.errors.BadRequest: the name breaks the rules, or a code is required.
+        :raises flux.errors.RateLimited: too many were registered from this address.
         :raises flux.errors.CodeWrong: or ``CodeExpired``, ``RateLimited``: see :meth:`Codes.check`.
         """
         key = check_name(name)
@@ -127,6 +130,7 @@ class Accounts:
                 raise UserExists("this name is taken")
         elif self.require_code:
             raise BadRequest("code: missing; the gate sends one to your e-mail address (POST /v1/codes)")
+        await self._registrations.check(address, conn)
         hashed = await self._passwords.hash(password)
         if code:
             await self.codes.check("register", verified, code, address)
@@ -250,7 +254,7 @@ class Accounts:
         """
         verified = check_email(email)
         check_password(password, self.password_min)
-        hashed = await self._passwords.hash(password)
+        hashed = await self._passwords.hash(password, lambda: self._throttle.check(verified, address))
         await self.codes.check("reset", verified, code, address)
         credentials = await self._store.credentials(0, "", verified)
         if credentials is None:

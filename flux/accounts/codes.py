@@ -18,7 +18,7 @@ import hashlib
 import secrets
 from typing import Literal
 
-from flux.accounts.throttle import LoginThrottle
+from flux.accounts.throttle import HOUR, LoginThrottle, count
 from flux.addresses import counted
 from flux.bans import Bans
 from flux.errors import CodeExpired, CodeWrong, RateLimited
@@ -33,9 +33,6 @@ LIFETIME = 600.0
 
 TRIES = 5
 """Wrong codes after which the right one is void."""
-
-WINDOW = 3600.0
-"""Seconds in which new codes are counted."""
 
 
 class Codes:
@@ -98,13 +95,11 @@ class Codes:
     async def _count(self, key: str, limit: int, address: str) -> None:
         if not limit:
             return
-        # Counted before it is looked at, so that many at once do not all find room.
-        await self._state.fail([key], WINDOW)
-        [(count, left)] = await self._state.failures([key])
-        if count > limit:
+        wait = await count(self._state, key, HOUR, limit)
+        if wait:
             self._metrics.too_many_codes.inc()
             self._bans.offence("codes", address)
-            raise RateLimited("too many codes were asked for; wait before asking again", max(1, round(left * 1000)))
+            raise RateLimited("too many codes were asked for; wait before asking again", max(1, round(wait * 1000)))
 
 
 def _digest(purpose: Purpose, email: str, code: str) -> bytes:

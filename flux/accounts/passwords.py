@@ -3,6 +3,9 @@
 Parameters are those OWASP recommends (m = 19 MiB, t = 2, p = 1): about 26 ms of CPU.
 The threads run at a lower priority than the reactor's, so that a wave of logins does
 not delay messages, and their number bounds the memory that hashing takes.
+
+Who logs in has its turn before who wants a new password: anybody may register, and must
+not make all others wait by that.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from flux.lifecycle import Slots
 T = TypeVar("T")
 
 MAX_WAITING = 2_000
-"""Hashes waiting for a thread; beyond, logins fail with ``unavailable``."""
+"""Passwords to be checked that wait for a thread, and new ones to be hashed; beyond, ``unavailable``."""
 
 HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 
@@ -68,9 +71,14 @@ class Passwords:
         """Passwords that wait for a thread."""
         return self._turns.waiting
 
-    async def hash(self, password: str) -> str:
-        """The hash to store for a new password."""
-        return await self._turn(lambda: self._hasher.hash(password))
+    async def hash(self, password: str, allowed: Callable[[], Any] | None = None) -> str:
+        """The hash to store for a new password, once no others wait to be checked.
+
+        :param allowed: see :meth:`verify`.
+        """
+        if self._turns.waiting_last >= MAX_WAITING:
+            raise Unavailable("too many new passwords at once; try again in a moment")
+        return await self._turn(lambda: self._hasher.hash(password), allowed, last=True)
 
     async def verify(
         self, password: str, stored: str | None, allowed: Callable[[], Any] | None = None
@@ -80,7 +88,9 @@ class Passwords:
         :param stored: the stored hash; None for an unknown account, which costs the same.
         :param allowed: awaited when this check's turn has come; what it raises ends the check.
         """
-        return await self._turn(lambda: self._verify(password, stored), allowed)
+        if self._turns.waiting - self._turns.waiting_last >= MAX_WAITING:
+            raise Unavailable("too many logins at once; try again in a moment")
+        return await self._turn(lambda: self._verify(password, stored), allowed, last=False)
 
     def _verify(self, password: str, stored: str | None) -> tuple[bool, str | None]:
         if stored is None:
@@ -97,10 +107,8 @@ class Passwords:
             return False, None
         return True, self._hasher.hash(password) if self._hasher.check_needs_rehash(stored) else None
 
-    async def _turn(self, work: Callable[[], T], allowed: Callable[[], Any] | None = None) -> T:
-        if self._turns.waiting >= MAX_WAITING:
-            raise Unavailable("too many logins at once; try again in a moment")
-        await self._turns.acquire()
+    async def _turn(self, work: Callable[[], T], allowed: Callable[[], Any] | None, last: bool) -> T:
+        await self._turns.acquire(last)
         try:
             if allowed is not None:
                 await allowed()

@@ -3,7 +3,7 @@
 Counting per account alone would let anybody lock an account's owner out; counting
 per address alone would let one address try many accounts.  So there are two counters,
 and a login is refused when either is full.  Whoever goes on all the same will be
-banned (:mod:`flux.bans`).
+banned (:mod:`flux.bans`).  Registrations are counted per address, for there is no account yet.
 """
 
 from __future__ import annotations
@@ -14,12 +14,59 @@ from twisted.logger import Logger
 
 from flux.addresses import counted
 from flux.bans import Bans
-from flux.errors import RateLimited
+from flux.errors import RateLimited, Unavailable
 from flux.interfaces import IState
 from flux.metrics import AccountMetrics
 
 WINDOW = 60.0
-"""Seconds a counter lives, from its first failure."""
+"""Seconds a counter of failed logins lives, from its first one."""
+
+HOUR = 3600.0
+"""Seconds a counter of what is limited by the hour lives."""
+
+
+async def count(state: IState, key: str, window: float, most: int) -> float:
+    """Count one more; seconds until one more is let through, 0 where it is."""
+    # Counted before it is looked at, so that many at once do not all find room.
+    await state.fail([key], window)
+    [(counted_so_far, left)] = await state.failures([key])
+    return left if counted_so_far > most else 0.0
+
+
+class RegistrationThrottle:
+    """Counts registrations in the shared state: anybody may cause the hash that each one costs, and the account.
+
+    :ivar per_address: registrations an hour from one address; 0 means no limit.
+    """
+
+    log = Logger()
+
+    def __init__(self, state: IState, per_address: int, metrics: AccountMetrics, bans: Bans) -> None:
+        self._state = state
+        self._bans = bans
+        self._metrics = metrics
+        self.per_address = per_address
+
+    async def check(self, address: str, conn: str) -> None:
+        """Count one.
+
+        :raises flux.errors.RateLimited: there were too many lately.
+        """
+        if not self.per_address:
+            return
+        try:
+            wait = await count(self._state, f"register@{counted(address)}", HOUR, self.per_address)
+        except Unavailable:
+            # As for logins: they go on, and hashing itself is slow.
+            self.log.warn("registrations are not counted: the shared state is away", conn=conn)
+            return
+        if wait:
+            self._metrics.too_many_registrations.inc()
+            self._bans.offence("registrations", address)
+            raise RateLimited(
+                "too many accounts were registered from this address; wait before the next one",
+                max(1, round(wait * 1000)),
+            )
 
 
 class LoginThrottle:

@@ -185,6 +185,7 @@ class Cluster(Installation):
             "limits.connections_per_address": "0",
             "limits.messages_per_second": "0",
             "limits.token_logins_per_minute": "0",
+            "limits.registrations_per_hour_address": "0",
         }
         server = self._server("flux-chat", folder or name, "chat.listen", port, settings)
         return Node(name, port, server, redis, postgres)

@@ -275,6 +275,7 @@ class Limits:
     token_logins_per_minute: int = _key(COUNT, "30", "Logins by token a minute of one account.", live=True)
     codes_per_hour: int = _key(COUNT, "5", "Verification codes an hour for one e-mail address.", live=True)
     codes_per_hour_address: int = _key(COUNT, "30", "Verification codes an hour asked for from an address.", live=True)
+    registrations_per_hour_address: int = _key(COUNT, "100", "Accounts registered an hour from an address.", live=True)
     ban_after: int = _key(
         COUNT, "300", "Offences of an address within ban_window after which it is banned; 0: never.", live=True
     )

@@ -20,6 +20,9 @@ class AccountMetrics:
         )
         self.code_wrong, self.code_expired = codes.labels("wrong"), codes.labels("expired")
         self.too_many_codes = codes.labels("throttled")
+        self.too_many_registrations = Counter(
+            "flux_registrations_refused", "Registrations over limits.registrations_per_hour_address.", registry=registry
+        )
 
     def passwords_waiting(self, function: Callable[[], float]) -> None:
         """How many passwords wait to be hashed is asked for when somebody looks."""
