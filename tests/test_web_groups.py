@@ -168,6 +168,28 @@ def test_an_open_group_is_live_again_for_who_was_removed_and_is_added(
     guest.wait_text("Sent", ".message.own .stamp")
 
 
+def test_coming_and_going_is_not_asked_about_each_time(tabs: Callable[..., Tab], lines: Callable[[str], Lines]) -> None:
+    """The server counts these requests, so others could use up what one's own messages need."""
+    host, restless = lines("landlord"), lines("restless")
+    tab = tabs()
+    sign_up(tab, "watcher")
+    group = host.ask("group.create", name="Inn")["group"]
+    host.ask("group.add", group=group, id=tab.js("JSON.parse(sessionStorage['flux.session']).id"))
+    tab.click("Inn", ".side")
+    tab.js("""window.asked = 0;
+        const send = WebSocket.prototype.send;
+        WebSocket.prototype.send = function (line) {
+            window.asked += line.includes('group.members');
+            return send.call(this, line);
+        };""")
+    for _ in range(30):
+        restless.ask("group.join", group=group)
+        restless.ask("group.leave", group=group)
+    host.ask("group.role", group=group, id=tab.js("JSON.parse(sessionStorage['flux.session']).id"), role="admin")
+    tab.wait_text("You are now admin", ".log")
+    assert 1 <= tab.js("window.asked") <= 30
+
+
 def test_history_is_shown_from_its_end_down_to_the_first_hole(tabs: Callable[..., Tab]) -> None:
     script = """import('./store.js').then(({ Store }) => {
         const store = new Store();

@@ -34,6 +34,8 @@ class Server:
             # A browser keeps many connections open for a while, and all tabs come from one address.
             "limits.connections_per_address": "0",
             "limits.messages_per_second": "0",
+            "limits.token_logins_per_minute": "0",
+            "limits.registrations_per_hour_address": "0",
             **{key.replace("__", "."): value for key, value in self.settings.items()},
         }
         command = [*twistd("flux", settings), f"--logfile={self.folder / 'flux.log'}"]
