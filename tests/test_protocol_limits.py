@@ -270,6 +270,7 @@ async def test_what_changes_nothing_is_never_limited(server: ChatServer) -> None
             await ann.ok(kind)
         await ann.ok("history", chat=chat)
     assert await ann.refused("typing", to=bob.id) == "rate_limited"
+    assert await ann.refused("group.members", group=chat) == "rate_limited"
     await ann.ok("logout")
 
 

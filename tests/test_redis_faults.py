@@ -116,6 +116,23 @@ async def test_a_heartbeat_with_more_routes_than_a_part(redis_server, prefix) ->
         assert (renewal.superseded, renewal.lost) == (True, ())
 
 
+async def test_redis_serves_others_while_many_are_looked_up(redis_server, prefix) -> None:
+    async with started(redis_server.url, prefix) as (state, _):
+        uids = range(1, 10_001)
+        await state.renew(lease("a"), [(uid, 5) for uid in uids if uid % 2])
+        await state.assign([Choice(uid, "a", b"x") for uid in (1, 4_001, 10_000)], 60, 60)
+        wanted = {
+            state.routes: {uid: Route("a", 1, 5) for uid in uids if uid % 2},
+            state.reserved: {1: "a", 4_001: "a", 10_000: "a"},
+        }
+        for look_up, found in wanted.items():
+            many, one = Deferred.fromCoroutine(look_up(uids)), Deferred.fromCoroutine(look_up([1]))
+            assert set(await one) == {1}
+            assert not many.called
+            assert await many == found
+            assert await look_up([]) == {}
+
+
 async def test_routes_of_dead_nodes_do_not_pile_up(redis_server, prefix) -> None:
     async with started(redis_server.url, prefix) as (state, _), admin(redis_server) as root:
         await state.renew(lease("dead"), [(uid, 1) for uid in range(1, 3_001)])

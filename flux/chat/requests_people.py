@@ -182,7 +182,7 @@ async def groups(session: Session, request: requests.Groups) -> replies.GroupsOk
     return replies.GroupsOk(groups=list(await session.node.store.groups(session.uid)))
 
 
-@answers(requests.GroupMembers, counts=False)
+@answers(requests.GroupMembers)
 async def group_members(session: Session, request: requests.GroupMembers) -> replies.GroupMembersOk:
     """The members of a group with presence."""
     members = await session.node.store.members(session.uid, request.group)

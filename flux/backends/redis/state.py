@@ -1,10 +1,12 @@
 """The shared state in Redis: every method is one script or one command, so every method is atomic.
 
+Where it is about many accounts it is one script for each part of them.
+
 ::
 
     claim, release, token_digest ── Gather ──┐
-    renew (in parts of 4,000 routes) ────────┼── Link ── one connection ── Redis
-    assign, routes, ...  ────────────────────┘
+    renew, routes, reserved ── parts ────────┼── Link ── one connection ── Redis
+    assign, snapshot, ... ───────────────────┘
 
 Time is Redis' own in everything that lapses, so the clocks of the machines do not matter.
 The table of keys is in ``docs/operations.md``.
@@ -34,7 +36,7 @@ from flux.model.placement import Choice, Lease, Node, Renewal, Snapshot
 from flux.model.sessions import Claim, Route
 
 PART = 4000
-"""Routes renewed by one script call: Redis serves nobody else for the 3 ms that it takes."""
+"""Accounts of one script call, be they renewed or looked up: Redis serves nobody else for the 3 ms that it takes."""
 
 MOST_COUNTERS = 100_000
 """Failure counters kept at once. One more drops the one that would lapse first."""
@@ -211,8 +213,7 @@ class RedisState:
 
     async def reserved(self, uids: Sequence[int]) -> dict[int, str]:
         """See :meth:`IState.reserved`."""
-        found = _strings(await self._run(scripts.RESERVED, [str(uid) for uid in uids]))
-        return {int(uid): server for uid, server in zip(found[::2], found[1::2], strict=True)}
+        return dict(await self._look_up(scripts.RESERVED, uids))
 
     # sessions
 
@@ -227,8 +228,7 @@ class RedisState:
 
     async def routes(self, uids: Sequence[int]) -> dict[int, Route]:
         """See :meth:`IState.routes`."""
-        found = _strings(await self._run(scripts.ROUTES, [str(uid) for uid in uids]))
-        return {int(uid): _route(route) for uid, route in zip(found[::2], found[1::2], strict=True)}
+        return {uid: _route(route) for uid, route in await self._look_up(scripts.ROUTES, uids)}
 
     # tokens and counters
 
@@ -290,6 +290,14 @@ class RedisState:
         return cast(CodeCheck, answer.decode())
 
     # inside
+
+    async def _look_up(self, script: Script, uids: Sequence[int]) -> list[tuple[int, str]]:
+        """What is found of many accounts, part by part, so that Redis serves others between."""
+        found: list[tuple[int, str]] = []
+        for start in range(0, len(uids), PART):
+            answer = _strings(await self._run(script, [str(uid) for uid in uids[start : start + PART]]))
+            found += zip(map(int, answer[::2]), answer[1::2], strict=True)
+        return found
 
     async def _ask_sessions(self, questions: Sequence[tuple[str | bool, ...]]) -> list[str]:
         return _strings(await self._run(scripts.SESSIONS, questions))
