@@ -182,9 +182,10 @@ EVERYTHING = [
     [
         (
             "flux",
-            "store state mailer status-service chat.listen chat.websocket status.listen gate.listen admin.listen old",
+            "store state chat.name mailer status-service "
+            "chat.listen chat.websocket status.listen gate.listen admin.listen old",
         ),
-        ("chat", "store state chat.listen chat.websocket"),
+        ("chat", "store state chat.name chat.listen chat.websocket"),
         ("status", "state status.listen old"),
         ("gate", "store state mailer status-service gate.listen"),
     ],

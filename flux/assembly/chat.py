@@ -2,9 +2,10 @@
 
 ::
 
-    node: boot and bus ── listen: own port, shared port, WebSockets ── lease      (started left to right)
+    name: free? ── node: boot and bus ── listen: own port, shared port, WebSockets ── lease   (started left to right)
 
-The lease names the port, so it comes last; where it cannot be taken the ports are closed again.
+Who has a name that another live server has opens no port. The lease names the port, so it comes last; where it cannot
+be taken the ports are closed again.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from flux.assembly.banner import first_steps
 from flux.assembly.browsers import Around, WebSocketPort
 from flux.bans import Bans
 from flux.chat import requests_account, requests_message, requests_people  # noqa: F401 - they fill the table
+from flux.chat.naming import MISSED, find_free
 from flux.chat.node import ChatNode
 from flux.chat.protocol import ChatFactory
 from flux.config import Settings, is_proxied
 from flux.interfaces import IBus, IPlacement, IState, IStore
-from flux.lifecycle import Stage
+from flux.lifecycle import START_WITHIN, Stage
 from flux.metrics import ChatMetrics, GateMetrics
 from flux.net.eager import make_eager
 from flux.net.listener import Listener
@@ -69,6 +71,8 @@ class ChatService:
         reactor: Any,
     ) -> None:
         self._settings = settings
+        self._state = state
+        self._reactor = reactor
         self._status = status
         self.node = node = ChatNode(
             settings,
@@ -94,7 +98,14 @@ class ChatService:
 
     def stages(self) -> list[Stage]:
         """How it starts and stops."""
+        name, heartbeat = self._settings.chat.name, self._settings.status.heartbeat
         return [
+            Stage(
+                "chat.name",
+                lambda: find_free(self._state, name, heartbeat, self._reactor),
+                _nothing,
+                start_within=START_WITHIN + MISSED * heartbeat,
+            ),
             Stage("the chat node", self.node.start, _nothing),
             Stage("the chat port", self._listen, self._drain, stop_within=LONGEST_DRAIN),
         ]

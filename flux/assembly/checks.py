@@ -11,6 +11,7 @@ from flux.assembly.backends import make_mailer, make_state, make_store, make_tru
 from flux.backends.postgres import PostgresStore
 from flux.backends.redis import check_redis
 from flux.backends.sqlite import check_sqlite
+from flux.chat.naming import find_free
 from flux.config import HostPort, Settings
 from flux.errors import Unavailable
 from flux.gate.status_client import Lost, StatusClient
@@ -18,6 +19,7 @@ from flux.lifecycle import CannotStart
 from flux.tls.client import tls_endpoints
 from flux.tls.identity import BadIdentity, read_identity
 from flux.tls.server import describe, server_options
+from flux.workers.supervisor import worker_settings
 
 Step = tuple[str, Callable[[], Awaitable[object]]]
 """A name, and what tries it: returns a sentence or nothing, or raises."""
@@ -44,9 +46,31 @@ def checks(settings: Settings, reactor: Any, roles: frozenset[str]) -> list[Step
             ("bus: stops", bus.stop),
             ("state: stops", state.stop),
         ]
+    if "chat" in roles and shared.kind != "memory":
+        steps += name_checks(settings, reactor)
     if "gate" in roles and settings.gate.listen:
         steps += gate_checks(settings, reactor)
     return steps
+
+
+def name_checks(settings: Settings, reactor: Any) -> list[Step]:
+    """What ``flux check`` says of the names that chat servers with these settings will have."""
+
+    def check(name: str) -> Callable[[], Awaitable[str]]:
+        async def check() -> str:
+            state, _ = make_state(settings, reactor)
+            await state.start()
+            try:
+                await find_free(state, name, settings.status.heartbeat, reactor)
+            finally:
+                await state.stop()
+            return "no live chat server has it"
+
+        return check
+
+    workers = settings.chat.workers
+    names = [worker_settings(settings, number).chat.name for number in range(1, workers + 1)]
+    return [(f"chat.name {name}", check(name)) for name in (names if workers > 1 else [settings.chat.name])]
 
 
 def store_checks(settings: Settings, reactor: Any) -> list[Step]:

@@ -22,12 +22,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from flux.chat.connections import Connections
+from flux.chat.naming import holder
 from flux.chat.presence import Presence
 from flux.chat.session import Session
 from flux.chat.spread import Spread
 from flux.chat.sweep import Sweep
-from flux.config import Settings
-from flux.errors import FluxError, Unavailable
+from flux.config import HostPort, Settings
+from flux.errors import FluxError
 from flux.interfaces import IState
 from flux.lifecycle import Outage, together
 from flux.model.placement import Lease
@@ -87,18 +88,12 @@ class Heartbeat:
         self._unreleased: set[tuple[int, Route]] = set()
 
     async def begin(self, boot: int, host: str, port: int, websocket: str, tls: bool) -> None:
-        """Take the lease; :meth:`beat` keeps it.
+        """Take the lease, from a dead server of this name if need be; :meth:`beat` keeps it.
 
-        :raises flux.errors.Unavailable: another live server has this name.
+        :raises flux.errors.Unavailable: the shared state does not answer.
         """
         self._boot = boot
         self._host, self._port, self._websocket, self._tls = host, port, websocket, tls
-        for node in (await self._state.snapshot()).nodes:
-            if node.name == self._name and (node.host, node.port) != (host, port):
-                raise Unavailable(
-                    f"another live chat server at {node.host}:{node.port} has the name {self._name!r}; "
-                    "give this one another [chat] name"
-                )
         await self._renew()
         self._beat = self._clock.seconds()
 
@@ -180,11 +175,10 @@ class Heartbeat:
         before, self._renewed = self._renewed, began
         lapsed = before is not None and self._clock.seconds() - before > self._settings.status.lease
         if renewal.superseded:
-            self.log.error("another process started as {name}: this one ends", name=self._name)
+            self._superseded = True
             for session in list(self._sessions.values()):
                 session.connection.abort()
-            self._superseded = True
-            self._fatal(f"another process started as {self._name!r}")
+            self._fatal(f"another process{await self._successor()} started as {self._name!r} (chat.name)")
             return
         for uid in renewal.lost:
             loser = self._sessions.get(uid)
@@ -202,6 +196,14 @@ class Heartbeat:
             await self._presence.announce(renewal.restored, True)
         if not self._given_up:
             self._draining(renewal.draining)
+
+    async def _successor(self) -> str:
+        """Where the one is that has the name now, if that is known."""
+        try:
+            node = await holder(self._state, self._name)
+        except FluxError:
+            node = None
+        return f" at {HostPort(node.host, node.port)}" if node is not None else ""
 
     async def _release_late(self) -> None:
         """Release the routes that could not be when their sessions ended: all at once, there may be many."""

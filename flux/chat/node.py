@@ -165,7 +165,7 @@ class ChatNode:
 
         :param tls: clients have to begin with TLS there.
 
-        :raises flux.errors.Unavailable: another live server has this name.
+        :raises flux.errors.Unavailable: the shared state does not answer.
         """
         await self.heartbeat.begin(self.boot, host, port, websocket, tls)
         beats = every(self.settings.status.heartbeat, self.heartbeat.beat, self.clock, "the heartbeat", self.log)
