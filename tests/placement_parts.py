@@ -15,6 +15,7 @@ from flux.status.placement import Placement
 from flux.status.servers import Servers
 
 HEARTBEAT = 3.0
+LEASE = 10.0
 NOW = 1_700_000_000.0
 
 
@@ -25,7 +26,7 @@ class Setup:
         self.clock = Clock()
         self.clock.advance(1000)
         self.state = HeldState(self.clock.seconds)
-        self.servers = Servers(self.clock.seconds, HEARTBEAT)
+        self.servers = Servers(self.clock.seconds, HEARTBEAT, LEASE)
         self.placement = Placement(
             self.state,
             self.servers,

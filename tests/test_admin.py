@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest_twisted
 from printed_table import cells
 from rich.console import Console
 from server_process import environment
-from status_parts import lease, settings
+from status_parts import lease, node, settings
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.utils import getProcessOutputAndValue
@@ -26,6 +27,8 @@ from flux.cli import admin
 from flux.cli.admin import AdminFailed
 from flux.client.status import StatusClient
 from flux.config import ChatServer, reachable_at
+from flux.errors import Unavailable
+from flux.model.placement import Node, Snapshot
 from flux.status.protocol import StatusFactory
 from flux.status.service import StatusService
 
@@ -118,6 +121,40 @@ async def test_servers_are_a_table_for_people_and_objects_for_programs(start: St
     assert [(node["name"], node["state"], node["sessions"]) for node in json.loads(output)] == [
         ("chat1", "up", 30), ("chat2", "draining", 5), ("old", "down", 0),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+async def test_servers_that_cannot_be_read_now_are_listed_with_a_warning(
+    start: Start, form: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = await start(status={"lease": 0.001, "heartbeat": 60.0})
+
+    async def away() -> Snapshot:
+        raise Unavailable("the shared state is away")
+
+    monkeypatch.setattr(cluster.state, "snapshot", away)
+    status, output, errors = await flux_admin("servers", *form, "--status", cluster.address, COLUMNS="120")
+    assert status == 1
+    assert re.fullmatch(
+        r"flux admin: WARNING: this is as it was \d+\.\d s ago, since the shared state is away\n", errors
+    )
+    states = [node["state"] for node in json.loads(output)] if form else [row[2] for row in cells(output)]
+    assert states == ["unknown", "unknown"]
+
+
+async def test_a_drain_is_not_over_because_nobody_knows_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    from twisted.internet import reactor
+
+    looks = [node("chat1", state=state) for state in ("draining", "unknown", "unknown", "unknown", "down")]
+
+    class Status:
+        async def servers(self) -> list[Node]:
+            return [looks.pop(0)]
+
+    monkeypatch.setattr(admin, "GONE_WITHIN", 0.0)
+    monkeypatch.setattr(admin, "LOOK_EVERY", 0.0)
+    waiting = admin._wait(Status(), {"chat1": looks.pop(0)}, reactor, Console(stderr=True, quiet=True))
+    assert await waiting == {"chat1": "down"}
 
 
 async def test_whole_addresses_on_narrow_terminals_and_in_pipes(start: Start) -> None:

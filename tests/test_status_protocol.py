@@ -181,7 +181,25 @@ async def test_the_servers(port, peer) -> None:
                 "tls": False,
             }
         ],
+        "age": 0.0,
+        "problem": "",
     }
+
+
+async def test_what_is_known_of_the_servers_ages_while_the_state_is_away(port, peer) -> None:
+    port.state.problem = Unavailable("the shared state is away")
+    port.reactor.advance(9)
+    answer = peer.ask({"type": "servers"})
+    assert (answer["age"], answer["problem"]) == (9.0, "the shared state is away")
+    assert [(server["state"], server["heartbeat_age"]) for server in answer["servers"]] == [("up", 9.0)]
+    port.reactor.advance(2)
+    answer = peer.ask({"type": "servers"})
+    assert (answer["age"], [server["state"] for server in answer["servers"]]) == (11.0, ["unknown"])
+    port.state.problem = None
+    await port.state.renew(lease("a"), [])
+    answer = peer.ask({"type": "servers"})
+    assert (answer["age"], answer["problem"]) == (0.0, "")
+    assert [server["state"] for server in answer["servers"]] == ["up"]
 
 
 async def test_draining_and_resuming(port, peer) -> None:

@@ -15,6 +15,7 @@ from flux.model.placement import Node, Snapshot
 from flux.status.servers import SHOWN_DOWN, Servers
 
 HEARTBEAT = 3.0
+LEASE = 10.0
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def servers(clock: Clock) -> Servers:
-    return Servers(clock.seconds, HEARTBEAT)
+    return Servers(clock.seconds, HEARTBEAT, LEASE)
 
 
 def snapshot(*nodes: Node, draining: tuple[str, ...] = (), **reserved: int) -> Snapshot:
@@ -74,6 +75,19 @@ def test_a_server_that_comes_back_is_up(servers, clock) -> None:
     servers.adopt(snapshot(node("a", sessions=1), node("b")))
     assert states(servers) == {"a": "up", "b": "up"}
     assert servers.find("a").sessions == 1
+
+
+def test_nobody_knows_of_a_lease_that_would_have_ended_since(servers, clock) -> None:
+    servers.adopt(snapshot(node("a", heartbeat_age=2.0), node("b"), node("c", state="draining")))
+    servers.adopt(snapshot(node("a", heartbeat_age=2.0), node("b"), draining=()))
+    clock.advance(8)
+    assert {each.name: each.state for each in servers.listed()} == {"a": "up", "b": "up", "c": "down"}
+    clock.advance(0.1)
+    assert {each.name: each.state for each in servers.listed()} == {"a": "unknown", "b": "up", "c": "down"}
+    assert servers.age == pytest.approx(8.1)
+    servers.adopt(snapshot(node("a"), node("b")))
+    assert servers.listed()[0].state == "up"
+    assert servers.age == 0
 
 
 def test_heartbeats_age_between_snapshots(servers, clock) -> None:
@@ -149,7 +163,7 @@ def test_one_server_missing_of_several_is_no_emptied_state(servers) -> None:
 
 
 def test_a_static_server_is_down_until_a_check_passes(clock) -> None:
-    servers = Servers(clock.seconds, HEARTBEAT, static("old", capacity=7, weight=2))
+    servers = Servers(clock.seconds, HEARTBEAT, LEASE, static("old", capacity=7, weight=2))
     servers.adopt(snapshot(old=3))
     assert states(servers) == {"old": "down"}
     servers.checked("old", "")
@@ -163,7 +177,7 @@ def test_a_static_server_is_down_until_a_check_passes(clock) -> None:
 
 
 def test_a_static_server_can_drain(clock) -> None:
-    servers = Servers(clock.seconds, HEARTBEAT, static("old"))
+    servers = Servers(clock.seconds, HEARTBEAT, LEASE, static("old"))
     servers.checked("old", "")
     servers.adopt(snapshot(draining=("old",)))
     assert states(servers) == {"old": "draining"}
@@ -172,7 +186,7 @@ def test_a_static_server_can_drain(clock) -> None:
 
 
 def test_a_lease_says_more_than_the_static_list(clock) -> None:
-    servers = Servers(clock.seconds, HEARTBEAT, static("a"))
+    servers = Servers(clock.seconds, HEARTBEAT, LEASE, static("a"))
     assert not servers.has_lease("a")
     servers.adopt(snapshot(node("a", sessions=4)))
     assert servers.nodes == (node("a", sessions=4),)
@@ -180,7 +194,7 @@ def test_a_lease_says_more_than_the_static_list(clock) -> None:
 
 
 def test_a_static_server_whose_lease_has_ended_is_down_whatever_a_check_says(clock) -> None:
-    servers = Servers(clock.seconds, HEARTBEAT, static("a"))
+    servers = Servers(clock.seconds, HEARTBEAT, LEASE, static("a"))
     servers.adopt(snapshot(node("a"), node("b")))
     servers.adopt(snapshot(node("b")))
     servers.checked("a", "")
@@ -189,7 +203,7 @@ def test_a_static_server_whose_lease_has_ended_is_down_whatever_a_check_says(clo
 
 
 def test_the_static_list_may_change(clock) -> None:
-    servers = Servers(clock.seconds, HEARTBEAT, static("a", "b"))
+    servers = Servers(clock.seconds, HEARTBEAT, LEASE, static("a", "b"))
     for name in ("a", "b"):
         servers.checked(name, "")
     servers.configure((*static("a"), *static("b", port=6001), *static("c")))
@@ -202,7 +216,7 @@ def test_the_static_list_may_change(clock) -> None:
 
 
 def test_another_entry_of_the_static_list_makes_a_server_a_static_one_again(clock) -> None:
-    servers = Servers(clock.seconds, HEARTBEAT, static("a"))
+    servers = Servers(clock.seconds, HEARTBEAT, LEASE, static("a"))
     servers.adopt(snapshot(node("a"), node("b")))
     servers.adopt(snapshot(node("b")))
     servers.configure(static("a", port=6001))
@@ -214,7 +228,7 @@ def test_another_entry_of_the_static_list_makes_a_server_a_static_one_again(cloc
 
 
 def test_each_change_is_logged_once(clock) -> None:
-    servers = Servers(clock.seconds, HEARTBEAT, static("old"))
+    servers = Servers(clock.seconds, HEARTBEAT, LEASE, static("old"))
     with capturedLogs() as logged:
         for _ in range(3):
             servers.adopt(snapshot(node("a"), node("b")))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from prometheus_client import CollectorRegistry
 from status_parts import HeldState, lease, settings, settled, texts
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionRefusedError as Refused
@@ -16,6 +17,7 @@ from twisted.logger import LogLevel, capturedLogs
 
 from flux.config import ChatServer, Settings
 from flux.errors import NotFound, TokenInvalid, Unavailable
+from flux.metrics import StatusMetrics
 from flux.status.service import StatusService
 
 
@@ -278,3 +280,24 @@ async def test_a_long_heartbeat_makes_reservations_hold_longer(run) -> None:
     assert (await one.state.snapshot()).reserved == {"a": 1}
     one.reactor.advance(21)
     assert (await one.state.snapshot()).reserved == {}
+
+
+async def test_a_server_whose_lease_cannot_be_read_any_more_is_not_measured_as_up(run) -> None:
+    registry = CollectorRegistry()
+    one = run()
+    one.service = StatusService(
+        settings(), one.state, one.reactor, random.Random(1), metrics=StatusMetrics(registry)
+    )  # fmt: skip
+    await one.state.renew(lease("a"), [])
+    await one.state.renew(lease("b"), [])
+    await one.state.drain("b", True)
+    await one.service.start()
+    one.state.problem = Unavailable("the shared state is away")
+
+    def measured(what: str) -> list[float | None]:
+        return [registry.get_sample_value(f"flux_server_{what}", {"server": name}) for name in ("a", "b")]
+
+    one.reactor.pump([3.0] * 3)
+    assert (measured("up"), measured("draining")) == ([1, 0], [0, 1])
+    one.reactor.advance(3.0)
+    assert (measured("up"), measured("draining")) == ([0, 0], [0, 0])

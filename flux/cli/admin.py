@@ -43,7 +43,7 @@ LOOK_EVERY = 0.5
 GONE_WITHIN = 10.0
 """Seconds that an empty server has to end; one that still lives then goes on (``twistd flux`` does)."""
 
-COLOURS = {"up": "green", "draining": "yellow", "down": "red"}
+COLOURS = {"up": "green", "draining": "yellow", "down": "red", "unknown": "yellow"}
 
 
 class AdminFailed(Exception):
@@ -142,9 +142,12 @@ def _forbidden(address: Address, key: str, error: Forbidden) -> str:
 
 async def _act(args: argparse.Namespace, client: StatusClient, reactor: Any, status: Console) -> None:
     """:raises AdminFailed: it did not happen."""
-    servers = await client.servers()
+    seen = await client.look()
+    servers = seen.servers
     if args.action == "servers":
         _show(servers, args.json)
+        if seen.problem:
+            raise AdminFailed(f"WARNING: this is as it was {seen.age:.1f} s ago, since {seen.problem}")
         return
     change = client.drain if args.action == "drain" else client.resume
     states = {name: (await change(name)).state for name in _matching(args.names, servers)}
@@ -205,7 +208,7 @@ async def _wait(client: StatusClient, drained: dict[str, Node], reactor: Any, st
             bar.show(total - left, f"draining {', '.join(drained)}: {left} of {total} sessions left")
             if all(state == "down" for state in states.values()):
                 return states
-            if left:
+            if left or "unknown" in states.values():
                 empty_since = None
             elif empty_since is None:
                 empty_since = reactor.seconds()

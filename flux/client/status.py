@@ -100,7 +100,11 @@ class StatusClient:
 
     async def servers(self) -> list[Node]:
         """The chat servers with their loads; raises as :meth:`request`."""
-        return (await self.request(ListServers(), ServersOk)).servers
+        return (await self.look()).servers
+
+    async def look(self) -> ServersOk:
+        """The same, and how old that is; raises as :meth:`request`."""
+        return await self.request(ListServers(), ServersOk)
 
     async def drain(self, server: str) -> DrainOk:
         """Give a server no more users, and let it ask those it has to move.

@@ -6,7 +6,8 @@ from typing import Literal
 
 from flux.model.base import Value
 
-NodeState = Literal["up", "draining", "down"]
+NodeState = Literal["up", "draining", "down", "unknown"]
+"""``unknown``: its lease would have ended by now, and whether it was renewed could not be read."""
 
 
 class Lease(Value, frozen=True):

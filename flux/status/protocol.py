@@ -260,7 +260,11 @@ class StatusConnection(LineProtocol):
         self._await(request, verify())
 
     def _servers(self, request: ListServers) -> None:
-        self._reply(request, ServersOk(servers=list(self._service.servers())))
+        async def look() -> Reply:
+            seen = await self._service.look()
+            return ServersOk(servers=list(seen.servers), age=seen.age, problem=seen.problem)
+
+        self._await(request, look())
 
     def _drain(self, request: Drain) -> None:
         async def drain() -> Reply:

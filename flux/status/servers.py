@@ -38,15 +38,19 @@ class Servers:
 
     :param seconds: the clock.
     :param heartbeat: seconds between two reports of a server.
+    :param lease: seconds after a report until the lease ends.
     :ivar nodes: all servers, those that are down included.
     """
 
     log = Logger()
 
-    def __init__(self, seconds: Callable[[], float], heartbeat: float, static: Sequence[ChatServer] = ()) -> None:
+    def __init__(
+        self, seconds: Callable[[], float], heartbeat: float, lease: float, static: Sequence[ChatServer] = ()
+    ) -> None:
         self.nodes: tuple[Node, ...] = ()
         self._seconds = seconds
         self._heartbeat = heartbeat
+        self._lease = lease
         self._static = tuple(static)
         #: What is wrong with a server of the static list; empty where nothing is.
         self._problems: dict[str, str] = {}
@@ -67,6 +71,11 @@ class Servers:
         # Negative where a wall clock was set back: nobody knows then how old it is.
         return self._snapshot is None or not 0 <= self._seconds() - self._adopted <= LATE * self._heartbeat
 
+    @property
+    def age(self) -> float:
+        """Seconds since the snapshot was taken; -1 if there is none."""
+        return max(0.0, self._seconds() - self._adopted) if self._snapshot is not None else -1.0
+
     def has_lease(self, name: str) -> bool:
         """Whether the server holds a lease now, or has held one and lost it lately."""
         return name in self._leased or name in self._ended
@@ -79,12 +88,18 @@ class Servers:
         raise NotFound(f"no chat server is called {name!r}")
 
     def listed(self) -> tuple[Node, ...]:
-        """All servers, with the age of their heartbeats as of now."""
-        since = max(0.0, self._seconds() - self._adopted)
-        return tuple(
-            node if node.heartbeat_age < 0 else replace(node, heartbeat_age=round(node.heartbeat_age + since, 3))
-            for node in self.nodes
-        )
+        """All servers as of now: heartbeats have aged since the snapshot, and whether leases that would have ended
+        since then were renewed is unknown."""
+        since = max(0.0, self.age)
+
+        def now(node: Node) -> Node:
+            if node.heartbeat_age < 0:
+                return node
+            age = node.heartbeat_age + since
+            known = node.state == "down" or age <= self._lease
+            return replace(node, heartbeat_age=round(age, 3), state=node.state if known else "unknown")
+
+        return tuple(map(now, self.nodes))
 
     # --- what is learnt ---
 

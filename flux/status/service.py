@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.logger import Logger
 
@@ -31,6 +31,18 @@ HOLD = 30.0
 
 FIRST_CHECKS = 1.0
 """Seconds the start waits for the health of the static list; what takes longer is down until it answers."""
+
+
+class Look(NamedTuple):
+    """The chat servers, and how good that is.
+
+    :ivar age: seconds since the shared state was read; -1 if it never was.
+    :ivar problem: why it cannot be read now; empty where it can.
+    """
+
+    servers: tuple[Node, ...]
+    age: float
+    problem: str
 
 
 class StatusService:
@@ -62,7 +74,7 @@ class StatusService:
         self._tasks = Tasks(self.log)
         self._outage = Outage(self.log, reactor)
         self._static = settings.chatservers
-        self._servers = Servers(reactor.seconds, status.heartbeat, self._static)
+        self._servers = Servers(reactor.seconds, status.heartbeat, status.lease, self._static)
         self._health = HealthChecks(
             reactor, self._is_static, self._servers.checked, status.check_interval, status.check_timeout, rng, trust
         )
@@ -127,8 +139,17 @@ class StatusService:
     # --- what is asked ---
 
     def servers(self) -> tuple[Node, ...]:
-        """All servers that are known, those that are down included."""
+        """All servers that are known, those that are down included, as of the last look at the shared state."""
         return self._servers.listed()
+
+    async def look(self) -> Look:
+        """The same as they are now, or as they were known last where the shared state does not answer. Never fails."""
+        problem = ""
+        try:
+            await self.placement.refresh()
+        except FluxError as error:
+            problem = error.detail
+        return Look(self.servers(), round(self._servers.age, 3), problem)
 
     async def drain(self, server: str, draining: bool) -> Node:
         """Give a server no more users, or give it users again; return it as it is then.

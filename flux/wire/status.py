@@ -50,7 +50,8 @@ class ListServers(Request, tag="servers"):
     """The chat servers and their loads."""
 
     answer: ClassVar[str] = (
-        "servers: [name, host, port, sessions, reserved, capacity, weight, state (up, draining or down), heartbeat_age]"
+        "servers: [name, host, port, sessions, reserved, capacity, weight, state (up, draining, down or unknown), "
+        "heartbeat_age]; age: seconds since that was read; problem: why it cannot be read now, or empty"
     )
 
 
@@ -108,9 +109,11 @@ class VerifyTokenOk(Reply, tag="login.ok"):
 
 
 class ServersOk(ListReply, tag="servers.ok"):
-    """The chat servers."""
+    """The chat servers, as they were known ``age`` seconds ago; ``problem`` says why they cannot be known better."""
 
     servers: list[Node]
+    age: float = 0.0
+    problem: str = ""
     lists: ClassVar[tuple[str, ...]] = ("servers",)
 
 
