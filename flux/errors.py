@@ -45,7 +45,8 @@ class FluxError(Exception):
 
 def in_words(error: BaseException) -> str:
     """An error as an admin is told of it: without the name by which programs know it."""
-    return (error.detail if isinstance(error, FluxError) else str(error)) or type(error).__name__
+    reason = error.reason if isinstance(error, Unavailable) else ""
+    return reason or (error.detail if isinstance(error, FluxError) else str(error)) or type(error).__name__
 
 
 class BadJson(FluxError):
@@ -56,10 +57,18 @@ class BadJson(FluxError):
 
 
 class Unavailable(FluxError):
-    """A backend is away. On ``send`` the outcome is unknown: repeat with the same ``cid``."""
+    """A backend is away. On ``send`` the outcome is unknown: repeat with the same ``cid``.
+
+    :ivar reason: what admins are told instead of ``detail``, where there is more to say than clients are to read:
+        addresses, settings.
+    """
 
     code = 1002
     name = "unavailable"
+
+    def __init__(self, detail: str = "", reason: str = "") -> None:
+        super().__init__(detail)
+        self.reason = reason
 
 
 class CodeExpired(FluxError):

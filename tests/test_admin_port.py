@@ -187,7 +187,9 @@ async def test_ready_means_that_backends_answer(tmp_path: Path) -> None:
         health: Any = assembly.admin._health  # type: ignore[union-attr]
         health._checked = reactor.seconds() - 60  # type: ignore[attr-defined]
         answer = await ask(assembly, "/readyz")
-        assert (answer.status, answer.json) == (503, {"ready": False, "problems": ["store: the disk is full"]})
+        # Why, only admins are told.
+        assert (answer.status, answer.json) == (503, {"ready": False, "problems": ["store: away"]})
+        assert (await ask(assembly, "/api/overview")).json["problems"] == ["store: the disk is full"]
         assert assembly.registry.get_sample_value("flux_backend_up", {"backend": "store"}) == 0
         assert (await ask(assembly, "/healthz")).body == b"ok\n"
         assert [each["name"] for each in (await ask(assembly, "/api/overview")).json["backends"]] == [

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest_twisted
 from bus_contract import Recorder, kick
 from redis_parts import Proxy, admin, answers, lease, new_prefix, outcome, started, until, url_of
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.logger import LogLevel, globalLogPublisher
+from twisted.logger import LogLevel, capturedLogs, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
 from flux.backends.redis import bus as bus_module
@@ -66,6 +67,15 @@ def claims(state, uids):
     return DeferredList(asked, consumeErrors=True)
 
 
+@contextmanager
+def refused(why: str) -> Iterator[None]:
+    """Something fails because Redis refuses it: admins are told why, clients are not."""
+    with pytest.raises(Unavailable) as caught:
+        yield
+    assert caught.value.detail == "the shared state could not do it"
+    assert why in caught.value.reason
+
+
 def lost(warnings) -> list[str]:
     """Which connections were lost, in order."""
     return [event["what"] for event in warnings if "is lost" in event["log_format"]]
@@ -90,7 +100,7 @@ async def test_scripts_that_redis_forgot_are_sent_again(redis_server, prefix) ->
 async def test_an_error_that_nobody_foresaw_is_unavailable(redis_server, prefix) -> None:
     async with started(redis_server.url, prefix) as (state, _), admin(redis_server) as root:
         await root.command("SET", f"{prefix}routes", "not a hash")
-        with pytest.raises(Unavailable, match="WRONGTYPE"):
+        with refused("WRONGTYPE"):
             await state.routes([1])
         for problem in await claims(state, (1, 2)):
             assert isinstance(problem[1], Failure)
@@ -243,7 +253,11 @@ async def test_a_server_killed_under_load_and_back(own_server, prefix, warnings)
         ):  # fmt: skip
             problem = outcome(call)
             assert isinstance(problem, Unavailable), problem
-        assert "Redis at 127.0.0.1" in outcome(state.snapshot()).detail
+            # Clients read this.
+            assert "127.0.0.1" not in problem.detail
+        problem = outcome(state.snapshot())
+        assert problem.detail == "the shared state is away"
+        assert "Redis at 127.0.0.1" in problem.reason
         own_server.start()
         await answers(state)
         await until(lambda: bus.connected)
@@ -304,7 +318,7 @@ async def test_a_link_that_swallows_is_noticed_and_left(redis_server, prefix, pr
         outcomes = await claims(state, range(1, 1_001))
         assert all(result.check(Unavailable) for _, result in outcomes)
         await until(lambda: sorted(lost(warnings)) == ["commands", "the bus"])
-        assert "has not answered" in outcome(state.snapshot()).detail
+        assert "has not answered" in outcome(state.snapshot()).reason
         proxy.heal()
         await until(lambda: bus.connected)
         assert sink.seen == ["gap"] * len(sink.seen)
@@ -410,10 +424,13 @@ async def test_a_full_redis(own_server, prefix) -> None:
     async with started(own_server.url, prefix) as (state, bus), admin(own_server) as root:
         await state.renew(lease(), [(1, 1)])
         await root.command("CONFIG", "SET", "maxmemory", "1")
-        with pytest.raises(Unavailable, match="it is full: more memory is needed"):
+        with refused("it is full: more memory is needed"), capturedLogs() as logged:
             await state.claim(2, Route("a", 1, 1), True)
-        with pytest.raises(Unavailable, match="it is full"):
+        with refused("it is full"), capturedLogs() as again:
             await state.set_code("k", b"1", 60)
+        # Once, with everything that clients are not told.
+        [line] = [formatEvent(event) for event in logged + again]
+        assert line.startswith(f"commands are refused: Redis at 127.0.0.1:{own_server.port}: it is full")
         assert await state.routes([1, 2]) == {1: Route("a", 1, 1)}
         assert bus.connected
         await root.command("CONFIG", "SET", "maxmemory", "0")
@@ -424,9 +441,9 @@ async def test_a_primary_that_becomes_a_replica(own_server, redis_server, prefix
     async with started(own_server.url, prefix) as (state, bus), admin(own_server) as root:
         await state.renew(lease(), [])
         await root.command("REPLICAOF", "127.0.0.1", str(redis_server.port))
-        with pytest.raises(Unavailable, match="it is a replica"):
+        with refused("it is a replica"):
             await state.claim(1, Route("a", 1, 1), True)
-        await until(lambda: "which only reads" in getattr(outcome(state.snapshot()), "detail", ""))
+        await until(lambda: "which only reads" in getattr(outcome(state.snapshot()), "reason", ""))
         assert not bus.connected
         await root.command("REPLICAOF", "NO", "ONE")
         await answers(state)

@@ -14,7 +14,7 @@ from flux.addresses import Network, counted, holds, parse
 from flux.admin.actions import Actions, Ending
 from flux.admin.sources import Sources
 from flux.bans import Bans, account_in_words, is_over
-from flux.errors import BadRequest, FluxError, NotFound, TooLarge, Unavailable
+from flux.errors import BadRequest, FluxError, NotFound, TooLarge, Unavailable, in_words
 from flux.interfaces import IStore
 from flux.model.people import Ban
 
@@ -146,7 +146,7 @@ class Banning:
         except Unavailable as away:
             if not lifted:
                 raise
-            self.log.warn("a ban of {network} for offences may stay: {away}", network=str(network), away=away.detail)
+            self.log.warn("a ban of {network} for offences may stay: {away}", network=str(network), away=in_words(away))
         await bans.refresh()
         if not lifted:
             around = [

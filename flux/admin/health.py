@@ -83,12 +83,16 @@ class Health:
             for turn in waiting:
                 turn.callback(None)
 
-    async def problems(self) -> list[str]:
-        """What keeps this process from serving, each in words; nothing where it is ready."""
+    async def problems(self, for_anybody: bool = False) -> list[str]:
+        """What keeps this process from serving, each in words; nothing where it is ready.
+
+        :param for_anybody: only what is away, not why: that tells addresses and settings.
+        """
         if not self._sources.listening():
             return ["not everything listens yet, or any more"]
         await self.check()
-        found = [f"{each.name}: {each.problem}" for each in self.backends if not each.up]
+        away = [each for each in self.backends if not each.up]
+        found = [f"{each.name}: away" if for_anybody else f"{each.name}: {each.problem}" for each in away]
         if self._sources.draining():
             found.append("draining: no logins are taken")
         return found

@@ -12,7 +12,7 @@ import flux
 from flux.admin.health import Checked, Health
 from flux.admin.history import Curves, History
 from flux.admin.sources import Sources
-from flux.errors import FluxError
+from flux.errors import FluxError, in_words
 from flux.model.placement import Node
 
 RATES_OVER = 6
@@ -55,7 +55,7 @@ class Overviews:
         try:
             servers = await self._sources.directory.look()
         except FluxError as error:
-            servers, servers_problem = self._sources.directory.servers(), error.detail
+            servers, servers_problem = self._sources.directory.servers(), in_words(error)
         return Overview(
             process={
                 "version": flux.__version__,

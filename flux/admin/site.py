@@ -206,7 +206,7 @@ class AdminRoot(Resource):
         self._tasks.spawn(run(), "answering an admin")
 
     async def _ready(self, request: Request) -> None:
-        problems = await self._health.problems()
+        problems = await self._health.problems(for_anybody=True)
         answer_json(request, {"ready": not problems, "problems": problems}, 503 if problems else 200)
 
     async def _metrics(self, request: Request) -> None:

@@ -28,7 +28,7 @@ from flux.chat.session import Session
 from flux.chat.spread import Spread
 from flux.chat.sweep import Sweep
 from flux.config import HostPort, Settings
-from flux.errors import FluxError
+from flux.errors import FluxError, in_words
 from flux.interfaces import IState
 from flux.lifecycle import Outage, together
 from flux.model.placement import Lease
@@ -159,7 +159,7 @@ class Heartbeat:
             await self._renew()
         except FluxError as error:
             self._spread.degraded = True
-            self._outage.failed("the lease cannot be renewed: {error}", error=error.detail)
+            self._outage.failed("the lease cannot be renewed: {error}", error=in_words(error))
         else:
             self._outage.over("the lease is renewed again, after {seconds} s")
 

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from flux import tokens
 from flux.balance import load_balancer
 from flux.config import Settings
-from flux.errors import FluxError, TokenInvalid
+from flux.errors import FluxError, TokenInvalid, in_words
 from flux.interfaces import IState
 from flux.lifecycle import Outage, Tasks, every
 from flux.metrics import StatusMetrics
@@ -182,7 +182,7 @@ class StatusService:
         try:
             await self.placement.refresh()
         except FluxError as error:
-            self._outage.failed("the loads of the chat servers cannot be read: {error}", error=error.detail)
+            self._outage.failed("the loads of the chat servers cannot be read: {error}", error=in_words(error))
         else:
             self._outage.over("the loads of the chat servers are read again, after {seconds} s")
 

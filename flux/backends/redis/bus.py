@@ -27,7 +27,7 @@ from zope.interface import implementer
 from flux.backends.redis.connection import Connection, Refused
 from flux.backends.redis.dial import Dialer
 from flux.backends.redis.link import Link
-from flux.errors import Unavailable
+from flux.errors import Unavailable, in_words
 from flux.interfaces import IBus, IBusSink
 from flux.lifecycle import Tasks, together
 from flux.model.bus import BusEvent, FriendsChanged, Hint, Kick, MembersChanged, Notify, Online
@@ -108,7 +108,7 @@ class RedisBus:
         except BaseException as error:
             await self._link.stop()
             if isinstance(error, Refused):
-                raise Unavailable(f"state.url: {error.detail}; it needs the channels {self._channels}*") from None
+                raise Unavailable(f"state.url: {in_words(error)}; it needs the channels {self._channels}*") from None
             raise
         self._started = True
 
@@ -164,7 +164,7 @@ class RedisBus:
                 try:
                     await together(messages)
                 except Unavailable as problem:
-                    self.log.warn("up to {count} events are lost: {why}", count=count, why=problem.detail)
+                    self.log.warn("up to {count} events are lost: {why}", count=count, why=in_words(problem))
                 finally:
                     self._count -= count
                     self._bytes -= size

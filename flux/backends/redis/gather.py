@@ -75,7 +75,7 @@ class Gather(Generic[Q, A]):
                     self._fail(batch, "the shared state is stopped")
                     raise
                 except Unavailable as error:
-                    self._fail(batch, error.detail)
+                    self._fail(batch, error.detail, error.reason)
                 except Exception:
                     self.log.failure("a batch of questions to {what} failed", what=self._what)
                     self._fail(batch, "the answer was not understood")
@@ -87,8 +87,8 @@ class Gather(Generic[Q, A]):
             self._running = False
 
     @staticmethod
-    def _fail(batch: list[tuple[Q, Deferred[A]]], detail: str) -> None:
+    def _fail(batch: list[tuple[Q, Deferred[A]]], detail: str, reason: str = "") -> None:
         for _, waiting in batch:
             if not waiting.called:
                 # One each: an error that is raised in many places collects all their tracebacks.
-                waiting.errback(Unavailable(detail))
+                waiting.errback(Unavailable(detail, reason))

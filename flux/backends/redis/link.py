@@ -6,7 +6,8 @@
       ^                                               │
       └──── wait 0.1 to 2 s, with jitter  <───────────┘
 
-Nothing waits for it: while there is no connection every command fails at once.
+Nothing waits for it: while there is no connection every command fails at once.  What commands fail with, clients may
+read: addresses and what Redis says are in the error's ``reason`` and in the log.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from flux.backends.redis.connection import Connection
+from flux.backends.redis.connection import Connection, Refused
 from flux.backends.redis.dial import Dialer, Server
 from flux.errors import Unavailable, in_words
 from flux.lifecycle import Tasks, backoff, sleep
@@ -27,6 +29,13 @@ from flux.lifecycle import Tasks, backoff, sleep
 FIRST_WAIT = 0.1
 LONGEST_WAIT = 2.0
 """Seconds between attempts to connect."""
+
+AWAY = "the shared state is away"
+REFUSES = "the shared state could not do it"
+"""All that clients are told."""
+
+SAME = 60.0
+"""Seconds within which the log does not repeat why Redis refuses commands."""
 
 #: Called with a new connection before anybody else may use it.
 SetUp = Callable[[Connection], Awaitable[None]]
@@ -63,6 +72,7 @@ class Link:
         self._problem = "the connection is not started"
         self._told: list[Connected] = []
         self._users = 0
+        self._refused = ("", float("-inf"))
 
     @property
     def connected(self) -> bool:
@@ -100,10 +110,26 @@ class Link:
                 connection.close(self._problem)
 
     def command(self, *arguments: str | bytes | int) -> Deferred[Any]:
-        """See :meth:`Connection.command`; fails at once while there is no connection."""
+        """See :meth:`Connection.command`; fails at once while there is no connection.
+
+        :raises flux.errors.Unavailable: its ``detail`` is for clients, its ``reason`` for admins.
+        """
         if self._connection is None:
-            return fail(Unavailable(f"the shared state is away: {self._problem}"))
-        return self._connection.command(*arguments)
+            return fail(Unavailable(AWAY, f"{AWAY}: {self._problem}"))
+        return self._connection.command(*arguments).addErrback(self._for_clients)
+
+    def _for_clients(self, failure: Failure) -> Failure:
+        error = failure.value
+        if isinstance(error, Refused):
+            error.reason, error.detail = error.detail, REFUSES
+            kind, told = self._refused
+            now = self._clock.seconds()
+            if error.kind != "NOSCRIPT" and (error.kind != kind or now - told > SAME):
+                self._refused = error.kind, now
+                self.log.warn("commands are refused: {why}", why=error.reason)
+        elif isinstance(error, Unavailable):
+            error.reason, error.detail = error.detail, AWAY
+        return failure
 
     async def _connect(self) -> None:
         connection, server = await self._dialer.connect()

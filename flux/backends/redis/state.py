@@ -28,7 +28,7 @@ from flux.backends.redis.connection import Refused
 from flux.backends.redis.gather import Gather
 from flux.backends.redis.link import Link
 from flux.backends.redis.scripts import Script
-from flux.errors import Unavailable
+from flux.errors import Unavailable, in_words
 from flux.interfaces import IState
 from flux.lifecycle import together
 from flux.model.people import CodeCheck
@@ -127,7 +127,7 @@ class RedisState:
         try:
             await self._run(scripts.CHECK, ())
         except Refused as refused:
-            raise Unavailable(f"state.url: {refused.detail}; it needs all of {self._prefix}*") from None
+            raise Unavailable(f"state.url: {in_words(refused)}; it needs all of {self._prefix}*") from None
 
     # servers
 
