@@ -14,6 +14,7 @@ from twisted.internet.threads import deferToThread
 
 from flux.admin.actions import Actions
 from flux.admin.sources import Sources
+from flux.bench.servers import free_port
 from flux.client import Ended
 from flux.config import ConfigError, Difference, Mistake, load
 from flux.errors import Unavailable
@@ -195,6 +196,24 @@ async def test_ready_means_that_backends_answer(tmp_path: Path) -> None:
         assert [each["name"] for each in (await ask(assembly, "/api/overview")).json["backends"]] == [
             "store", "state", "bus",
         ]  # fmt: skip
+
+
+async def test_a_gate_without_a_status_service_is_not_ready(tmp_path: Path) -> None:
+    port = free_port()
+    alone = [f"gate.status=127.0.0.1:{port}", f"gate.listen={FREE}"]
+    async with running(tmp_path, *alone, roles=frozenset({"gate"})) as gate:
+        answer = await ask(gate, "/readyz")
+        assert (answer.status, answer.json) == (503, {"ready": False, "problems": ["status: away"]})
+        seen = (await ask(gate, "/api/overview")).json
+        assert [each["up"] for each in seen["backends"] if each["name"] == "status"] == [False]
+        [problem] = seen["problems"]
+        assert problem.startswith(f"status: no status service answers: 127.0.0.1:{port}: ")
+        listen = f"status.listen=tcp:{port}:interface=127.0.0.1"
+        async with running(tmp_path / "status", listen, roles=frozenset({"status"})):
+            while (answer := await ask(gate, "/readyz")).status != 200:
+                pass
+            assert answer.json == {"ready": True, "problems": []}
+            assert gate.registry.get_sample_value("flux_backend_up", {"backend": "status"}) == 1
 
 
 async def test_while_it_starts_drains_or_stops_it_is_not_ready(tmp_path: Path) -> None:

@@ -23,14 +23,14 @@ from flux.config import HostPort
 from flux.errors import FluxError, NoServer, Unavailable
 from flux.gate import status_client
 from flux.gate.status_client import (
-    ANSWER_WITHIN,
     CONNECT_WITHIN,
     DEADLINE,
     LONGEST_PAUSE,
     PING_EVERY,
-    Lost,
+    WANTED_PAUSE,
     StatusClient,
 )
+from flux.gate.status_connection import ANSWER_WITHIN, Lost
 from flux.interfaces import IPlacement
 from flux.model.placement import Assignment
 from flux.status.protocol import StatusFactory
@@ -368,6 +368,53 @@ async def test_nobody_there(lab: Lab) -> None:
     told = [formatEvent(event) for event in logged]
     assert sum(f"status service {gone}: Connection was refused" in text for text in told) == 1
     assert sum(text.startswith("no status service answers") for text in told) == 1
+
+
+async def test_where_nobody_has_been_for_long_who_comes_waits_for_one_more_attempt(lab: Lab) -> None:
+    await lab.start(lab.one, lab.two)
+    ports = [service.address.port for service in (lab.one, lab.two)]
+    for service in (lab.one, lab.two):
+        await service.stop_listening()
+        service.cut()
+    await until(lambda: not any(each.connection for each in lab.client._services))
+    await lab.pass_time(DEADLINE + LONGEST_PAUSE + 0.1)
+    began = lab.clock.seconds()
+    asking = lab.ask(7)
+    assert not asking.called
+    await lab.pass_time(WANTED_PAUSE)
+    await until(lambda: asking.called)
+    with pytest.raises(Unavailable, match="no status service answers"):
+        await asking
+    assert lab.clock.seconds() - began < 2 * WANTED_PAUSE
+    # That attempt finds one that has just come back.
+    lab.two.listen(ports[1])
+    asking = lab.ask(7)
+    await lab.pass_time(WANTED_PAUSE)
+    await until(lambda: asking.called)
+    assert (await asking)[0].host == "two"
+
+
+async def test_a_sign_of_life_of_one_is_enough(lab: Lab) -> None:
+    client = await lab.start(lab.one, lab.two)
+    lab.one.behaviour = lab.one.silent
+    await client.answers()
+    lab.two.behaviour = lab.two.refusing("internal")
+    await client.answers()
+    lab.two.behaviour = lab.two.silent
+    asking = Deferred.fromCoroutine(client.answers())
+    await lab.pass_time(ANSWER_WITHIN - 0.1)
+    assert not asking.called
+    await lab.pass_time(0.2)
+    with pytest.raises(Unavailable) as caught:
+        await asking
+    assert caught.value.detail == "no status service answers; try again later"
+    for service in (lab.one, lab.two):
+        await service.stop_listening()
+        service.cut()
+    await until(lambda: not any(each.connection for each in client._services))
+    with pytest.raises(Unavailable) as caught:
+        await client.answers()
+    assert all(f"127.0.0.1:{each.address.port}: " in caught.value.reason for each in client._services)
 
 
 def _endpoint(host: str, port: int) -> TCP4ClientEndpoint:

@@ -1,7 +1,8 @@
 """Whether this process can do its work: its backends are asked, not believed.
 
 Each is asked something that takes the way of real work and changes nothing: the store for a transaction of its
-writer (a PostgreSQL that has become read-only refuses it), the shared state for a read.  Whoever asks for the health
+writer (a PostgreSQL that has become read-only refuses it), the shared state for a read, the status services of a gate,
+without which it logs nobody in, for a sign of life of one of them.  Whoever asks for the health
 again within a second gets the same answer, so nobody can load the backends by asking.
 """
 
@@ -108,6 +109,8 @@ class Health:
             questions.append(("store", lambda: store.advance([])))
         questions.append(("state", lambda: self._sources.state.failures(["health"])))
         questions.append(("bus", bus))
+        if self._sources.status is not None:
+            questions.append(("status", self._sources.status))
         return questions
 
     async def _ask(self, name: str, question: Callable[[], Awaitable[object]]) -> Checked:

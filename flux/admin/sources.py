@@ -39,6 +39,7 @@ class Sources:
     :ivar roles: the services that run here.
     :ivar name: of its chat server; empty without one.
     :ivar store: None where none is open.
+    :ivar status: returns when one of the status services that a gate here asks has answered; None where none is asked.
     :ivar bans: what is known of bans here; None without a store.
     :ivar listening: whether everything listens.
     :ivar draining: whether its chat server takes no logins.
@@ -55,6 +56,7 @@ class Sources:
     listening: Callable[[], bool]
     reread: Callable[[str], Awaitable[Difference]]
     store: IStore | None = None
+    status: Callable[[], Awaitable[object]] | None = None
     bans: Bans | None = None
     draining: Callable[[], bool] = lambda: False
     sessions: Callable[[str, int], list[SessionSeen]] | None = None

@@ -14,7 +14,8 @@ from flux.backends.sqlite import check_sqlite
 from flux.chat.naming import find_free
 from flux.config import HostPort, Settings
 from flux.errors import Unavailable
-from flux.gate.status_client import Lost, StatusClient
+from flux.gate.status_client import StatusClient
+from flux.gate.status_connection import Lost
 from flux.lifecycle import CannotStart
 from flux.tls.client import tls_endpoints
 from flux.tls.identity import BadIdentity, read_identity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -82,6 +83,11 @@ class GateService:
         self.site.labels.update({path: path.decode() for path in paths})
         factory = around("gate", "gate.listen", self.site)
         self.listener = Listener("gate.listen", settings.gate.listen, factory, reactor)
+
+    @property
+    def status_answers(self) -> Callable[[], Awaitable[None]] | None:
+        """Returns when one of the status services elsewhere has answered; None where none is asked."""
+        return None if self._status is None else self._status.answers
 
     def stages(self) -> list[Stage]:
         """How it starts and stops."""

@@ -197,6 +197,7 @@ class Assembly:
             listening=lambda: self._listening,
             reread=lambda by: self.reread(by),
             store=self.store if people else None,
+            status=self.gate.status_answers if self.gate is not None else None,
             bans=self.bans,
             draining=lambda: node is not None and node.draining,
             sessions=None if node is None else partial(insight.sessions, node),

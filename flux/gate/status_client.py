@@ -6,7 +6,9 @@
                    │ lost, unavailable, or no answer in time
                    └─> the next one, and so on; none connected: wait for one; in all DEADLINE
 
-    per address:  connecting ──> auth ──> up ──> lost ──(backoff with jitter)──> connecting
+    per address:  connecting ──> auth ──> up ──> lost ──(backoff with jitter, less when somebody waits)──> connecting
+
+Where all have been away for DEADLINE, who comes waits for one more attempt each, and no longer.
 
 Asking twice does no harm: the second assignment replaces the first one and its token.  A
 connection on which an answer fails to come is cut: what is behind it may be a process
@@ -15,40 +17,30 @@ that was stopped, and everybody else would wait for it too.
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
-import msgspec
 from msgspec import UNSET, UnsetType
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
 from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from flux import errors
 from flux.config import HostPort
 from flux.errors import FluxError, Unavailable
+from flux.gate.status_connection import Lost, StatusConnection
 from flux.interfaces import IPlacement
 from flux.lifecycle import DeadlineExceeded, Tasks, backoff, sleep, within
 from flux.model.placement import Assignment
-from flux.net.connection import Gather
-from flux.net.lines import LineProtocol
-from flux.wire.catalogue import ErrorReply, Reply, Request
-from flux.wire.named import MAX_REPLY
-from flux.wire.replies import PingOk
-from flux.wire.status import MOST_UIDS, Auth, AuthOk, GetChatServer, GetChatServersOk, StatusPing
+from flux.wire.status import MOST_UIDS, Auth, GetChatServer, GetChatServersOk, StatusPing
 
 DEADLINE = 5.0
 """Seconds until :meth:`StatusClient.assign` gives up."""
-
-ANSWER_WITHIN = 2.5
-"""Seconds one service has to answer, so that another can still be asked: it has deadlines of 2 s itself."""
 
 CONNECT_WITHIN = 3.0
 """Seconds until the next attempt to connect."""
@@ -57,112 +49,34 @@ FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
 """Seconds between two attempts to connect."""
 
+WANTED_PAUSE = 0.5
+"""The same where somebody waits for a connection."""
+
 PING_EVERY = 10.0
 """Seconds between two looks whether an idle connection is still one."""
 
+NOBODY = "no status service answers; try again later"
+
 MOST_WAITING = 20_000
 """Accounts that may wait for a server; more are refused at once."""
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(AuthOk | GetChatServersOk | PingOk | ErrorReply).decode
-_ERRORS = {
-    error.name: error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, FluxError)
-}
-
-
-class Lost(Exception):
-    """The connection ended, or never was; the text says why."""
-
-
-class StatusConnection(LineProtocol):
-    """One connection to a status service: requests matched to replies by ``ref``.
-
-    :ivar outstanding: accounts whose assignment it is to bring.
-    :ivar gone: fires with a sentence when the connection has ended.
-    """
-
-    log = Logger()
-
-    def __init__(self, conn: str, clock: Any) -> None:
-        super().__init__(conn, Gather(), MAX_REPLY)
-        self.outstanding = 0
-        self.gone: Deferred[str] = Deferred()
-        self._clock = clock
-        self._refs = itertools.count(1)
-        self._waiting: dict[int, Deferred[Reply]] = {}
-        self._why = ""
-
-    async def ask(self, request: Request) -> Reply:
-        """The reply to ``request``.
-
-        :raises flux.errors.FluxError: the service's own.
-        :raises Lost: the connection ended, or no answer came in time, and so it was ended.
-        """
-        if self.closed:
-            raise Lost("the connection has ended")
-        ref = request.ref = next(self._refs)
-        answer = self._waiting[ref] = Deferred()
-        self.write(_encode(request) + b"\n")
-        try:
-            reply = await within(ANSWER_WITHIN, answer, self._clock, "the status service")
-        except DeadlineExceeded as late:
-            self.end(str(late))
-            raise Lost(str(late)) from None
-        finally:
-            self._waiting.pop(ref, None)
-        if isinstance(reply, ErrorReply):
-            raise _as_exception(reply)
-        return reply
-
-    def end(self, why: str) -> None:
-        """Cut the connection."""
-        self._why = self._why or why
-        self.abort()
-
-    def line_received(self, line: bytes) -> None:
-        """A reply."""
-        try:
-            reply = _decode(line)
-        except (ValueError, RecursionError) as problem:
-            self.end(f"what it says makes no sense: {problem}")
-            return
-        waiting = self._waiting.pop(reply.ref, None) if isinstance(reply.ref, int) else None
-        if waiting is not None:
-            waiting.callback(reply)
-        elif isinstance(reply, ErrorReply):
-            self.end(f"{reply.name}: {reply.detail}")
-
-    def line_too_long(self) -> None:
-        """No reply is that long."""
-        self.end("it sends lines that are too long")
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Nobody gets an answer here any more."""
-        super().connectionLost(reason)
-        why = self._why or "it closed the connection"
-        waiting, self._waiting = list(self._waiting.values()), {}
-        for answer in waiting:
-            answer.errback(Lost(why))
-        self.gone.callback(why)
-
-
-def _as_exception(reply: ErrorReply) -> FluxError:
-    kind = _ERRORS.get(reply.name)
-    if kind is None or kind is FluxError:
-        return Unavailable(f"the status service answered {reply.name}")
-    return kind(reply.detail)
 
 
 class _Service:
     """One address: the connection to it, as long as there is one.
 
     :ivar problem: why there is none.
+    :ivar away_since: since when there is none.
+    :ivar failures: attempts that have failed.
+    :ivar pause: while the next attempt may be made sooner, if somebody wants that.
     """
 
     def __init__(self, address: HostPort) -> None:
         self.address = address
         self.connection: StatusConnection | None = None
         self.problem = "not connected yet"
+        self.away_since = 0.0
+        self.failures = 0
+        self.pause: Deferred[None] | None = None
 
 
 @implementer(IPlacement)
@@ -199,6 +113,7 @@ class StatusClient:
     async def start(self) -> None:
         """Begin to connect. Does not wait for it: a gate without a status service answers ``unavailable``."""
         for service in self._services:
+            service.away_since = self._clock.seconds()
             self._tasks.spawn(self._keep_connected(service), f"the connection to the status service {service.address}")
 
     async def stop(self) -> None:
@@ -221,6 +136,18 @@ class StatusClient:
             connection.end("checked")
             await connection.gone
 
+    async def answers(self) -> None:
+        """Return when a status service has given a sign of life.
+
+        :raises flux.errors.Unavailable: none does.
+        """
+        there = [each.connection for each in self._services if each.connection is not None]
+        asked = [Deferred.fromCoroutine(connection.sign_of_life()) for connection in there]
+        # The pair of a result and its place, or a list where all have failed; of none it would wait for ever.
+        first: Any = await DeferredList(asked, fireOnOneCallback=True, consumeErrors=True) if asked else []
+        if isinstance(first, list):
+            raise Unavailable(NOBODY, f"no status service answers: {self._whys()}")
+
     async def assign(self, uids: Sequence[int], leaving: str = "") -> list[Assignment]:
         """See :meth:`IPlacement.assign`.
 
@@ -239,6 +166,7 @@ class StatusClient:
 
     async def _assign(self, uids: list[int], leaving: str | UnsetType) -> list[Assignment]:
         ends = self._clock.seconds() + DEADLINE
+        failures = [each.failures for each in self._services]
         asked: set[_Service] = set()
         problem: FluxError | None = None
         while (left := ends - self._clock.seconds()) > 0 and not self._stopped:
@@ -247,6 +175,8 @@ class StatusClient:
                 if problem is not None:
                     # Everybody who is there has been asked.
                     raise problem
+                if self._all_long_away(failures):
+                    break
                 await self._wait_for_a_connection(left)
                 continue
             asked.add(service)
@@ -259,9 +189,8 @@ class StatusClient:
                 asked.discard(service)
         if problem is not None:
             raise problem
-        whys = "; ".join(f"{each.address}: {each.problem}" for each in self._services)
-        self.log.warn("no status service answers: {whys}", whys=whys)
-        raise Unavailable("no status service answers; try again later")
+        self.log.warn("no status service answers: {whys}", whys=self._whys())
+        raise Unavailable(NOBODY)
 
     async def _ask(self, service: _Service, uids: list[int], leaving: str | UnsetType) -> list[Assignment]:
         connection = service.connection
@@ -290,11 +219,25 @@ class StatusClient:
             [each for each in there if each.connection is not None and each.connection.outstanding == least]
         )
 
+    def _all_long_away(self, failures: Sequence[int]) -> bool:
+        """Whether all have been away for :data:`DEADLINE`, and have failed since they had so many ``failures``."""
+        since = self._clock.seconds() - DEADLINE
+        return all(
+            each.connection is None and each.away_since <= since and each.failures > before
+            for each, before in zip(self._services, failures, strict=True)
+        )
+
+    def _whys(self) -> str:
+        return "; ".join(f"{each.address}: {each.problem or 'no answer'}" for each in self._services)
+
     # --- connections ---
 
     async def _wait_for_a_connection(self, seconds: float) -> None:
         hope: Deferred[None] = Deferred()
         self._hopes.add(hope)
+        for service in self._services:
+            if service.pause is not None and not service.pause.called:
+                service.pause.callback(None)
         try:
             await within(seconds, hope, self._clock, "a status service")
         except DeadlineExceeded:
@@ -315,21 +258,33 @@ class StatusClient:
                 connection = await self._open(service)
             except (Lost, FluxError) as problem:
                 service.problem = str(problem)
+                service.failures += 1
+                self._wake()
             else:
                 told = ""
                 self.log.info("status service {address} is connected", address=service.address)
                 began = self._clock.seconds()
                 service.problem = await self._serve(service, connection)
+                service.away_since = self._clock.seconds()
                 if self._clock.seconds() - began > LONGEST_PAUSE:
                     pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE, self._rng)
             if told != service.problem:
                 told = service.problem
                 self.log.warn("status service {address}: {why}", address=service.address, why=told)
-            await sleep(next(pauses), self._clock)
+            await self._pause(service, next(pauses))
+
+    async def _pause(self, service: _Service, seconds: float) -> None:
+        """Pause before the next attempt: less where somebody waits for it, who comes meanwhile among them."""
+        await sleep(min(seconds, WANTED_PAUSE), self._clock)
+        if seconds > WANTED_PAUSE and not self._hopes:
+            service.pause = Deferred()
+            with suppress(DeadlineExceeded):
+                await within(seconds - WANTED_PAUSE, service.pause, self._clock, "nobody")
+            service.pause = None
 
     async def _serve(self, service: _Service, connection: StatusConnection) -> str:
         """Use a connection until it ends; why it did."""
-        service.connection = connection
+        service.connection, service.problem = connection, ""
         pinging = self._tasks.spawn(self._ping(connection), f"pinging the status service {service.address}")
         self._wake()
         try:
@@ -344,11 +299,9 @@ class StatusClient:
         while True:
             await sleep(PING_EVERY, self._clock)
             try:
-                await connection.ask(StatusPing())
+                await connection.sign_of_life()
             except Lost:
                 return
-            except FluxError:
-                continue  # any answer is a sign of life
 
     async def _open(self, service: _Service) -> StatusConnection:
         """:raises Lost: it cannot be reached. :raises flux.errors.FluxError: it does not let us in."""
