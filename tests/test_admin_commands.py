@@ -168,6 +168,20 @@ async def test_the_token_comes_from_the_configuration_and_who_cannot_be_asked_is
     assert "is this its admin.listen? flux-chat, flux-status and flux-gate have no admin port until" in errors
     named = await flux_admin(None, "stats", "--set", f"admin.listen=tcp:{free_port()}:interface=127.0.0.1")
     assert (named[0], named[2].endswith("is this its admin.listen?\n")) == (2, True)
+    # Where there are workers, the port of the configuration is nobody's.
+    port = free_port()
+    workers = ["--set", f"admin.listen=tcp:{port}:interface=127.0.0.1", "--set", "chat.workers=2"]
+    for shared in ("state.kind=redis", "store.kind=postgres", "store.dsn=postgresql://u@127.0.0.1/d"):
+        workers += ["--set", shared]
+    for command in ("stats", "sessions", "reload"):
+        status, _, errors = await flux_admin(None, command, *workers)
+        assert status == 2
+        assert errors.endswith(
+            "With chat.workers each worker has an admin port of its own; give one by --admin: "
+            f"127.0.0.1:{port + 1} (chat1-1), 127.0.0.1:{port + 2} (chat1-2).\n"
+        )
+    told = await flux_admin(None, "stats", *workers, "--admin", f":{free_port()}")
+    assert (told[0], told[2].endswith("is this its admin.listen?\n")) == (2, True)
     status, _, errors = await flux_admin(None, "stats", "--set", "admin.listen=unix:/run/flux")
     assert (status, "give --admin HOST:PORT" in errors) == (2, True)
 

@@ -67,7 +67,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "workers",
     },
     "tap": {"assembly", "config", "lifecycle", "log", "process", "workers"},
-    "cli": {"assembly", "bench", "client", "config", "lifecycle", "tap", "tls"},
+    "cli": {"assembly", "bench", "client", "config", "lifecycle", "tap", "tls", "workers"},
     # It fills a store before it starts a server on it, appends to one through a journal, and runs placement on a
     # simulated clock.
     "bench": {"assembly", "backends", "balance", "chat", "client", "config", "lifecycle", "status", "wire"},

@@ -194,6 +194,18 @@ async def test_it_has_started_when_all_workers_listen() -> None:
     assert worker_settings(setup.settings, 2).chat.name == "chat-2"
 
 
+async def test_the_banner_names_the_dashboards_of_the_workers() -> None:
+    setup = await Setup().started()
+    assert "dashboards" not in setup.supervisor.banner()
+    setup.supervisor._settings = replace(
+        setup.settings, admin=replace(setup.settings.admin, listen="tcp:9090:interface=127.0.0.1")
+    )
+    assert [line.split() for line in setup.supervisor.banner().splitlines()[-2:]] == [
+        ["chat-1", "http://127.0.0.1:9091/"],
+        ["chat-2", "http://127.0.0.1:9092/"],
+    ]
+
+
 def test_each_worker_has_an_admin_port_after_the_one_that_is_set() -> None:
     def of_second(listen: str) -> str:
         return worker_settings(load(None, [f"admin.listen={listen}"]), 2).admin.listen

@@ -29,7 +29,8 @@ from rich.table import Table
 
 from flux.cli.tables import show
 from flux.cli.way import Way, add_arguments, find_way
-from flux.config import load
+from flux.config import Settings, load
+from flux.workers.supervisor import worker_admin_ports
 
 WITHIN = 15.0
 """Seconds an admin port may take to answer."""
@@ -58,12 +59,12 @@ class AdminPort:
     """An admin port.
 
     :param token: what it wants to be shown; empty: nothing.
-    :param automatic: nobody has said where it listens, so perhaps it does not.
+    :param where_else: what to say besides where nobody listens there.
     """
 
-    def __init__(self, way: Way, token: str, automatic: bool = False) -> None:
+    def __init__(self, way: Way, token: str, where_else: str = "") -> None:
         self._way = way
-        self._automatic = automatic
+        self._where_else = where_else
         self._address = way.address
         self._token = token
 
@@ -100,8 +101,8 @@ class AdminPort:
         except (OSError, http.client.IncompleteRead) as error:
             why = getattr(error, "verify_message", "") or str(error) or type(error).__name__
             problem = f"{self._address}: {why}. Is the server running, and is this its admin.listen?"
-            if self._automatic and isinstance(error, ConnectionRefusedError):
-                problem += f" {NONE_BY_ITSELF}"
+            if self._where_else and isinstance(error, ConnectionRefusedError):
+                problem += f" {self._where_else}"
             raise NotAnswered(problem) from None
         except http.client.HTTPException:
             raise NotAnswered(self._is_none()) from None
@@ -182,7 +183,21 @@ def run(args: argparse.Namespace) -> None:
     """
     settings = load(args.config, args.overrides)
     way = find_way(settings, "admin", settings.admin.endpoint(True), args.admin, 9090, args)
-    args.does(args, AdminPort(way, settings.admin.token, settings.admin.listen == "auto"))
+    args.does(args, AdminPort(way, settings.admin.token, _where_else(settings, args.admin)))
+
+
+def _where_else(settings: Settings, told: str) -> str:
+    """What may be the matter where nobody listens.
+
+    :param told: the address, where one was given.
+    """
+    if settings.admin.listen == "auto":
+        return NONE_BY_ITSELF
+    workers = [] if told else worker_admin_ports(settings)
+    if not workers:
+        return ""
+    ports = ", ".join(f"{where} ({name})" for name, where in workers)
+    return f"With chat.workers each worker has an admin port of its own; give one by --admin: {ports}."
 
 
 def as_user(args: argparse.Namespace) -> int | str:

@@ -19,7 +19,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from flux.config import Difference, Settings, reachable_at, with_port
+from flux.config import Difference, HostPort, Settings, reachable_at, with_port
 from flux.lifecycle import CannotStart, DeadlineExceeded, Tasks, backoff, sleep, within
 from flux.net.listener import Listener
 from flux.workers.child import Child, how_it_ended
@@ -75,6 +75,14 @@ def worker_settings(settings: Settings, number: int) -> Settings:
         chat=replace(settings.chat, name=f"{settings.chat.name}-{number}"),
         admin=replace(admin, listen=own(admin.listen), manhole=own(admin.manhole)),
     )
+
+
+def worker_admin_ports(settings: Settings) -> list[tuple[str, HostPort]]:
+    """The name of each worker, and where on this machine its admin port is; empty where there are none."""
+    workers = settings.chat.workers
+    each = [worker_settings(settings, number) for number in range(1, workers + 1)] if workers > 1 else []
+    found = [(its.chat.name, reachable_at(its.admin.listen)) for its in each if its.admin.listen not in ("", "auto")]
+    return [(name, where) for name, where in found if where is not None]
 
 
 class _Place:
@@ -273,6 +281,11 @@ class Supervisor:
         for place in self._places:
             host, port = place.port.address()
             lines.append(f"  {place.name:<20} {host}:{port}")
+        dashboards = worker_admin_ports(self._settings)
+        if dashboards:
+            scheme = "https" if self._settings.secure("admin") else "http"
+            lines += ["", "dashboards and metrics of the workers:", ""]
+            lines += [f"  {name:<20} {scheme}://{where}/" for name, where in dashboards]
         if self._inner is not None:
             lines.append(self._inner.banner())
         return "\n".join(lines)
