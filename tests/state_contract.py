@@ -72,6 +72,13 @@ class StateContract:
         assert (await state.renew(self.lease(boot=1), [])).superseded
         assert (await state.snapshot()).nodes == ()
 
+    async def test_nothing_was_lost_as_long_as_the_snapshot_says_so(self, state, elapse) -> None:
+        since = (await state.snapshot()).since
+        await state.renew(self.lease(), [])
+        await state.retire("a", 1)
+        await elapse(0.2)
+        assert (await state.snapshot()).since == since
+
     async def test_a_retired_lease_is_gone_with_its_routes(self, state) -> None:
         await state.renew(self.lease(), [(1, 4)])
         await state.retire("a", 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -100,3 +101,34 @@ def test_behind_a_proxy_the_log_has_the_clients_address(tmp_path: Path, stack: E
     client.sendall(b"PROXY TCP4 203.0.113.7 127.0.0.1 5555 8090\r\n" + b"{}\n" * 20)
     assert process.wait_for("bad lines in a row").count("from 203.0.113.7, closed") == 1
     client.close()
+
+
+def test_the_status_service_tells_what_became_of_a_chat_server(
+    tmp_path: Path, stack: ExitStack, redis_server: RedisServer
+) -> None:
+    place = Place(
+        tmp_path, stack, state__kind="redis", state__url=redis_server.url, state__prefix=new_prefix(),
+        status__lease="1",
+    )  # fmt: skip
+    status = place.start("flux-status")
+    where = f"chat server chat1 at 127.0.0.1:{place.chat}"
+    for how, said in (
+        (signal.SIGTERM, rf" info .* {where} has stopped$"),
+        (signal.SIGKILL, rf" warn .* {where} is down: its lease has lapsed, last heartbeat \d s ago$"),
+    ):
+        chat = place.start("flux-chat")
+        status.wait_for(f"{where} is up")
+        chat.signal(how)
+        chat.end()
+        assert re.search(said, status.wait_for(f"{where} "))
+    place.start("flux-chat")
+    status.wait_for(f"{where} is up")
+    redis_server.empty()
+    assert " warn " in status.wait_for("the shared state was emptied")
+    # It reports again, and was never down.
+    done, output, errors = place.admin("servers", "--json")
+    assert (done, errors, [node["state"] for node in json.loads(output)]) == (0, "", ["up"])
+    emptied = len(status.lines)
+    status.signal(signal.SIGTERM)
+    assert status.end() == (0, "")
+    assert not any("is down" in line for line in status.lines[emptied:])

@@ -198,7 +198,7 @@ async def test_random_reservations_leave_nothing_behind(redis_server, prefix) ->
             """They lapse."""
         left = {key.decode().removeprefix(prefix) for key in await root.command("KEYS", f"{prefix}*")}
         left = {key for key in left if not key.startswith("token:")}
-        assert left <= {"boots", "leases", "nodes", "routes", "routes:looked"}
+        assert left <= {"boots", "leases", "nodes", "routes", "routes:looked", "since"}
 
 
 async def test_failure_counters_are_bounded_and_the_fresh_ones_stay(redis_server, prefix, monkeypatch) -> None:
@@ -412,9 +412,12 @@ async def test_an_emptied_redis_is_filled_by_the_heartbeats(redis_server, prefix
     async with started(redis_server.url, prefix) as (state, _), admin(redis_server) as root:
         await state.renew(lease("a"), [(1, 1), (2, 1)])
         await state.renew(lease("b"), [(3, 1)])
+        since = (await state.snapshot()).since
         await root.command("FLUSHALL")
         assert await state.routes([1, 2, 3]) == {}
         assert (await state.snapshot()).nodes == ()
+        # It is seen whenever somebody looks, whoever has written meanwhile.
+        assert (await state.snapshot()).since not in ("", since)
         await state.renew(lease("a"), [(1, 1), (2, 1)])
         await state.renew(lease("b"), [(3, 1)])
         assert set(await state.routes([1, 2, 3])) == {1, 2, 3}
@@ -433,6 +436,9 @@ async def test_a_full_redis(own_server, prefix) -> None:
         assert line.startswith(f"commands are refused: Redis at 127.0.0.1:{own_server.port}: it is full")
         assert await state.routes([1, 2]) == {1: Route("a", 1, 1)}
         assert bus.connected
+        # Not yet marked, and read all the same.
+        full = await state.snapshot()
+        assert (full.since, [node.name for node in full.nodes]) == ("", ["a"])
         await root.command("CONFIG", "SET", "maxmemory", "0")
         assert (await state.claim(2, Route("a", 1, 1), True)).won
 

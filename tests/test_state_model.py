@@ -125,7 +125,7 @@ def comparable(answer: Any) -> Any:
     """An answer without what depends on a clock or is not promised."""
     if isinstance(answer, Snapshot):
         nodes = sorted((replace(node, heartbeat_age=0.0) for node in answer.nodes), key=lambda node: node.name)
-        return replace(answer, nodes=tuple(nodes))
+        return replace(answer, nodes=tuple(nodes), since="")
     if isinstance(answer, Renewal):
         lost, restored = tuple(sorted(answer.lost)), tuple(sorted(answer.restored))
         # Who is told of the departed, and when, is the state's matter.

@@ -30,8 +30,13 @@ def servers(clock: Clock) -> Servers:
     return Servers(clock.seconds, HEARTBEAT, LEASE)
 
 
-def snapshot(*nodes: Node, draining: tuple[str, ...] = (), **reserved: int) -> Snapshot:
-    return Snapshot(nodes=nodes, reserved=reserved, draining=frozenset(draining))
+def snapshot(*nodes: Node, draining: tuple[str, ...] = (), since: str = "then", **reserved: int) -> Snapshot:
+    return Snapshot(nodes=nodes, reserved=reserved, draining=frozenset(draining), since=since)
+
+
+def emptied(*nodes: Node, **reserved: int) -> Snapshot:
+    """Of a state that has lost everything, and knows these by now."""
+    return snapshot(*nodes, since="now", **reserved)
 
 
 def states(servers: Servers) -> dict[str, str]:
@@ -110,7 +115,7 @@ def test_a_snapshot_grows_stale(servers, clock, step, stale) -> None:
 
 def test_an_emptied_state_does_not_take_the_servers_along(servers, clock) -> None:
     servers.adopt(snapshot(node("a", sessions=10, reserved=2), node("b", sessions=8), a=2))
-    servers.adopt(snapshot(a=1))
+    servers.adopt(emptied(a=1))
     assert states(servers) == {"a": "up", "b": "up"}
     # Ten sessions, two on their way before and one since.
     assert [server.load for server in servers.nodes] == [13, 8]
@@ -118,39 +123,67 @@ def test_an_emptied_state_does_not_take_the_servers_along(servers, clock) -> Non
 
 def test_servers_that_reported_again_stand_beside_those_that_have_not_yet(servers, clock) -> None:
     servers.adopt(snapshot(node("a", sessions=10), node("b", sessions=8)))
-    servers.adopt(snapshot())
+    servers.adopt(emptied())
     clock.advance(1)
-    servers.adopt(snapshot(node("b", sessions=9)))
+    servers.adopt(emptied(node("b", sessions=9)))
     assert {server.name: server.sessions for server in servers.nodes} == {"a": 10, "b": 9}
     clock.advance(1)
-    servers.adopt(snapshot(node("a", sessions=11), node("b", sessions=9)))
+    servers.adopt(emptied(node("a", sessions=11), node("b", sessions=9)))
     assert {server.name: server.sessions for server in servers.nodes} == {"a": 11, "b": 9}
     # All are back: whoever leaves now is gone.
-    servers.adopt(snapshot(node("a", sessions=11)))
+    servers.adopt(emptied(node("a", sessions=11)))
     assert states(servers) == {"a": "up", "b": "down"}
 
 
 def test_servers_that_do_not_report_again_are_down_after_a_late_heartbeat(servers, clock) -> None:
     servers.adopt(snapshot(node("a"), node("b")))
-    servers.adopt(snapshot())
+    servers.adopt(emptied())
     clock.advance(1.4 * HEARTBEAT)
-    servers.adopt(snapshot(node("b")))
+    servers.adopt(emptied(node("b")))
     assert states(servers) == {"a": "up", "b": "up"}
     clock.advance(0.2 * HEARTBEAT)
-    servers.adopt(snapshot(node("b")))
+    servers.adopt(emptied(node("b")))
     assert states(servers) == {"a": "down", "b": "up"}
 
 
 def test_a_state_that_stays_empty_is_believed_after_a_late_heartbeat(servers, clock) -> None:
     servers.adopt(snapshot(node("a")))
     for _ in range(3):
-        servers.adopt(snapshot())
+        servers.adopt(emptied())
         assert states(servers) == {"a": "up"}
         clock.advance(0.5 * HEARTBEAT)
+    servers.adopt(emptied())
+    assert states(servers) == {"a": "down"}
+    servers.adopt(emptied())
+    assert states(servers) == {"a": "down"}
+
+
+def test_a_state_that_was_emptied_between_two_looks_is_noticed_by_those_who_have_not_reported_yet(servers) -> None:
+    servers.adopt(snapshot(node("a"), node("b")))
+    servers.adopt(emptied(node("b")))
+    assert states(servers) == {"b": "up", "a": "up"}
+
+
+def test_all_of_them_stopped_is_no_emptied_state(servers) -> None:
+    servers.adopt(snapshot(node("a"), node("b")))
+    servers.adopt(snapshot())
+    assert states(servers) == {"a": "down", "b": "down"}
+
+
+def test_a_state_that_does_not_say_since_when_it_is_there_was_not_emptied(servers) -> None:
+    servers.adopt(snapshot(node("a")))
+    servers.adopt(snapshot(since=""))
+    servers.adopt(snapshot(node("a")))
     servers.adopt(snapshot())
     assert states(servers) == {"a": "down"}
-    servers.adopt(snapshot())
-    assert states(servers) == {"a": "down"}
+
+
+def test_remembered_servers_age(servers, clock) -> None:
+    servers.adopt(snapshot(node("a", heartbeat_age=1.0)))
+    for _ in range(4):
+        clock.advance(1)
+        servers.adopt(emptied())
+    assert servers.listed()[0].heartbeat_age == 5.0
 
 
 def test_one_server_missing_of_several_is_no_emptied_state(servers) -> None:
@@ -241,10 +274,38 @@ def test_each_change_is_logged_once(clock) -> None:
         "chat server a at a.example:8090 is up",
         "chat server b at b.example:8090 is up",
         "chat server b at b.example:8090 is draining",
-        "chat server a at a.example:8090 is down: its lease has ended",
+        "chat server a at a.example:8090 has stopped",
         "chat server a at a.example:8090 is up",
         "chat server b at b.example:8090 is up",
         "chat server old at 10.0.0.1:6000 is down: refused",
         "chat server old at 10.0.0.1:6000 is up",
     ]
-    assert [event["log_level"] for event in logged if "down" in texts([event])[0]] == [LogLevel.warn] * 2
+    assert [event["log_level"] for event in logged if "down" in texts([event])[0]] == [LogLevel.warn]
+
+
+def test_the_log_tells_a_stop_from_a_death_and_from_a_state_that_was_emptied(servers, clock) -> None:
+    def logged(*looks: Snapshot) -> list[tuple[LogLevel, str]]:
+        with capturedLogs() as events:
+            for each in looks:
+                servers.adopt(each)
+        return [(event["log_level"], text) for event, text in zip(events, texts(events), strict=True)]
+
+    logged(snapshot(node("a", heartbeat_age=2.5), node("b", state="draining"), node("c"), draining=("b",)))
+    clock.advance(HEARTBEAT)
+    assert logged(snapshot(node("a", heartbeat_age=5.5), node("c"))) == [
+        (LogLevel.info, "chat server b at b.example:8090 has stopped")
+    ]
+    clock.advance(4.6)
+    dead = "chat server a at a.example:8090 is down: its lease has lapsed, last heartbeat 10 s ago"
+    assert logged(snapshot(node("c")), snapshot(node("c"))) == [(LogLevel.warn, dead)]
+    clock.advance(HEARTBEAT)
+    assert logged(emptied(), emptied()) == [
+        (
+            LogLevel.warn,
+            "the shared state was emptied, or has come back without its data: it knows 0 of 1 chat servers; "
+            "the others are remembered for 4.5 s, until they report again",
+        )
+    ]
+    clock.advance(2 * HEARTBEAT)
+    missing = "chat server c at c.example:8090 is down: it has not reported since the shared state was emptied"
+    assert logged(emptied(), emptied()) == [(LogLevel.warn, missing)]

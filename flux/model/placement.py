@@ -87,11 +87,13 @@ class Snapshot(Value, frozen=True):
     :ivar nodes: one per live lease.
     :ivar reserved: live reservations per server name, leased or not.
     :ivar draining: names an admin put into draining.
+    :ivar since: differs after the shared state has lost everything; the same for ever where that cannot be.
     """
 
     nodes: tuple[Node, ...]
     reserved: dict[str, int]
     draining: frozenset[str]
+    since: str = ""
 
 
 class Choice(Value, frozen=True):

@@ -11,6 +11,8 @@ held one by its health check.  A server whose lease has ended is down, also wher
 static list has it: a stopped process still accepts connections, so a health check
 would vouch for it.
 
+A lease that is gone before it could lapse was given up, in an orderly stop.
+
 Shared state that was emptied does not take the servers with it: for as long as they
 need to report again, those that it knew before go on being known.
 """
@@ -28,6 +30,11 @@ from flux.model.placement import Node, Snapshot
 
 LATE = 1.5
 """Heartbeats after which one is missing: they are neither sent nor recorded on the dot."""
+
+NEARLY = 0.9
+"""Part of a lease after which one that is gone has lapsed: answers take their time, so ages are not exact."""
+
+NOT_BACK = "it has not reported since the shared state was emptied"
 
 SHOWN_DOWN = 3600.0
 """Seconds a server whose lease has ended is still listed, as down."""
@@ -57,9 +64,11 @@ class Servers:
         self._snapshot: Snapshot | None = None
         self._adopted = 0.0
         self._leased: dict[str, Node] = {}
-        self._remembered: dict[str, Node] = {}
+        #: Servers that have not reported since the state was emptied, and how many were on their way to them then.
+        self._remembered: dict[str, int] = {}
         self._remembered_until = 0.0
-        self._ended: dict[str, tuple[float, Node]] = {}
+        #: When that was found out, the server then, and what was wrong; empty where it has stopped in an orderly way.
+        self._ended: dict[str, tuple[float, Node, str]] = {}
         #: The state of each server that the log told of last.
         self._told: dict[str, str] = {}
 
@@ -106,25 +115,29 @@ class Servers:
     def adopt(self, snapshot: Snapshot) -> None:
         """Go on with a new snapshot."""
         now = self._seconds()
+        elapsed = now - self._adopted
         leased = {node.name: node for node in snapshot.nodes}
-        if not leased and self._leased and not self._remembered:
+        known = {name: replace(node, heartbeat_age=node.heartbeat_age + elapsed) for name, node in self._leased.items()}
+        before = self._snapshot.since if self._snapshot is not None else ""
+        if before and snapshot.since and before != snapshot.since:
             self.log.warn(
-                "the shared state knows no chat server any more; {count} are remembered for {seconds:g} s",
-                count=len(self._leased), seconds=LATE * self._heartbeat,
+                "the shared state was emptied, or has come back without its data: it knows {count} of {known} chat "
+                "servers; the others are remembered for {seconds:g} s, until they report again",
+                count=len(leased), known=len(known), seconds=LATE * self._heartbeat,
             )  # fmt: skip
-            self._remembered = self._leased
+            self._remembered = {name: node.reserved for name, node in known.items()}
             self._remembered_until = now + LATE * self._heartbeat
-        if self._remembered:
-            missing = {name: node for name, node in self._remembered.items() if name not in leased}
-            if not missing or now >= self._remembered_until:
-                self._remembered = {}
-            else:
+        missing = {name: reserved for name, reserved in self._remembered.items() if name not in leased}
+        if now < self._remembered_until:
+            for name, reserved in missing.items():
                 # What is on its way now comes on top of what was when the state was emptied.
-                for name, node in missing.items():
-                    leased[name] = replace(node, reserved=node.reserved + snapshot.reserved.get(name, 0))
-        for name, node in self._leased.items():
+                leased[name] = replace(known[name], reserved=reserved + snapshot.reserved.get(name, 0))
+            self._remembered = missing
+        else:
+            self._remembered = {}
+        for name, node in known.items():
             if name not in leased:
-                self._ended[name] = (now, replace(node, heartbeat_age=node.heartbeat_age + now - self._adopted))
+                self._ended[name] = (now, node, NOT_BACK if name in missing else self._lapsed(node))
         for name in leased:
             self._ended.pop(name, None)
         if self._ended:
@@ -133,6 +146,12 @@ class Servers:
         self._snapshot = snapshot
         self._adopted = now
         self._update()
+
+    def _lapsed(self, node: Node) -> str:
+        """What is wrong with a server whose lease is gone."""
+        if node.heartbeat_age < NEARLY * self._lease:
+            return ""
+        return f"its lease has lapsed, last heartbeat {node.heartbeat_age:.0f} s ago"
 
     def configure(self, static: Sequence[ChatServer]) -> None:
         """Go on with another static list; health is known of servers that are where they were."""
@@ -160,7 +179,7 @@ class Servers:
         draining: frozenset[str] = frozenset()
         if self._snapshot is not None:
             reserved, draining = self._snapshot.reserved, self._snapshot.draining
-        for name, (since, node) in self._ended.items():
+        for name, (since, node, _) in self._ended.items():
             age = node.heartbeat_age + self._adopted - since
             known[name] = replace(node, sessions=0, reserved=reserved.get(name, 0), state="down", heartbeat_age=age)
         for server in self._static:
@@ -190,9 +209,11 @@ class Servers:
             told[name] = node.state
             why = ""
             if node.state == "down":
-                why = ": its lease has ended" if name in self._ended else f": {self._problems[name]}"
+                why = self._ended[name][2] if name in self._ended else self._problems[name]
+            orderly = node.state == "down" and not why
             log = self.log.warn if why else self.log.info
             log(
-                "chat server {server} at {host}:{port} is {state}{why}",
-                server=name, host=node.host, port=node.port, state=node.state, why=why,
+                "chat server {server} at {host}:{port} {became}{why}",
+                server=name, host=node.host, port=node.port, became="has stopped" if orderly else f"is {node.state}",
+                why=f": {why}" if why else "",
             )  # fmt: skip

@@ -61,7 +61,7 @@ class _About(msgspec.Struct, frozen=True):
 _pack = msgspec.msgpack.Encoder().encode
 _strings = msgspec.msgpack.Decoder(list[str]).decode
 _renewal = msgspec.msgpack.Decoder(tuple[bool, bool, list[str], list[str], list[str], list[str]]).decode
-_snapshot = msgspec.msgpack.Decoder(tuple[float, list[tuple[str, str]], list[tuple[str, int]], list[str]]).decode
+_snapshot = msgspec.msgpack.Decoder(tuple[float, list[tuple[str, str]], list[tuple[str, int]], list[str], str]).decode
 _counts = msgspec.msgpack.Decoder(list[tuple[int, float]]).decode
 _lapsing = msgspec.msgpack.Decoder(list[tuple[str, float]]).decode
 _about = msgspec.json.Decoder(_About).decode
@@ -188,7 +188,7 @@ class RedisState:
                 [choice.token_digest.hex() for choice in choices],
             ),
         )
-        now, leases, reservations, draining = _snapshot(answer)
+        now, leases, reservations, draining, since = _snapshot(answer)
         reserved = dict(reservations)
         nodes = []
         for name, says in leases:
@@ -209,7 +209,7 @@ class RedisState:
                     tls=lease.tls,
                 )
             )
-        return Snapshot(nodes=tuple(nodes), reserved=reserved, draining=frozenset(draining))
+        return Snapshot(nodes=tuple(nodes), reserved=reserved, draining=frozenset(draining), since=since)
 
     async def reserved(self, uids: Sequence[int]) -> dict[int, str]:
         """See :meth:`IState.reserved`."""

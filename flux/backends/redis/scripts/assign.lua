@@ -1,5 +1,5 @@
 -- Records assignments, if there are any, and returns all loads: {hold, token_ttl, accounts, servers, digests}.
--- Answer: {now, {{node, what it says of itself}, ...}, {{server, reservations}, ...}, {draining, ...}}.
+-- Answer: {now, {{node, what it says of itself}, ...}, {{server, reservations}, ...}, {draining, ...}, since}.
 
 local hold, token_ttl, accounts, servers, digests = unpack(given)
 
@@ -64,4 +64,16 @@ for _, server in ipairs(call('SMEMBERS', RESERVING)) do
   end
 end
 
-return cmsgpack.pack({now, nodes, reserved, call('SMEMBERS', DRAINING)})
+-- Gone with everything else when Redis is emptied, and another one then.
+local since = call('GET', SINCE)
+if since then
+  call('PEXPIRE', SINCE, KEEP)
+else
+  since = clock[1] .. '.' .. clock[2]
+  -- A full Redis takes none, and is read all the same.
+  if redis.pcall('SET', SINCE, since, 'PX', KEEP)['err'] then
+    since = ''
+  end
+end
+
+return cmsgpack.pack({now, nodes, reserved, call('SMEMBERS', DRAINING), since})

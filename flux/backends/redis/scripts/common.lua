@@ -14,6 +14,7 @@ local KEEP = 86400000
 local MANY = 4000
 
 local BOOTS, LEASES, NODES, DRAINING = prefix .. 'boots', prefix .. 'leases', prefix .. 'nodes', prefix .. 'draining'
+local SINCE = prefix .. 'since'
 local ROUTES, LOOKED = prefix .. 'routes', prefix .. 'routes:looked'
 local RESERVED, RESERVING, RESERVATIONS = prefix .. 'reserved:', prefix .. 'reserving', prefix .. 'reservations'
 local ARRIVED, TOKEN = prefix .. 'arrived:', prefix .. 'token:'
