@@ -7,15 +7,6 @@ import os
 import sys
 from typing import Any, TextIO
 
-from twisted.logger import (
-    FileLogObserver,
-    FilteringLogObserver,
-    LogLevel,
-    LogLevelFilterPredicate,
-    formatEvent,
-    globalLogBeginner,
-)
-
 #: What a shell shows for a program that a broken pipe has ended: 128 and the number of SIGPIPE.
 BROKEN_PIPE = 141
 
@@ -68,6 +59,16 @@ class Output:
 
 def warnings_to_stderr(command: str) -> None:
     """Show what is logged as a warning or worse: what a command waits for, for one, and for how long already."""
+    # Not above: `flux --help` is quick because it imports nothing.
+    from twisted.logger import (
+        FileLogObserver,
+        FilteringLogObserver,
+        LogLevel,
+        LogLevelFilterPredicate,
+        formatEvent,
+        globalLogBeginner,
+    )
+
     observer = FileLogObserver(sys.stderr, lambda event: f"{command}: {formatEvent(event)}\n")
     warnings = FilteringLogObserver(observer, [LogLevelFilterPredicate(LogLevel.warn)])
     globalLogBeginner.beginLoggingTo([warnings], redirectStandardIO=False)
