@@ -9,7 +9,7 @@ import pytest_twisted
 from chat_server import PASSWORD, ChatServer, Client, leaves_nothing
 from status_parts import texts
 from twisted.internet.defer import Deferred
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 
 from flux.errors import Unavailable
 
@@ -72,8 +72,12 @@ async def test_clients_of_a_draining_node_are_told_where_to_go_with_a_token(serv
             "websocket": "ws://chat2/ws",
         }  # fmt: skip
         there = await server.connect(second)
-        assert (await there.ok("login", id=client.id, token=token))["server"] == "chat2"
-        assert (await client.ended())[-1] == {"type": "kicked", "reason": "takeover"}
+        with capturedLogs() as logged:
+            assert (await there.ok("login", id=client.id, token=token))["server"] == "chat2"
+            assert (await client.ended())[-1] == {"type": "kicked", "reason": "takeover"}
+        told = [formatEvent(event) for event in logged]
+        assert f"user {client.id} is on another server now" in told
+        assert not any("kicked" in line for line in told)
 
 
 async def test_they_are_not_asked_all_at_once(server: ChatServer) -> None:

@@ -332,7 +332,10 @@ class Session:
     def kick(self, reason: KickReason, detail: str = "") -> None:
         """Tell the client why, for people in ``detail``, and close."""
         if not self.connection.closed:
-            self.log.info("kicked user {uid}: {reason}", uid=self.uid, reason=reason, conn=self.conn)
+            if reason == "takeover" and self.node.draining:
+                self.log.info("user {uid} is on another server now", uid=self.uid, conn=self.conn)
+            else:
+                self.log.info("kicked user {uid}: {reason}", uid=self.uid, reason=reason, conn=self.conn)
             self.node.metrics.kicked(reason)
             line = self.dialect.event(Kicked(reason, detail or UNSET))
             if line:
