@@ -1,0 +1,188 @@
+"""Waits: with a deadline, for several things at once, for one's turn, for a while."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Awaitable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+
+T = TypeVar("T")
+
+
+class DeadlineExceeded(TimeoutError):
+    """Something took longer than it may; the text says what, and how long it had."""
+
+
+def _deferred(awaitable: Awaitable[T]) -> Deferred[T]:
+    if isinstance(awaitable, Deferred):
+        return awaitable
+
+    async def wait() -> T:
+        return await awaitable
+
+    return Deferred.fromCoroutine(wait())
+
+
+async def within(seconds: float, awaitable: Awaitable[T], clock: IReactorTime, what: str) -> T:
+    """The result of ``awaitable``, which is cancelled if it takes longer than ``seconds``.
+
+    :param what: what is waited for, for the error: "the store".
+    :raise DeadlineExceeded: it took longer.
+    """
+
+    def timed_out(result: T | Failure, _: float) -> T:
+        if isinstance(result, Failure):
+            result.trap(CancelledError)
+            raise DeadlineExceeded(f"{what}: nothing after {seconds:g} s")
+        return result
+
+    return await _deferred(awaitable).addTimeout(seconds, clock, onTimeoutCancel=timed_out)
+
+
+class Abandoned(Exception):
+    """What was waited for was cancelled, and not by who waits; ``__cause__`` is the ``CancelledError``."""
+
+
+async def insulated(awaitable: Awaitable[T]) -> T:
+    """The result of ``awaitable``; a ``CancelledError`` is the waiter's own.
+
+    Some libraries report their timeouts as a ``CancelledError``, which would end a loop that goes on after errors.
+    Cancelling the waiter cancels ``awaitable``, waits until it has ended, and raises whatever became of it.
+
+    :raise Abandoned: ``awaitable`` was cancelled by somebody else.
+    :raise CancelledError: the waiter was cancelled.
+    """
+    cancelled = finished = False
+
+    def cancel(_: Deferred[T]) -> None:
+        nonlocal cancelled
+        cancelled = True
+        running.cancel()
+
+    def end(result: T | Failure) -> None:
+        nonlocal finished
+        finished = True
+        if not ended.called:
+            ended.callback(result)
+
+    # Awaited instead of the work itself, to know our own cancellation from one inside it.
+    ended: Deferred[T] = Deferred(cancel)
+    running = _deferred(awaitable).addBoth(end)
+    try:
+        result = await ended
+    except Exception as problem:
+        if not cancelled:
+            if isinstance(problem, CancelledError):
+                raise Abandoned("it was cancelled") from problem
+            raise
+    if cancelled:
+        if not finished:
+            await running
+        raise CancelledError
+    return result
+
+
+async def together(work: Iterable[Awaitable[T]]) -> list[T]:
+    """The results of all of ``work``, which runs at the same time.
+
+    All of it has ended when this returns or raises: nothing is left behind by a failure. Of several failures the first
+    in order is raised. Cancelling the waiter cancels what still runs.
+    """
+    outcomes: list[tuple[bool, Any]] = await DeferredList([_deferred(each) for each in work], consumeErrors=True)
+    for succeeded, outcome in outcomes:
+        if not succeeded:
+            outcome.raiseException()
+    return [outcome for _, outcome in outcomes]
+
+
+class Slots:
+    """So many may work at the same time, and the others wait for their turn; how many may change meanwhile.
+
+    (Twisted's DeferredSemaphore has the number it began with.)
+
+    :param limit: at least 1.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._free = self._limit = limit
+        self._waiting: deque[Deferred[None]] = deque()
+        self._last: deque[Deferred[None]] = deque()
+        self._admitting = False
+
+    @property
+    def waiting(self) -> int:
+        """Those who wait for their turn."""
+        return len(self._waiting) + len(self._last)
+
+    @property
+    def waiting_last(self) -> int:
+        """Those of them who come after all others."""
+        return len(self._last)
+
+    def resize(self, limit: int) -> None:
+        """Of more than ``limit`` who work at the moment, all finish."""
+        self._free += limit - self._limit
+        self._limit = limit
+        self._admit()
+
+    async def acquire(self, last: bool = False) -> None:
+        """Wait for a turn; every one has to be released.
+
+        :param last: let all go first who do not say so, those who come later too.
+        """
+        if self._free > 0:
+            self._free -= 1
+            return
+        queue = self._last if last else self._waiting
+        turn: Deferred[None] = Deferred(queue.remove)
+        queue.append(turn)
+        await turn
+
+    def release(self) -> None:
+        """Let somebody else have the turn, who may run inside this call."""
+        self._free += 1
+        self._admit()
+
+    def _admit(self) -> None:
+        if self._admitting:
+            # Somebody had the turn and is through already, inside the loop below, which goes on with the next one:
+            # thousands who do not wait for anything would be as many calls inside each other.
+            return
+        self._admitting = True
+        try:
+            while self._free > 0 and (self._waiting or self._last):
+                self._free -= 1
+                (self._waiting or self._last).popleft().callback(None)
+        finally:
+            self._admitting = False
+
+
+async def sleep(seconds: float, clock: IReactorTime) -> None:
+    """Wait for ``seconds``; cancelling the waiter ends the wait."""
+    await deferLater(clock, seconds)
+
+
+async def turn(clock: IReactorTime) -> None:
+    """Wait until the reactor has looked after everything that is ready now."""
+    # What is due may run before the reactor looks at its sockets; what that asks for runs after.
+    await sleep(0, clock)
+    await sleep(0, clock)
+
+
+def backoff(initial: float, maximum: float, rng: random.Random) -> Iterator[float]:
+    """Endless waits before retries, in seconds: doubling from ``initial`` to ``maximum``.
+
+    Each is drawn from the upper half of its range ("equal jitter" in M. Brooker,
+    *Exponential Backoff and Jitter*, 2015), so that clients cut off together do
+    not come back together, and none comes back at once.
+    """
+    ceiling = initial
+    while True:
+        yield rng.uniform(ceiling / 2, ceiling)
+        ceiling = min(ceiling * 2, maximum)
