@@ -181,8 +181,12 @@ class ChatConnection(Connection):
         if not self.address and not self.closed and getattr(socket_below(self.transport), "disconnecting", False):
             # What reads the header has closed the connection, nobody else did.
             self.node.connections.without_header(_host(self._proxy))
+        left = not self.closed
         super().connectionLost(reason)
         if self.session is not None:
+            if left and self.session.placed:
+                why = "has closed the connection" if reason.check(ConnectionDone) else "has lost the connection"
+                self.log.info("user {uid} {why}", uid=self.session.uid, why=why, conn=self.conn)
             self.node.end(self.session)
             # The session knows its connection: without this both would wait for the garbage collector.
             self.session = None
