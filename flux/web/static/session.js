@@ -8,11 +8,11 @@
 
 import { locate, movedAddress, socketAddress } from "./gate.js";
 import { Link, Lost, Refused } from "./link.js";
+import { Roster } from "./roster.js";
 import { unique } from "./store.js";
 
 const ACK_AFTER = 250;
 const READ_AFTER = 300;
-const MEMBERS_PAUSE = 250;
 const TYPING_EVERY = 3_000;
 const FIRST_PAUSE = 500;
 const LONGEST_PAUSE = 30_000;
@@ -38,8 +38,7 @@ export class Session {
     this.acks = new Map();
     this.reads = new Map();
     this.typed = new Map();
-    this.stale = new Map();
-    this.looking = false;
+    this.roster = new Roster(store, (type, fields) => this.ask(type, fields));
     this.loggedOut = false;
     this.wake = () => this.hurry();
     this.look = () => document.visibilityState === "visible" && this.online && this.link.ping();
@@ -262,32 +261,9 @@ export class Session {
     this.store.setGroups((await this.ask("groups")).groups);
   }
 
-  /** Learn the members of a group, once for all that changes until its turn comes: the server counts these requests. */
+  /** Learn the members of a group. */
   refreshMembers(group) {
-    let waiting = this.stale.get(group);
-    if (!waiting) {
-      waiting = {};
-      waiting.done = new Promise((resolve, reject) => Object.assign(waiting, { resolve, reject }));
-      this.stale.set(group, waiting);
-      if (!this.looking) this.lookAtMembers();
-    }
-    return waiting.done;
-  }
-
-  async lookAtMembers() {
-    this.looking = true;
-    while (this.stale.size) {
-      const [group, { resolve, reject }] = this.stale.entries().next().value;
-      this.stale.delete(group);
-      try {
-        if (this.store.groups.has(group)) this.store.setMembers(group, (await this.ask("group.members", { group })).members);
-        resolve();
-      } catch (error) {
-        reject(error);
-      }
-      await new Promise((resume) => setTimeout(resume, MEMBERS_PAUSE));
-    }
-    this.looking = false;
+    return this.roster.refresh(group);
   }
 
   /** Learn an account's name, if it is not known. */
