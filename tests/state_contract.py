@@ -123,6 +123,12 @@ class StateContract:
         assert (back.restored, back.departed) == ((1,), ())
         assert set(await state.routes([1, 2, 3])) == {1, 3}
 
+    async def test_where_everything_was_forgotten_nobody_was_taken_for_departed(self, state, elapse) -> None:
+        await state.renew(self.lease("b"), [])
+        assert (await state.renew(self.lease("a", boot=7), [(1, 1)])).restored == ()
+        # Known from now on, so somebody may have been told.
+        assert (await state.renew(self.lease("a", boot=7), [(1, 1), (2, 1)])).restored == (2,)
+
     async def test_nobody_departs_with_a_node_that_has_not_been_heard_of(self, state) -> None:
         """As after everything was forgotten: it lives, and its heartbeat is to come."""
         await state.renew(self.lease("a"), [])

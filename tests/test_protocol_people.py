@@ -10,6 +10,8 @@ import pytest_twisted
 from chat_server import ChatServer, Client, befriend, group_of
 
 from flux.errors import Unavailable
+from flux.model.bus import Notify, Online
+from flux.model.events import Presence
 
 
 @pytest_twisted.async_yield_fixture
@@ -221,6 +223,20 @@ async def test_friends_see_that_a_node_died_and_that_it_had_only_stood_still(
     others = [push["id"] for push in await ann.settled()]
     assert others == ([dan.id] if comes_back else [])
     assert await cy.settled() == []
+
+
+async def test_what_was_announced_does_not_hide_what_came_after_it(server: ChatServer) -> None:
+    second = await server.start_node()
+    await server.register("ann", "bob")
+    ann, bob = await server.log_in("ann"), await server.log_in("bob", second)
+    await befriend(ann, bob)
+    await ann.settled()
+    for later in (True, False):
+        server.node.deliver(Online((bob.id, 999), not later))
+        # Of a login, or the end of a session, which is known before all sessions have been gone through.
+        server.node.deliver(Notify(Presence(bob.id, later), (ann.id,)))
+        assert await ann.told("presence") == {"id": bob.id, "online": later}
+        assert await ann.settled() == []
 
 
 async def test_a_friendship_made_across_nodes_is_seen_from_both(server: ChatServer) -> None:

@@ -11,6 +11,7 @@ from redis_parts import admin, lease, new_prefix, parts, started
 from state_contract import StateContract
 from twisted.internet.task import deferLater
 
+from flux.backends.redis import scripts
 from flux.backends.redis import state as redis_state
 from flux.model.placement import Choice
 from flux.model.sessions import Route
@@ -68,6 +69,18 @@ async def test_every_key_is_documented_with_its_type_life_and_owner(redis_server
     for name, (kind, lapses, owner) in found.items():
         assert (kind, owner) == (rows[name][0], rows[name][2]), name
         assert lapses == (rows[name][1] not in ("for ever", "until it is taken back")), name
+
+
+def test_a_start_tries_every_command_that_scripts_use() -> None:
+    """A user who may not use one is told so then, and not by the first call that needs it."""
+    used, tried = set(), set()
+    for path in Path(scripts.__file__).parent.glob("*.lua"):
+        found = set(re.findall(r"(?:call|each)\('([A-Z]+)'", path.read_text("utf-8")))
+        used |= found
+        if path.stem in ("check", "common"):
+            tried |= found
+    assert len(used) > 20
+    assert used == tried
 
 
 async def test_bans_are_bounded_and_the_longest_stay(redis_server, monkeypatch) -> None:

@@ -87,7 +87,8 @@ class MemoryState:
             return Renewal(lost=(), draining=name in self._draining, superseded=True)
         # After everything stood still, whoever comes back first must not judge the others.
         judges = (held := self._leases.get(name)) is not None and held.expires > self._seconds()
-        if boot > self._boots.get(name, 0):
+        known = self._boots.get(name) == boot
+        if not known:
             judges = False
             self._end_leases([name])
             self._boots[name] = boot
@@ -110,7 +111,7 @@ class MemoryState:
             lost=tuple(lost),
             draining=name in self._draining,
             superseded=False,
-            restored=tuple(restored),
+            restored=tuple(restored) if known else (),
             departed=tuple(departed),
         )
 

@@ -124,7 +124,7 @@ class ChatNode:
         bans.on_ban(lambda by_admins: self.connections.keep_out(bans, by_admins))
         self.accounts = Accounts(settings, store, state, bus, passwords, metrics.accounts, bans, clock)
         self.cursors = Cursors(store, metrics)
-        self.presence = Presence(self.sessions, state, bus)
+        self.presence = Presence(self.sessions, state, bus, clock, self.tasks)
         self.spread = Spread(state, bus, self.tasks, self._is_self, metrics)
         self._rng = rng or random.Random()
         self.delivery = Delivery(

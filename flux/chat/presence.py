@@ -3,7 +3,7 @@
 ::
 
     login, end of a session ──> notify: its friends, on their nodes
-    the end of a lease      ──> announce: every node, which looks who of its sessions has such friends
+    the end of a lease      ──> announce: every node, which goes through its sessions for such friends, bit by bit
 
 The routes are the truth about presence; the pushes to friends are hints that may get
 lost, and a login shows the state anew.
@@ -14,10 +14,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from flux.errors import FluxError
 from flux.interfaces import IBus, IState
+from flux.lifecycle import Tasks, turn
 from flux.model.bus import BusEvent, Notify, Online
 from flux.model.events import Notice, ReadUpTo, Typing
 from flux.model.events import Presence as PresenceNotice
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 AT_ONCE = 1_000
 """Accounts in one announcement to all nodes."""
 
+LOOKED_AT_ONCE = 500
+"""Sessions whose friends are looked through without letting anything else happen: about a millisecond."""
+
 
 class Presence:
     """Looks up who is where, and passes notices on.
@@ -37,10 +42,18 @@ class Presence:
 
     log = Logger()
 
-    def __init__(self, sessions: dict[int, Session], state: IState, bus: IBus) -> None:
+    def __init__(
+        self, sessions: dict[int, Session], state: IState, bus: IBus, clock: IReactorTime, tasks: Tasks
+    ) -> None:
         self._sessions = sessions
         self._state = state
         self._bus = bus
+        self._clock = clock
+        self._tasks = tasks
+        # Who was announced and is to be shown, and who is being shown.
+        self._announced: dict[int, bool] = {}
+        self._shown: dict[int, bool] = {}
+        self._showing = False
 
     async def online(self, uids: Sequence[int]) -> set[int]:
         """Those of ``uids`` that have a live session somewhere; only local ones while the state is away."""
@@ -65,6 +78,10 @@ class Presence:
         Reading and typing of somebody are not shown to who has blocked them, which the session of that one knows.
         """
         away = []
+        if isinstance(notice, PresenceNotice):
+            # Newer than what was announced.
+            self._announced.pop(notice.id, None)
+            self._shown.pop(notice.id, None)
         sender = _sender(notice)
         lines: dict[object, bytes] = {}
         for uid in uids:
@@ -98,11 +115,33 @@ class Presence:
                 return
 
     def show_online(self, event: Online) -> None:
-        """Show the sessions here which of their friends came or went."""
-        changed = frozenset(event.uids)
-        for session in list(self._sessions.values()):
-            for uid in changed.intersection(session.friends):
-                session.show(PresenceNotice(uid, event.online))
+        """Show the sessions here, soon, which of their friends came or went."""
+        self._announced.update(dict.fromkeys(event.uids, event.online))
+        if not self._showing:
+            self._showing = True
+            self._tasks.spawn(self._show_announced(), "showing who is online")
+
+    async def _show_announced(self) -> None:
+        try:
+            while self._announced:
+                # What is announced in parts is looked through once.
+                await turn(self._clock)
+                self._shown, self._announced = self._announced, {}
+                sessions = list(self._sessions.values())
+                for start in range(0, len(sessions), LOOKED_AT_ONCE):
+                    for session in sessions[start : start + LOOKED_AT_ONCE]:
+                        self._show_friends(session)
+                    await turn(self._clock)
+        finally:
+            self._showing = False
+
+    def _show_friends(self, session: Session) -> None:
+        if session.ended:
+            return
+        for uid in session.friends:
+            online = self._shown.get(uid)
+            if online is not None and (online or uid not in self._sessions):
+                session.show(PresenceNotice(uid, online))
 
     async def spread(self, uids: Sequence[int], event: Callable[[list[int]], BusEvent]) -> None:
         """Publish ``event`` to each node that has some of ``uids``, naming those."""

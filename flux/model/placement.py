@@ -40,7 +40,8 @@ class Renewal(Value, frozen=True):
     :ivar superseded: another boot holds this name: this process has to go.
     :ivar strays: (account, session number) of some routes to this boot that it did not name, for it to
         release if it has no such sessions; a state that never loses a release need not look for them.
-    :ivar restored: accounts that were named and had no route, a lower one, or one of a node that is gone.
+    :ivar restored: accounts that were named and had no route, a lower one, or one of a node that is gone; none where
+        the state did not know this boot: it has been emptied, and has told nobody that they departed.
     :ivar departed: accounts whose routes were dropped since their nodes have died. Each is told to one node, once;
         perhaps not with the first heartbeat after the end of a lease, where there are many.
     """

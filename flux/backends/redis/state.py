@@ -60,7 +60,7 @@ class _About(msgspec.Struct, frozen=True):
 
 _pack = msgspec.msgpack.Encoder().encode
 _strings = msgspec.msgpack.Decoder(list[str]).decode
-_renewal = msgspec.msgpack.Decoder(tuple[bool, bool, list[str], list[str], list[str], list[str]]).decode
+_renewal = msgspec.msgpack.Decoder(tuple[bool, bool, list[str], list[str], list[str], list[str], bool]).decode
 _snapshot = msgspec.msgpack.Decoder(tuple[float, list[tuple[str, str]], list[tuple[str, int]], list[str], str]).decode
 _counts = msgspec.msgpack.Decoder(list[tuple[int, float]]).decode
 _lapsing = msgspec.msgpack.Decoder(list[tuple[str, float]]).decode
@@ -160,7 +160,8 @@ class RedisState:
             draining=answers[0][1],
             superseded=any(answer[0] for answer in answers),
             strays=tuple((uid, number) for uid, number in recorded if named.get(uid) != number),
-            restored=tuple(int(uid) for answer in answers for uid in answer[4]),
+            # Where Redis had been emptied nobody was told anything: of that the first part knows.
+            restored=tuple(int(uid) for answer in answers for uid in answer[4]) if answers[0][6] else (),
             departed=tuple(int(uid) for uid in answers[0][5]),
         )
 

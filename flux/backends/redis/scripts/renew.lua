@@ -1,13 +1,13 @@
 -- A heartbeat, or a later part of one: {node, boot, ttl, about, accounts, numbers}.
 -- The first part has `about`, what the node says of itself, and sets the lease.
 -- Answer: {superseded, draining, accounts that were lost, some accounts that have a route here and their numbers,
--- accounts that were restored, accounts whose routes were dropped with their nodes}.
+-- accounts that were restored, accounts whose routes were dropped with their nodes, whether this boot was known}.
 
 local node, boot, ttl, about, accounts, numbers = unpack(given)
 local draining = call('SISMEMBER', DRAINING, node) == 1
 local newest = tonumber(call('HGET', BOOTS, node) or 0)
 if tonumber(boot) < newest then
-  return cmsgpack.pack({true, draining, {}, {}, {}, {}})
+  return cmsgpack.pack({true, draining, {}, {}, {}, {}, false})
 end
 
 -- After an outage all leases have lapsed, and whoever comes back first must not judge the others.
@@ -53,7 +53,7 @@ local boots = {}
 
 local function known(node)
   if boots[node] == nil then
-    boots[node] = call('HEXISTS', BOOTS, node) == 1
+    boots[node] = call('HGET', BOOTS, node) and true
   end
   return boots[node]
 end
@@ -90,4 +90,4 @@ if about ~= '' then
     call('PEXPIRE', key, KEEP)
   end
 end
-return cmsgpack.pack({false, draining, lost, here, restored, departed})
+return cmsgpack.pack({false, draining, lost, here, restored, departed, newest == tonumber(boot)})
