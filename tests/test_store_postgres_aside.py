@@ -1,10 +1,10 @@
-"""Messages that cannot simply be appended: the rest of their batch does not notice, nor does the server's log."""
+"""Messages that cannot simply be appended, and pairs that the node does not know: the rest of their batch does not
+notice, nor does the server's log."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import pytest
 import pytest_twisted
@@ -13,16 +13,31 @@ from store_contract_groups import group_of
 from store_contract_messages import send
 from store_contract_people import people, together
 
-from flux.backends.postgres import PostgresStore, append
+from flux.backends.postgres import PostgresStore
 from flux.bench.engines import PostgresServer
-from flux.errors import BadRequest, Forbidden, NotFound
+from flux.errors import BadRequest, Forbidden, NotFound, UserInvalid
 from flux.model.messages import Draft, Receipt
+
+NOTED = """
+    CREATE TABLE looked_at (nth serial, text text);
+    ALTER FUNCTION append_singly RENAME TO append_singly_unnoted;
+    CREATE FUNCTION append_singly(
+        in_chats bigint[], senders bigint[], tos bigint[], cids text[], texts text[], clock bigint
+    ) RETURNS TABLE (nth bigint, outcome text, chat bigint, seq bigint, at bigint, version bigint)
+    LANGUAGE plpgsql AS $$
+    BEGIN
+        INSERT INTO looked_at (text) SELECT unnest(texts);
+        RETURN QUERY SELECT * FROM append_singly_unnoted(in_chats, senders, tos, cids, texts, clock);
+    END
+    $$"""
+"""Keeps the texts of the messages that are looked at one by one."""
 
 
 @pytest.fixture(scope="module")
 def migrated(quick_postgres: PostgresServer) -> Iterator[Database]:
     database = Database(quick_postgres.create_database("aside"))
     database.migrate()
+    database.query(NOTED)
     yield database
     database.close()
 
@@ -43,17 +58,16 @@ async def nodes(migrated):
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The batches that were done message by message as a whole."""
-    slow: list[Any] = []
-    original = append._carefully
+def looked_at(migrated: Database) -> Callable[[], list[str]]:
+    """The texts of messages that were looked at one by one since the last call; the others went the quick way."""
 
-    async def noted(*arguments: Any) -> Any:
-        slow.append(arguments[-1])
-        return await original(*arguments)
+    def texts() -> list[str]:
+        found = migrated.query("SELECT text FROM looked_at ORDER BY nth")
+        migrated.query("DELETE FROM looked_at")
+        return [text for (text,) in found]
 
-    monkeypatch.setattr(append, "_carefully", noted)
-    return slow
+    texts()
+    return texts
 
 
 async def test_a_retry_leaves_nothing_in_the_log_of_the_server(quick_postgres: PostgresServer, nodes) -> None:
@@ -66,7 +80,7 @@ async def test_a_retry_leaves_nothing_in_the_log_of_the_server(quick_postgres: P
     assert log.read_text()[len(before) :] == ""
 
 
-async def test_what_is_set_aside_leaves_no_gap_and_its_neighbours_go_the_quick_way(nodes, quick) -> None:
+async def test_what_is_set_aside_leaves_no_gap_and_its_neighbours_go_the_quick_way(nodes, looked_at) -> None:
     store = nodes[0]
     ann, bob, cat, dan = await people(store, "ann", "bob", "cat", "dan")
     group = await group_of(store, ann, bob)
@@ -77,7 +91,7 @@ async def test_what_is_set_aside_leaves_no_gap_and_its_neighbours_go_the_quick_w
     [last] = await send(store, Draft(cat, bob, 0, "1"))
     [first] = await send(store, Draft(ann, 0, group, "1", "k"))
     await store.block(dan, ann)
-    quick.clear()
+    assert looked_at() == []
     nowhere = last.chat + 1
     outcomes = await store.append(
         [
@@ -127,14 +141,15 @@ async def test_what_is_set_aside_leaves_no_gap_and_its_neighbours_go_the_quick_w
     assert outcomes[8].version == outcomes[6].version == (await store.membership(group)).version
     page = await store.history(bob, pair.chat, 0, 0, 0, 0, 99)
     assert [message.text for message in page.messages] == ["1", "2", "3", "4"]
-    assert quick == []
+    aside = ["1", "other", "2", "other", "stranger", "1", "blocked", "1", "nowhere", "no group"]
+    assert looked_at() == aside
 
 
-async def test_a_batch_of_which_nothing_is_new_moves_nothing(migrated, nodes, quick) -> None:
+async def test_a_batch_of_which_nothing_is_new_moves_nothing(migrated, nodes, looked_at) -> None:
     store = nodes[0]
     ann, bob, cat = await people(store, "ann", "bob", "cat")
     first = await send(store, Draft(ann, bob, 0, "1", "k"), Draft(ann, cat, 0, "1", "k"))
-    quick.clear()
+    assert looked_at() == []
     mark = (await store.changes(0)).mark
     before = migrated.query("SELECT * FROM chats ORDER BY id")
     again = await store.append(
@@ -146,17 +161,17 @@ async def test_a_batch_of_which_nothing_is_new_moves_nothing(migrated, nodes, qu
     assert isinstance((await store.append([Draft(ann, 0, 999, "x")]))[0], NotFound)
     assert migrated.query("SELECT * FROM chats ORDER BY id") == before
     assert (await store.changes(mark)).heads == ()
-    assert quick == []
+    assert looked_at() == ["1", "1", "x", "x", "x"]
 
 
-async def test_two_nodes_that_repeat_each_others_cids_at_the_same_time(nodes, quick) -> None:
+async def test_two_nodes_that_repeat_each_others_cids_at_the_same_time(nodes, looked_at) -> None:
     """Whichever was first, both are told the same, and of each message there is one."""
     luck = random.Random(7)
     ids = await people(nodes[0], *(f"user{n}" for n in range(6)))
     pairs = [(one, other) for one in ids for other in ids if one < other]
     for store in nodes:
         await store.append([Draft(one, other, 0, "first", "first") for one, other in pairs])
-    quick.clear()
+    assert looked_at() == ["first"] * len(pairs)
     told: dict[tuple[int, str], set[tuple[int, int]]] = {}
     news = 0
     for round_ in range(20):
@@ -170,7 +185,110 @@ async def test_two_nodes_that_repeat_each_others_cids_at_the_same_time(nodes, qu
                 news += not receipt.duplicate
     assert {len(places) for places in told.values()} == {1}
     assert news == len(told)
-    assert quick == []
+    assert len(looked_at()) == 20 * 2 * 40 - news
+
+
+async def test_only_what_is_wrong_with_messages_of_unknown_pairs_is_looked_at_one_by_one(nodes, looked_at) -> None:
+    """Chats that are known, found, and made; whatever the ids say of their order."""
+    other, store = nodes
+    ann, bob, cat, dan, eve = await people(store, "ann", "bob", "cat", "dan", "eve")
+    found, both, barred = await send(
+        other, Draft(ann, bob, 0, "1", "k"), Draft(ann, cat, 0, "1"), Draft(ann, dan, 0, "1", "d")
+    )
+    await send(store, Draft(ann, cat, 0, "2"))
+    group = await group_of(store, ann, bob)
+    [known] = await send(store, Draft(dan, cat, 0, "1", "k"))
+    await store.block(dan, ann)
+    await store.block(eve, ann)
+    mark = (await store.changes(0)).mark
+    assert looked_at() == []
+    outcomes = await store.append(
+        [
+            Draft(dan, cat, 0, "2"),
+            Draft(bob, eve, 0, "1 by bob", "k"),
+            Draft(ann, bob, 0, "2", "l"),
+            Draft(ann, 0, found.chat, "no group"),
+            Draft(cat, ann, 0, "3"),
+            Draft(ann, 10**6, 0, "nobody"),
+            Draft(ann, cat, 0, "4"),
+            Draft(eve, bob, 0, "2 by eve", "k"),
+            Draft(ann, eve, 0, "blocked, no chat"),
+            Draft(bob, eve, 0, "1 by bob", "k"),
+            Draft(ann, bob, 0, "1", "k"),
+            Draft(bob, ann, 0, "3", "k"),
+            Draft(ann, dan, 0, "blocked"),
+            Draft(ann, dan, 0, "1", "d"),
+            Draft(dan, ann, 0, "2"),
+            Draft(bob, 0, group, "1"),
+            Draft(10**6, ann, 0, "of nobody"),
+            Draft(bob, bob, 0, "to oneself"),
+            Draft(cat, eve, 0, "1"),
+            Draft(bob, eve, 0, "other", "k"),
+            Draft(ann, 10**6, 0, "nobody again"),
+            Draft(bob, eve, 0, "3 by bob"),
+        ]
+    )
+    told = [
+        (outcome.chat, outcome.seq, outcome.duplicate) if isinstance(outcome, Receipt) else type(outcome)
+        for outcome in outcomes
+    ]
+    first, second = outcomes[1].chat, outcomes[18].chat
+    assert group < known.chat < first < second
+    assert told == [
+        (known.chat, 2, False),
+        (first, 1, False),
+        (found.chat, 2, False),
+        NotFound,
+        (both.chat, 3, False),
+        UserInvalid,
+        (both.chat, 4, False),
+        (first, 2, False),
+        Forbidden,
+        (first, 1, True),
+        (found.chat, 1, True),
+        (found.chat, 3, False),
+        Forbidden,
+        (barred.chat, 1, True),
+        (barred.chat, 2, False),
+        (group, 1, False),
+        UserInvalid,
+        BadRequest,
+        (second, 1, False),
+        BadRequest,
+        UserInvalid,
+        (first, 3, False),
+    ]
+    wrong = ["no group", "nobody", "blocked, no chat", "1 by bob", "1", "blocked", "1", "of nobody", "other"]
+    assert looked_at() == [*wrong, "nobody again"]
+    page = await store.history(eve, first, 0, 0, 0, 0, 99)
+    assert [message.text for message in page.messages] == ["1 by bob", "2 by eve", "3 by bob"]
+    page = await store.history(bob, found.chat, 0, 0, 0, 0, 99)
+    assert [message.text for message in page.messages] == ["1", "2", "3"]
+    moved = await store.changes(mark)
+    heads = {found.chat: 3, both.chat: 4, barred.chat: 2, group: 1, known.chat: 2, first: 3, second: 1}
+    assert (dict(moved.heads), dict(moved.members)) == (heads, {first: 1, second: 1})
+
+
+async def test_chats_that_were_looked_up_are_known(nodes, looked_at) -> None:
+    """After a restart everybody's are looked up once, by the call that appends."""
+    ids = await people(nodes[0], *(f"user{n}" for n in range(9)))
+    drafts = [Draft(one, other, 0, "x", "k") for one in ids for other in ids if one != other]
+    before = await nodes[0].append(drafts)
+    for cid in "lm":
+        after = await nodes[1].append([Draft(draft.sender, draft.to, 0, "x", cid) for draft in drafts])
+        assert [receipt.chat for receipt in after] == [receipt.chat for receipt in before]
+        assert sorted(nodes[1]._pairs.young) == sorted((draft.sender, draft.to) for draft in drafts)
+    assert looked_at() == []
+
+
+async def test_a_batch_of_which_no_chat_exists(nodes, looked_at) -> None:
+    ann, bob = await people(nodes[0], "ann", "bob")
+    await nodes[0].block(bob, ann)
+    drafts = [Draft(ann, 10**6, 0, "nobody"), Draft(ann, bob, 0, "blocked"), Draft(ann, 0, 10**6, "no group")]
+    errors = [UserInvalid, Forbidden, NotFound]
+    for some in (slice(3), slice(1), slice(1, 2), slice(2, 3)):
+        assert [type(outcome) for outcome in await nodes[0].append(drafts[some])] == errors[some]
+        assert looked_at() == [draft.text for draft in drafts[some]]
 
 
 @pytest.mark.parametrize("wrong", ["a\0b", "a\ud800b"], ids=["NUL", "surrogate"])

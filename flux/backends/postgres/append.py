@@ -1,12 +1,12 @@
 """Messages into chats: the path on which the speed of the whole depends.
 
-Nearly all messages are for chats that exist, from people who may send, with new cids.  For those the numbering is
-prepared here (the n-th message of a chat gets its head + n), and one call locks the chats, looks whether all is as
+Nearly all messages are for chats that are known here, from people who may send, with new cids.  For those the numbering
+is prepared here (the n-th message of a chat gets its head + n), and one call locks the chats, looks whether all is as
 supposed, inserts, and returns the heads.  Messages for which it is not (a cid that was used before, a sender who may
 not) are set aside within that call: the rest of the batch does not pay for them.
 
-Who writes to somebody for the first time, or for the first time in a while, is not known here.  A batch with such a
-message is done by another call, message by message.
+Who writes to somebody for the first time, or for the first time in a while, is not known here.  The chats of such pairs
+have a negative number for the time being; that call begins with looking them up, and makes those that are missing.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ LARGEST_ID = 2**63 - 1
 """Of a bigint. What is above is no identifier of ours."""
 
 KNOWN = Prepared("""
-    SELECT heads::text, versions::text, ats::text, move, apart
+    SELECT pairs::text, heads::text, versions::text, ats::text, move, apart
     FROM append_known(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""")
-CAREFULLY = Prepared("SELECT nth, outcome, chat, seq, at, version FROM append_carefully(%s, %s, %s, %s, %s, %s)")
 
 Outcome = Receipt | FluxError
 
@@ -72,30 +71,45 @@ async def append(
     :param saw: is told which row of ``moves`` there is now.
     :param clock: the time in ms; None: the database's.
     """
+    try:
+        return await _append(run, pairs, saw, clock, drafts)
+    except _Impossible:
+        refusals = [_impossible(draft) for draft in drafts]
+    possible = [draft for draft, refusal in zip(drafts, refusals, strict=True) if refusal is None]
+    outcomes = iter(await _append(run, pairs, saw, clock, possible))
+    return [next(outcomes) if refusal is None else refusal for refusal in refusals]
+
+
+class _Impossible(Exception):
+    """Among the drafts are some that no database could take."""
+
+
+async def _append(
+    run: Run, pairs: Pairs, saw: Callable[[str], None], clock: int | None, drafts: Sequence[Draft]
+) -> list[Outcome]:
+    """:raises _Impossible: nothing was written."""
     if not drafts:
         return []
-    return await _known(run, pairs, saw, clock, drafts) or await _carefully(run, pairs, clock, drafts)
-
-
-async def _known(
-    run: Run, pairs: Pairs, saw: Callable[[str], None], clock: int | None, drafts: Sequence[Draft]
-) -> list[Outcome] | None:
-    """The common case; None where it is none."""
     young = pairs.young
     counts: dict[int, int] = {}
     inside: set[tuple[int, int]] = set()
     cids: set[tuple[int, int, str]] = set()
     chats: list[int] = []
     nths: list[int] = []
+    unknown: dict[tuple[int, int], int] = {}
     for draft in drafts:
         sender, to, cid = draft.sender, draft.to, draft.cid
         if to:
             address = (sender, to)
             chat = young.get(address) or pairs.find(address)
             if not chat:
-                return None
+                if _impossible(draft):
+                    raise _Impossible
+                chat = unknown.setdefault((min(address), max(address)), -1 - len(unknown))
         else:
             chat = draft.group
+            if chat < 1:
+                raise _Impossible
             inside.add((sender, chat))
         chats.append(chat)
         if cid:
@@ -107,11 +121,11 @@ async def _known(
         counts[chat] = nth = counts.get(chat, 0) + 1
         nths.append(nth)
     ids = sorted(counts)
-    if ids[0] < 1 or ids[-1] > LARGEST_ID:
-        return None
+    if ids[-1] > LARGEST_ID:
+        raise _Impossible
     places = dict(zip(ids, range(1, len(ids) + 1), strict=True))
     try:
-        [(heads, versions, ats, move, apart)] = await run(
+        [(found, heads, versions, ats, move, apart)] = await run(
             KNOWN,
             (
                 integers(ids),
@@ -127,17 +141,20 @@ async def _known(
                 clock,
             ),
         )
-    except ValueError:
+    except ValueError as error:
         # A NUL or a lone surrogate.
-        return None
+        raise _Impossible from error
     except psycopg2.Error as error:
-        if error.pgcode in UNKNOWN:
-            return None
+        if error.pgcode in NO_IDENTIFIER:
+            raise _Impossible from error
         raise
     saw(move)
+    if unknown:
+        _resolve(pairs, drafts, chats, list_of(found))
+        ids = sorted(set(chats))
     facts = dict(zip(ids, zip(list_of(heads), list_of(ats), list_of(versions), strict=True), strict=True))
-    aside = {place - 1: found for place, found in _apart(apart)} if apart else {}
-    if aside:
+    aside = {place - 1: told for place, told in _apart(apart)} if apart else {}
+    if aside or unknown:
         nths = _numbers(chats, aside)
     receipts: list[Outcome] = []
     for chat, nth in zip(chats, nths, strict=True):
@@ -163,37 +180,21 @@ def _numbers(chats: Sequence[int], aside: Collection[int]) -> list[int]:
     return nths
 
 
-UNKNOWN = (
-    psycopg2.errorcodes.NUMERIC_VALUE_OUT_OF_RANGE,  # a sender that is none
+def _resolve(pairs: Pairs, drafts: Sequence[Draft], chats: list[int], found: Sequence[int]) -> None:
+    """Put what was found in place of negative numbers, 0 where there is no chat, and remember it."""
+    for place, chat in enumerate(chats):
+        if chat < 0:
+            # The last of the negative numbers was found last.
+            chats[place] = there = found[chat]
+            if there:
+                pairs.remember((drafts[place].sender, drafts[place].to), there)
+
+
+NO_IDENTIFIER = (
+    psycopg2.errorcodes.NUMERIC_VALUE_OUT_OF_RANGE,
     psycopg2.errorcodes.INVALID_TEXT_REPRESENTATION,
 )
-"""Why the common case is none."""
-
-
-async def _carefully(run: Run, pairs: Pairs, clock: int | None, drafts: Sequence[Draft]) -> list[Outcome]:
-    """Any drafts, also those that no database could take."""
-    outcomes: list[Outcome | None] = [_impossible(draft) for draft in drafts]
-    places = [place for place, refusal in enumerate(outcomes) if refusal is None]
-    asked = [drafts[place] for place in places]
-    if asked:
-        rows = await run(
-            CAREFULLY,
-            (
-                integers([draft.sender for draft in asked]),
-                integers([draft.to for draft in asked]),
-                integers([0 if draft.to else draft.group for draft in asked]),
-                texts([draft.cid for draft in asked]),
-                texts([draft.text for draft in asked]),
-                clock,
-            ),
-        )
-        for nth, outcome, chat, seq, at, version in rows:
-            place = places[nth - 1]
-            draft = drafts[place]
-            if chat and draft.to:
-                pairs.remember((draft.sender, draft.to), chat)
-            outcomes[place] = _outcome(draft, chat, outcome, seq, at, version)
-    return [outcome for outcome in outcomes if outcome is not None]
+"""What the database says of a sender that is none."""
 
 
 def _impossible(draft: Draft) -> FluxError | None:

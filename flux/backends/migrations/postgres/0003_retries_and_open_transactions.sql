@@ -1,6 +1,7 @@
 -- Messages that cannot simply be appended, a repeated cid above all, are set aside within append_known: that fails no
--- more, which wrote the whole batch into the server's log, and the rest of the batch goes the quick way. And what moved
--- is forgotten by snapshots, so that a transaction that stays open, anywhere on the server, holds nothing up.
+-- more, which wrote the whole batch into the server's log, and the rest of the batch goes the quick way. So it does where
+-- a node does not know the chats of some pairs: append_known looks them up. And what moved is forgotten by snapshots, so
+-- that a transaction that stays open, anywhere on the server, holds nothing up.
 
 -- What each row of moves_kept says: all that is visible in gone was removed; what is visible in following will be next.
 ALTER TABLE moves_kept ADD gone pg_snapshot, ADD following pg_snapshot;
@@ -32,39 +33,198 @@ BEGIN
 END
 $$;
 
--- Messages into chats, most of which exist; of those messages nearly all have a new cid, and their senders may send.
--- Those are numbered, inserted and counted in heads. The others are set aside, and append_carefully, which finds the chats
--- locked, tells what is to be said of them: they are in apart, as JSON: [place, [outcome, seq, at, version]] each.
+-- The chats of those pairs that have none yet and of whom somebody may send. Locks accounts, so that whoever holds chats
+-- must not call it. Returns what it has made.
+CREATE FUNCTION create_pairs(senders bigint[], tos bigint[]) RETURNS bigint[] LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    lows  bigint[];
+    highs bigint[];
+    made  bigint[];
+BEGIN
+    SELECT array_agg(p.low ORDER BY p.low, p.high), array_agg(p.high ORDER BY p.low, p.high) INTO lows, highs
+    FROM (
+        SELECT DISTINCT least(d.sender, d.receiver) AS low, greatest(d.sender, d.receiver) AS high
+        FROM unnest(senders, tos) d (sender, receiver)
+        WHERE NOT EXISTS (SELECT FROM chats c
+                WHERE c.low = least(d.sender, d.receiver) AND c.high = greatest(d.sender, d.receiver))
+            AND EXISTS (SELECT FROM accounts a WHERE a.id = d.sender)
+            AND EXISTS (SELECT FROM accounts a WHERE a.id = d.receiver)
+            AND NOT EXISTS (SELECT FROM blocks b WHERE b.uid = d.receiver AND b.blocked = d.sender)
+    ) p;
+    IF lows IS NULL THEN
+        RETURN '{}';
+    END IF;
+    -- All accounts at once and ascending: pair by pair, the accounts of two transactions could be in opposite order.
+    -- Under their locks nobody else makes one of these chats, or blocks one of the two.
+    PERFORM lock_accounts(lows || highs);
+    WITH new AS (
+        INSERT INTO chats (low, high, barred)
+        SELECT p.low, p.high, is_barred(p.low, p.high) FROM unnest(lows, highs) p (low, high) ORDER BY p.low, p.high
+        ON CONFLICT (low, high) WHERE low IS NOT NULL DO NOTHING RETURNING id, low, high
+    ), joined AS (
+        INSERT INTO members SELECT m.uid, n.id, 1, 0, 0, 'member' FROM new n, unnest(ARRAY[n.low, n.high]) m (uid)
+    )
+    SELECT coalesce(array_agg(n.id), '{}') INTO made FROM new n;
+    RETURN made;
+END
+$$;
+DROP FUNCTION create_pair;
+
+-- Messages one by one, into chats that the caller has locked (NULL: there is none). Returns a row for each, in no order:
+-- nth is its place in the arrays, outcome one of
+--
+--     new, known (the earlier message: seq and at are its own),
+--     reused (the cid, for another text), nobody (no such account), blocked, no group, no member.
+DROP FUNCTION append_carefully;
+CREATE FUNCTION append_singly(
+    in_chats bigint[], senders bigint[], tos bigint[], cids text[], texts text[], clock bigint
+) RETURNS TABLE (nth bigint, outcome text, chat bigint, seq bigint, at bigint, version bigint)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+    draft   record;
+    earlier record;
+    moved   bigint[] := '{}';
+    running bigint;  -- the chat that upto, newest and changed are of
+    upto    bigint;
+    newest  bigint;
+    changed boolean := false;
+BEGIN
+    FOR draft IN
+        SELECT * FROM unnest(in_chats, senders, tos, cids, texts)
+            WITH ORDINALITY d (chat, sender, receiver, cid, text, nth)
+        ORDER BY d.chat, d.nth
+    LOOP
+        IF changed AND draft.chat IS DISTINCT FROM running THEN
+            UPDATE chats c SET head = upto, at = newest WHERE c.id = running;
+            moved := moved || running;
+            changed := false;
+        END IF;
+        nth := draft.nth;
+        chat := draft.chat;
+        seq := NULL;
+        at := NULL;
+        version := NULL;
+        IF chat IS NULL THEN
+            outcome := CASE
+                WHEN draft.receiver = 0 THEN 'no group'
+                WHEN EXISTS (SELECT FROM accounts a WHERE a.id = draft.receiver)
+                    AND EXISTS (SELECT FROM accounts a WHERE a.id = draft.sender) THEN 'blocked'
+                ELSE 'nobody'
+            END;
+            RETURN NEXT;
+            CONTINUE;
+        END IF;
+        IF running IS DISTINCT FROM chat THEN
+            running := chat;
+            SELECT c.head, greatest(c.at, coalesce(clock, now_ms())) INTO upto, newest FROM chats c WHERE c.id = running;
+        END IF;
+        SELECT c.version INTO version FROM chats c WHERE c.id = running;
+        IF draft.cid <> '' THEN
+            SELECT m.seq, m.at, m.text INTO earlier FROM messages m
+            WHERE m.cid = draft.cid AND m.cid <> '' AND m.sender = draft.sender AND m.chat = running;
+            IF FOUND THEN
+                outcome := CASE WHEN earlier.text = draft.text THEN 'known' ELSE 'reused' END;
+                seq := earlier.seq;
+                at := earlier.at;
+                RETURN NEXT;
+                CONTINUE;
+            END IF;
+        END IF;
+        IF draft.receiver <> 0 THEN
+            IF EXISTS (SELECT FROM blocks b WHERE b.uid = draft.receiver AND b.blocked = draft.sender) THEN
+                outcome := 'blocked';
+                RETURN NEXT;
+                CONTINUE;
+            END IF;
+        ELSIF NOT EXISTS (SELECT FROM members m WHERE m.uid = draft.sender AND m.chat = running) THEN
+            outcome := 'no member';
+            RETURN NEXT;
+            CONTINUE;
+        END IF;
+        upto := upto + 1;
+        changed := true;
+        outcome := 'new';
+        seq := upto;
+        at := newest;
+        INSERT INTO messages VALUES (running, upto, draft.sender, newest, draft.cid, draft.text);
+        RETURN NEXT;
+    END LOOP;
+    IF changed THEN
+        UPDATE chats c SET head = upto, at = newest WHERE c.id = running;
+        moved := moved || running;
+    END IF;
+    IF moved <> '{}' THEN
+        INSERT INTO moves (heads) VALUES (moved);
+    END IF;
+END
+$$;
+
+-- Messages into chats; nearly all have a new cid, and their senders may send. Those are numbered, inserted and counted in
+-- heads. The others are set aside, and append_singly, which finds the chats locked, tells what is to be said of
+-- them: they are in apart, as JSON: [place, [outcome, seq, at, version]] each.
 --
 -- By chat, ids ascending: ids, counts of messages. By sender and group: members, groups. By message: places (in ids),
 -- nths (of the chat; 0 repeats one of the same batch), senders, tos (0 in groups), cids, texts.
+-- Negative ids stand for pairs of which the node does not know the chats. Those are looked up, made where there are none,
+-- and are in pairs, in that order (0: there is none, since who wrote may not make it). Then heads, versions and ats are
+-- those of the ids with these in place of the negative ones, ascending again, each once.
 -- Also move: the row of moves, as text.
 DROP FUNCTION append_known;
 CREATE FUNCTION append_known(
     ids bigint[], counts bigint[], members bigint[], into_groups bigint[],
     places int[], nths int[], senders bigint[], tos bigint[], cids text[], texts text[], clock bigint
-) RETURNS TABLE (heads bigint[], versions bigint[], ats bigint[], move text, apart text)
+) RETURNS TABLE (pairs bigint[], heads bigint[], versions bigint[], ats bigint[], move text, apart text)
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    placed bigint[];
-    barred boolean;
-    aside  int[];
-    moved  bigint[] := ids;
+    unknown int := 0;
+    made    bigint[] := '{}';
+    ranks   int[];
+    placed  bigint[];
+    there   boolean[];  -- NULL: all are
+    barred  boolean;
+    aside   int[];
+    moved   bigint[] := ids;
 BEGIN
+    IF ids[1] < 0 THEN
+        -- Before chats are locked, for this locks accounts.
+        SELECT count(*) INTO unknown FROM unnest(ids) u (id) WHERE u.id < 0;
+        SELECT create_pairs(array_agg(d.sender), array_agg(d.receiver)) INTO made
+        FROM unnest(places, senders, tos) d (place, sender, receiver) WHERE d.place <= unknown;
+        SELECT array_agg(
+            coalesce((SELECT c.id FROM chats c WHERE c.low = p.low AND c.high = p.high), 0) ORDER BY p.place) INTO pairs
+        FROM (
+            SELECT DISTINCT d.place, least(d.sender, d.receiver) AS low, greatest(d.sender, d.receiver) AS high
+            FROM unnest(places, senders, tos) d (place, sender, receiver) WHERE d.place <= unknown
+        ) p;
+        -- One of them may be among those that the node knows: from the other one's messages.
+        ids := pairs || ids[unknown + 1:];
+        SELECT array_agg(u.rank ORDER BY u.place) INTO ranks
+        FROM (
+            SELECT u.place, (dense_rank() OVER (ORDER BY u.id))::int AS rank FROM unnest(ids) WITH ORDINALITY u (id, place)
+        ) u;
+        SELECT array_agg(ranks[d.place] ORDER BY d.nth) INTO places FROM unnest(places) WITH ORDINALITY d (place, nth);
+        SELECT array_agg(DISTINCT u.id ORDER BY u.id) INTO ids FROM unnest(ids) u (id);
+    END IF;
     SELECT array_agg(c.id), array_agg(c.head), array_agg(c.version), array_agg(greatest(c.at, coalesce(clock, now_ms()))), bool_or(c.barred)
     INTO placed, heads, versions, ats, barred
     FROM (SELECT * FROM chats WHERE chats.id = ANY (ids) ORDER BY chats.id FOR NO KEY UPDATE) c;
     IF placed IS DISTINCT FROM ids THEN
-        FOR i IN 1 .. cardinality(ids) LOOP
-            IF placed[i] IS DISTINCT FROM ids[i] THEN
-                placed := placed[:i - 1] || ids[i] || placed[i:];
-                heads := heads[:i - 1] || 0::bigint || heads[i:];
-                versions := versions[:i - 1] || 0::bigint || versions[i:];
-                ats := ats[:i - 1] || 0::bigint || ats[i:];
-                aside := aside || (
-                    SELECT array_agg(d.nth::int) FROM unnest(places) WITH ORDINALITY d (place, nth) WHERE d.place = i);
-            END IF;
-        END LOOP;
+        -- Not a join of two arrays, which might be done by comparing each with each.
+        SELECT array_agg(u.head ORDER BY u.id), array_agg(u.version ORDER BY u.id), array_agg(u.at ORDER BY u.id),
+            array_agg(u.there ORDER BY u.id)
+        INTO heads, versions, ats, there
+        FROM (
+            SELECT u.id, sum(u.head)::bigint AS head, sum(u.version)::bigint AS version, sum(u.at)::bigint AS at,
+                bool_or(u.there) AS there
+            FROM (
+                SELECT p.id, p.head, p.version, p.at, true FROM unnest(placed, heads, versions, ats) p (id, head, version, at)
+                UNION ALL
+                SELECT m.id, 0, 0, 0, false FROM unnest(ids) m (id)
+            ) u (id, head, version, at, there)
+            GROUP BY u.id
+        ) u;
+        SELECT array_agg(d.nth::int) INTO aside FROM unnest(places) WITH ORDINALITY d (place, nth) WHERE NOT there[d.place];
     END IF;
     -- The chats are locked, so there will be no other message with one of these cids. A join, for an EXISTS within a
     -- condition might be answered by reading the whole index.
@@ -91,7 +251,7 @@ BEGIN
                 SELECT FROM members m JOIN groups g ON g.chat = m.chat
                 WHERE m.uid = d.sender AND m.chat = ids[d.place]));
     END IF;
-    IF aside IS NOT NULL OR 0 = ANY (nths) THEN
+    IF aside IS NOT NULL OR unknown > 0 OR 0 = ANY (nths) THEN
         FOR i IN 1 .. coalesce(cardinality(aside), 0) LOOP
             nths[aside[i]] := 0;
         END LOOP;
@@ -113,18 +273,22 @@ BEGIN
         FROM unnest(places, nths, senders, cids, texts) m (place, nth, sender, cid, text) WHERE m.nth > 0;
         UPDATE chats SET head = chats.head + u.count, at = u.at
         FROM unnest(ids, counts, ats) u (id, count, at) WHERE chats.id = u.id AND u.count > 0;
-        INSERT INTO moves (heads) VALUES (moved) RETURNING xact::text || ' ' || at INTO move;
+        INSERT INTO moves (heads, members) VALUES (moved, made) RETURNING xact::text || ' ' || at INTO move;
     END IF;
     IF aside IS NOT NULL THEN
         SELECT json_agg(json_build_array(aside[c.nth], json_build_array(c.outcome, c.seq, c.at, c.version)))::text INTO apart
         FROM (
-            SELECT array_agg(d.sender ORDER BY d.nth) AS senders, array_agg(d.receiver ORDER BY d.nth) AS tos,
-                array_agg(CASE WHEN d.receiver = 0 THEN ids[d.place] ELSE 0 END ORDER BY d.nth) AS into_groups,
+            SELECT array_agg(CASE
+                    WHEN NOT there[d.place] THEN NULL
+                    WHEN d.receiver = 0 THEN (SELECT g.chat FROM groups g WHERE g.chat = ids[d.place])
+                    ELSE ids[d.place]
+                END ORDER BY d.nth) AS in_chats,
+                array_agg(d.sender ORDER BY d.nth) AS senders, array_agg(d.receiver ORDER BY d.nth) AS tos,
                 array_agg(d.cid ORDER BY d.nth) AS cids, array_agg(d.text ORDER BY d.nth) AS texts
             FROM unnest(places, nths, senders, tos, cids, texts) WITH ORDINALITY
                 d (place, n, sender, receiver, cid, text, nth)
             WHERE d.n = 0
-        ) d, append_carefully(d.senders, d.tos, d.into_groups, d.cids, d.texts, clock) c;
+        ) d, append_singly(d.in_chats, d.senders, d.tos, d.cids, d.texts, clock) c;
     END IF;
     RETURN NEXT;
 END
