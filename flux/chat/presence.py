@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 AT_ONCE = 1_000
 """Accounts in one announcement to all nodes."""
 
-LOOKED_AT_ONCE = 500
+LOOKED_AT_ONCE = 100
 """Sessions whose friends are looked through without letting anything else happen: about a millisecond."""
 
 
