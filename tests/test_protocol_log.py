@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest_twisted
 from chat_server import ChatServer
-from twisted.logger import capturedLogs, formatEvent
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 
 @pytest_twisted.async_yield_fixture
@@ -25,3 +25,12 @@ async def test_who_came_and_how_they_went(server: ChatServer) -> None:
     came = f"user {ann.id} logged in from 127.0.0.1"
     went = ("has closed the connection", "has lost the connection", "logged out")
     assert told == [line for way in went for line in (f"user {ann.id} {way}", came)]
+
+
+async def test_a_stop_is_one_line_however_many_there_are(server: ChatServer) -> None:
+    await server.people("ann", "bob", "cy")
+    with capturedLogs() as logged:
+        await server.stop_node(server.nodes[0])
+    told = [formatEvent(event) for event in logged if event["log_level"] > LogLevel.debug]
+    assert "sessions that end because this server stops: 3" in told
+    assert not any("user" in line for line in told)

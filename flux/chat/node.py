@@ -191,7 +191,10 @@ class ChatNode:
             await within(deadline, self._bring_out(), self.clock, "bringing out what was accepted")
         except DeadlineExceeded as error:
             self.log.warn("{error}, going on", error=error)
-        for session in list(self.sessions.values()):
+        sessions = list(self.sessions.values())
+        if sessions:
+            self.log.info("sessions that end because this server stops: {count}", count=len(sessions))
+        for session in sessions:
             session.kick("shutdown")
         self.connections.close()
         if self.connections:

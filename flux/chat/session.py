@@ -335,7 +335,9 @@ class Session:
             if reason == "takeover" and self.node.draining:
                 self.log.info("user {uid} is on another server now", uid=self.uid, conn=self.conn)
             else:
-                self.log.info("kicked user {uid}: {reason}", uid=self.uid, reason=reason, conn=self.conn)
+                # A server that stops tells how many they were.
+                tell = self.log.debug if reason == "shutdown" else self.log.info
+                tell("kicked user {uid}: {reason}", uid=self.uid, reason=reason, conn=self.conn)
             self.node.metrics.kicked(reason)
             line = self.dialect.event(Kicked(reason, detail or UNSET))
             if line:
