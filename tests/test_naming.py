@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import socket
 import subprocess
@@ -15,18 +16,23 @@ import pytest
 from chat_server import ChatServer
 from processes import Place, shared_by_all
 from server_process import ServerProcess, environment, server
-from status_parts import lease
+from status_parts import lease, texts
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
+from flux.assembly.chat import will_listen
+from flux.assembly.checks import name_checks
 from flux.backends.memory import MemoryState
 from flux.bench.engines import PostgresServer, RedisServer
 from flux.bench.servers import free_port, twistd
 from flux.chat.naming import LOOKS, MISSED, find_free
+from flux.cli.check import STEP_WITHIN, attempt
+from flux.config import HostPort, listens_on, load
 from flux.errors import Unavailable
 
-HEARTBEAT = 3.0
+HEARTBEAT, LEASE = 3.0, 10.0
+OWN = HostPort("a.example", 8090)
 
 
 class Start:
@@ -45,8 +51,8 @@ class Start:
         """The other one's heartbeat."""
         Deferred.fromCoroutine(self.state.renew(lease("a", **changes), []))
 
-    def begin(self) -> None:
-        Deferred.fromCoroutine(find_free(self.state, "a", HEARTBEAT, self.clock)).addBoth(self.outcome.append)
+    def begin(self, own: HostPort | None = OWN, heartbeat: float = HEARTBEAT) -> None:
+        Deferred.fromCoroutine(find_free(self.state, "a", own, heartbeat, self.clock)).addBoth(self.outcome.append)
 
     def pass_time(self, seconds: float, meanwhile: Callable[[], object] = lambda: None) -> None:
         for _ in range(round(seconds / HEARTBEAT * LOOKS)):
@@ -94,7 +100,7 @@ def test_the_name_of_a_dead_one_is_free_when_its_heartbeat_has_not_come(start: S
 
 def test_a_long_wait_is_told_again(start: Start) -> None:
     start.report(ttl=600.0)
-    Deferred.fromCoroutine(find_free(start.state, "a", 60.0, start.clock)).addBoth(start.outcome.append)
+    start.begin(heartbeat=60.0)
     with capturedLogs() as logged:
         start.pass_time(70.0)
     assert start.outcome == []
@@ -106,6 +112,99 @@ def test_one_that_has_been_silent_for_longer_is_not_waited_for(start: Start) -> 
     start.clock.advance(MISSED * HEARTBEAT)
     start.begin()
     assert start.outcome == [None]
+
+
+ELSEWHERE = [HostPort("b.example", 8090), HostPort("a.example", 8091), None]
+
+
+@pytest.mark.parametrize("own", ELSEWHERE)
+def test_one_at_another_address_has_its_name_until_its_lease_is_over(start: Start, own: HostPort | None) -> None:
+    start.report()
+    start.clock.advance(5.0)
+    with capturedLogs() as logged:
+        start.begin(own)
+        start.pass_time(LEASE - 5.0 - HEARTBEAT / LOOKS)
+    assert start.outcome == []
+    assert texts(logged) == [
+        "a at a.example:8090 has reported 5.0 s ago: waiting whether it does so again, "
+        "or its lease ends (it has another address)"
+    ]
+    start.pass_time(2 * HEARTBEAT / LOOKS)
+    assert start.outcome == [None]
+
+
+@pytest.mark.parametrize("own", ELSEWHERE)
+def test_one_at_another_address_lives_although_its_heartbeat_was_late(start: Start, own: HostPort | None) -> None:
+    # As it is when Redis fails over.
+    start.report()
+    start.clock.advance(5.0)
+    start.begin(own)
+    start.pass_time(3.0)
+    start.report()
+    start.pass_time(HEARTBEAT / LOOKS)
+    [failure] = start.outcome
+    assert failure.check(Unavailable)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "address"),
+    [
+        ("tcp:8090", ("0.0.0.0", 8090)),
+        ("tcp:port=8090:interface=10.0.0.7", ("10.0.0.7", 8090)),
+        (r"haproxy:tcp:8090:interface=127.0.0.1", ("127.0.0.1", 8090)),
+        (r"tcp6:8090:interface=fd00\:\:7", ("fd00::7", 8090)),
+        ("tcp6:8090", ("::", 8090)),
+        ("ssl:8090:privateKey=k", ("0.0.0.0", 8090)),
+        ("tcp:0", None),
+        ("unix:/run/flux", None),
+    ],
+)
+def test_where_a_port_will_be(endpoint: str, address: tuple[str, int] | None) -> None:
+    assert listens_on(endpoint) == address
+
+
+def test_a_port_that_was_handed_over_is_known_before_it_is_used() -> None:
+    with socket.socket() as handed_over:
+        handed_over.bind(("127.0.0.1", 0))
+        for _ in range(2):
+            assert will_listen("tcp:0", handed_over.fileno()) == handed_over.getsockname()
+
+
+@pytest.mark.parametrize(
+    ("workers", "listen", "advertise", "expected"),
+    [
+        (1, "tcp:8090:interface=127.0.0.1", "", ["127.0.0.1:8090"]),
+        (1, "tcp:0", "chat.example:4711", ["chat.example:4711"]),
+        (1, "tcp:0", "", [None]),
+        (2, "tcp:8090", "chat.example:4711", ["chat.example:4712", "chat.example:4713"]),
+        (2, "tcp:0", "chat.example:4711", [None, None]),
+    ],
+)
+async def test_the_check_knows_what_will_be_advertised(
+    monkeypatch: pytest.MonkeyPatch, workers: int, listen: str, advertise: str, expected: list[str | None]
+) -> None:
+    checks = importlib.import_module("flux.assembly.checks")
+    asked: list[str | None] = []
+
+    async def look(state: Any, name: str, own: HostPort | None, heartbeat: float, clock: Any) -> None:
+        asked.append(str(own) if own else None)
+
+    monkeypatch.setattr(checks, "find_free", look)
+    settings = load(None, [f"chat.workers={workers}", f"chat.listen={listen}", f"chat.advertise={advertise}",
+                           "state.kind=redis", "store.kind=postgres", "store.dsn=postgresql:///d"])  # fmt: skip
+    monkeypatch.setattr(checks, "make_state", lambda *_: (MemoryState(), None))
+    steps = name_checks(settings, Clock())
+    for _, step in steps:
+        await step()
+    assert asked == expected
+    # It has the time to wait for the end of a lease.
+    clock = Clock()
+    monkeypatch.setattr(checks, "find_free", lambda *_: Deferred())
+    done = Deferred.fromCoroutine(attempt(name_checks(settings, clock)[:1], clock))
+    clock.advance(STEP_WITHIN + settings.status.lease - 0.1)
+    assert not done.called
+    clock.advance(0.1)
+    assert await done is False
 
 
 def test_a_name_is_free_when_its_holder_stops_meanwhile(start: Start) -> None:

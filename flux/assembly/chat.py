@@ -10,6 +10,8 @@ be taken the ports are closed again.
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -20,17 +22,17 @@ from flux.assembly.banner import first_steps
 from flux.assembly.browsers import Around, WebSocketPort
 from flux.bans import Bans
 from flux.chat import requests_account, requests_message, requests_people  # noqa: F401 - they fill the table
-from flux.chat.naming import MISSED, find_free
+from flux.chat.naming import find_free
 from flux.chat.node import ChatNode
 from flux.chat.protocol import ChatFactory
-from flux.config import Settings, is_proxied
+from flux.config import Chat, HostPort, Settings, is_proxied, listens_on
 from flux.interfaces import IBus, IPlacement, IState, IStore
 from flux.lifecycle import START_WITHIN, Stage
 from flux.metrics import ChatMetrics, GateMetrics
 from flux.net.eager import make_eager
 from flux.net.listener import Listener
 from flux.status.service import StatusService
-from flux.workers.handover import OWN, SharedPort
+from flux.workers.handover import OWN, SHARED, SharedPort
 
 LONGEST_DRAIN = 3610.0
 """Seconds until a chat node that does not come to an end is left behind: above any ``chat.drain``, which may change."""
@@ -98,13 +100,13 @@ class ChatService:
 
     def stages(self) -> list[Stage]:
         """How it starts and stops."""
-        name, heartbeat = self._settings.chat.name, self._settings.status.heartbeat
+        name, status = self._settings.chat.name, self._settings.status
         return [
             Stage(
                 "chat.name",
-                lambda: find_free(self._state, name, heartbeat, self._reactor),
+                lambda: find_free(self._state, name, self._expected(), status.heartbeat, self._reactor),
                 _nothing,
-                start_within=START_WITHIN + MISSED * heartbeat,
+                start_within=START_WITHIN + status.lease,
             ),
             Stage("the chat node", self.node.start, _nothing),
             Stage("the chat port", self._listen, self._drain, stop_within=LONGEST_DRAIN),
@@ -127,15 +129,19 @@ class ChatService:
 
     def advertised(self) -> tuple[str, int]:
         """Where clients of this chat server are told to connect."""
-        advertise = self._settings.chat.advertise
-        host, port = self.listener.address()
-        if advertise is None:
-            if host in EVERYWHERE:
-                self.log.warn("clients are told to connect to {host}: set chat.advertise to an address", host=host)
-            return host, port
-        # As far from the advertised port as a worker's own is from the shared one.
-        shared = self._shared.address()[1] if self._shared is not None else port
-        return advertise.host, advertise.port + port - shared
+        own = HostPort(*self.listener.address())
+        if self._settings.chat.advertise is None and own.host in EVERYWHERE:
+            self.log.warn("clients are told to connect to {host}: set chat.advertise to an address", host=own.host)
+        return advertised(self._settings.chat, own, self._shared.address()[1] if self._shared is not None else own.port)
+
+    def _expected(self) -> HostPort | None:
+        """What :meth:`advertised` will say once the port is open; None where that is not known yet."""
+        if self._shared is None and self._settings.chat.advertise is not None:
+            return self._settings.chat.advertise
+        listen, worker = self._settings.chat.listen, self._shared is not None
+        own = will_listen(listen, OWN if worker else None)
+        shared = will_listen(listen, SHARED) if worker else own
+        return advertised(self._settings.chat, own, shared.port) if own is not None and shared is not None else None
 
     async def _listen(self) -> None:
         ports = [self.listener] if self._shared is None else [self.listener, self._shared]
@@ -169,6 +175,29 @@ class ChatService:
     def _draining(self, draining: bool) -> None:
         if self._shared is not None:
             self._shared.give_way(draining)
+
+
+def advertised(chat: Chat, own: HostPort, shared: int) -> HostPort:
+    """Where clients are told to connect.
+
+    :param own: where the chat server listens alone.
+    :param shared: the port it shares with other workers; its own where there are none.
+    """
+    if chat.advertise is None:
+        return own
+    # As far from the advertised port as a worker's own is from the shared one.
+    return HostPort(chat.advertise.host, chat.advertise.port + own.port - shared)
+
+
+def will_listen(endpoint: str, inherited: int | None) -> HostPort | None:
+    """Where a port will be, before it is; None where that is not known yet.
+
+    :param inherited: as of :class:`flux.net.listener.Listener`.
+    """
+    if inherited is None:
+        return listens_on(endpoint)
+    with socket.socket(fileno=os.dup(inherited)) as handed_over:
+        return HostPort(*handed_over.getsockname()[:2])
 
 
 async def _nothing() -> None:

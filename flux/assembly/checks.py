@@ -8,11 +8,12 @@ from typing import Any
 
 from flux.accounts.rules import check_email
 from flux.assembly.backends import make_mailer, make_state, make_store, make_trust
+from flux.assembly.chat import advertised
 from flux.backends.postgres import PostgresStore
 from flux.backends.redis import check_redis
 from flux.backends.sqlite import check_sqlite
 from flux.chat.naming import find_free
-from flux.config import HostPort, Settings
+from flux.config import HostPort, Settings, listens_on
 from flux.errors import Unavailable
 from flux.gate.status_client import StatusClient
 from flux.gate.status_connection import Lost
@@ -24,6 +25,17 @@ from flux.workers.supervisor import worker_settings
 
 Step = tuple[str, Callable[[], Awaitable[object]]]
 """A name, and what tries it: returns a sentence or nothing, or raises."""
+
+
+class Patient:
+    """Tries what may take ``longer`` than other steps, by so many seconds."""
+
+    def __init__(self, step: Callable[[], Awaitable[object]], longer: float) -> None:
+        self._step = step
+        self.longer = longer
+
+    def __call__(self) -> Awaitable[object]:
+        return self._step()
 
 
 def checks(settings: Settings, reactor: Any, roles: frozenset[str]) -> list[Step]:
@@ -56,22 +68,31 @@ def checks(settings: Settings, reactor: Any, roles: frozenset[str]) -> list[Step
 
 def name_checks(settings: Settings, reactor: Any) -> list[Step]:
     """What ``flux check`` says of the names that chat servers with these settings will have."""
+    listens, workers = listens_on(settings.chat.listen), settings.chat.workers
 
-    def check(name: str) -> Callable[[], Awaitable[str]]:
+    def address(number: int) -> HostPort | None:
+        """Where clients will be told to connect, if everything is free."""
+        if listens is None:
+            return settings.chat.advertise if not number else None
+        return advertised(settings.chat, listens._replace(port=listens.port + number), listens.port)
+
+    def check(name: str, number: int) -> Patient:
         async def check() -> str:
             state, _ = make_state(settings, reactor)
             await state.start()
             try:
-                await find_free(state, name, settings.status.heartbeat, reactor)
+                await find_free(state, name, address(number), settings.status.heartbeat, reactor)
             finally:
                 await state.stop()
             return "no live chat server has it"
 
-        return check
+        return Patient(check, settings.status.lease)
 
-    workers = settings.chat.workers
-    names = [worker_settings(settings, number).chat.name for number in range(1, workers + 1)]
-    return [(f"chat.name {name}", check(name)) for name in (names if workers > 1 else [settings.chat.name])]
+    numbers = range(1, workers + 1) if workers > 1 else [0]
+    names = {
+        number: worker_settings(settings, number).chat.name if number else settings.chat.name for number in numbers
+    }
+    return [(f"chat.name {name}", check(name, number)) for number, name in names.items()]
 
 
 def store_checks(settings: Settings, reactor: Any) -> list[Step]:

@@ -7,8 +7,11 @@ it apart from one that lives is that nobody renews its lease.
 
     no lease ─────────────────────────────────> the name is free
     a lease ──> looked at again and again ──┬─> renewed: somebody lives, whatever its address
-                                            ├─> ended, or given up: free
-                                            └─> not renewed when it should have been: free
+                                            ├─> over, or given up: free
+                                            └─> not renewed when it should have been, from this address: free
+
+One at another address lives for as long as its lease: its heartbeats may be late, where Redis fails over, and whoever
+took its name then would end it with all its users.
 """
 
 from __future__ import annotations
@@ -42,28 +45,33 @@ async def holder(state: IState, name: str) -> Node | None:
     return next((node for node in (await state.snapshot()).nodes if node.name == name), None)
 
 
-async def find_free(state: IState, name: str, heartbeat: float, clock: IReactorTime) -> None:
+async def find_free(state: IState, name: str, own: HostPort | None, heartbeat: float, clock: IReactorTime) -> None:
     """Return when no live chat server is called ``name``.
 
-    That is at once without a lease, and with one at most :data:`MISSED` heartbeats after its last renewal.
+    That is at once without a lease; with one when that is over, or :data:`MISSED` heartbeats after its last renewal
+    where it is of the starter's own address.
 
+    :param own: what clients will be told of the starter; None where it is not known yet.
     :param heartbeat: seconds between two renewals.
     :raises flux.errors.Unavailable: the lease was renewed; or the shared state does not answer.
     """
     age: float | None = None
     told = float("-inf")
-    while (node := await holder(state, name)) is not None and node.heartbeat_age < MISSED * heartbeat:
+    while (node := await holder(state, name)) is not None:
         where = HostPort(node.host, node.port)
         if age is not None and node.heartbeat_age < age:
             raise Unavailable(
                 f"another live chat server at {where} has the [chat] name {name!r}; "
                 "give this one another, or stop that one first"
             )
+        if where == own and node.heartbeat_age >= MISSED * heartbeat:
+            return
         if clock.seconds() - told >= TELL_EVERY:
             told = clock.seconds()
             log.info(
-                "{name} at {where} has reported {age:.1f} s ago: waiting whether it does so again, or has died",
+                "{name} at {where} has reported {age:.1f} s ago: waiting whether it does so again, or {dies}",
                 name=name, where=str(where), age=node.heartbeat_age,
+                dies="has died" if where == own else "its lease ends (it has another address)",
             )  # fmt: skip
         age = node.heartbeat_age
         await sleep(heartbeat / LOOKS, clock)

@@ -133,7 +133,7 @@ async def attempt(steps: Iterable[Step], clock: IReactorTime) -> bool:
     for name, step in steps:
         began = clock.seconds()
         try:
-            result = await within(STEP_WITHIN, step(), clock, name)
+            result = await within(STEP_WITHIN + getattr(step, "longer", 0.0), step(), clock, name)
         except Exception as error:
             good = False
             print(_line("FAILED", clock.seconds() - began, name, in_words(error)))

@@ -7,7 +7,7 @@
 ``loading``   reading, and reporting every mistake at once
 """
 
-from flux.config.endpoints import is_local, is_proxied, reachable_at, with_port
+from flux.config.endpoints import is_local, is_proxied, listens_on, reachable_at, with_port
 from flux.config.kinds import HostPort
 from flux.config.loading import ConfigError, Mistake, load, with_identity
 from flux.config.sections import (
@@ -50,6 +50,7 @@ __all__ = [
     "is_local",
     "is_proxied",
     "keys",
+    "listens_on",
     "load",
     "reachable_at",
     "with_identity",

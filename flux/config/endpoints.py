@@ -3,7 +3,7 @@
 ::
 
     haproxy:tcp:8090:interface=127.0.0.1
-    is_proxied  with_port      is_local
+    is_proxied  with_port      is_local  listens_on
 
 What is not written there is not known: an endpoint is only taken apart here, never opened.
 """
@@ -53,6 +53,16 @@ def reachable_at(endpoint: str) -> HostPort | None:
     interface = named.get("interface", arguments[1] if len(arguments) > 1 else "")
     here = {"": "127.0.0.1" if kind == "tcp" else "::1", "0.0.0.0": "127.0.0.1", "::": "::1"}
     return HostPort(here.get(interface, interface), int(port))
+
+
+def listens_on(endpoint: str) -> HostPort | None:
+    """Where ``endpoint`` listens, as the port will tell; None where its text does not: port 0, a UNIX socket."""
+    kind, arguments, named = _taken_apart(endpoint.removeprefix("haproxy:"))
+    port = named.get("port", arguments[0] if arguments else "")
+    if kind not in ("tcp", "tcp6", "ssl") or not port.isdecimal() or not int(port):
+        return None
+    interface = named.get("interface", arguments[1] if len(arguments) > 1 else "")
+    return HostPort(interface or ("::" if kind == "tcp6" else "0.0.0.0"), int(port))
 
 
 def _taken_apart(endpoint: str) -> tuple[str, list[str], dict[str, str]]:
