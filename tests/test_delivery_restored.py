@@ -15,7 +15,7 @@ from delivery_backends import InlineStore
 from delivery_lab import Client, Lab
 from delivery_steps import now
 from store_invariants import check_invariants
-from twisted.internet.defer import fail
+from twisted.internet.defer import Deferred, fail
 
 from flux.errors import Unavailable
 from flux.model.chats import CursorMove
@@ -157,6 +157,24 @@ def test_what_was_received_before_counts_for_nothing(history: History, acks: boo
     pair.lab.settle()
     # Without acks, what has left the server counts as received.
     assert texts(again) == (["new 3", "new 4"] if acks else [])
+
+
+@pytest.mark.parametrize("nodes", ["AB", "AA"])
+def test_what_was_read_before_is_not_told_after(history: History, nodes: str) -> None:
+    pair = Pair(history, False, nodes)
+    # The second one waits for the end of a pause.
+    for seq in (3, 5):
+        pair.b.tell(type="read", chat=pair.chat, seq=seq)
+    pair.lab.settle()
+    history.restore()
+    looking = Deferred.fromCoroutine(pair.b.node.sweep.look())
+    pair.lab.settle()
+    assert looking.called
+    pair.lab.advance(7)
+    assert [line["seq"] for line in pair.a.got("read")] == [3]
+    pair.b.tell(type="read", chat=pair.b.got("message")[0]["chat"], seq=1)
+    pair.lab.settle()
+    assert [line["seq"] for line in pair.a.got("read")] == [3, 1]
 
 
 def test_messages_of_chats_that_were_made_later_are_shown(history: History) -> None:

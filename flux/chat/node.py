@@ -134,7 +134,8 @@ class ChatNode:
             self.delivery.positions, self.delivery.members, self.presence, clock, self.tasks
         )  # fmt: skip
         self.sweep = Sweep(
-            store, self.sessions, self.logging_in, self.delivery, self.cursors, self.spread, metrics, clock
+            store, self.sessions, self.logging_in, self.delivery, self.cursors, self.reading, self.spread, metrics,
+            clock,
         )  # fmt: skip
         self.journal = Journal(store, self._settle, self.tasks, clock, metrics)
         self.heartbeat = Heartbeat(

@@ -19,6 +19,7 @@ from twisted.logger import Logger
 
 from flux.chat.cursors import Cursors
 from flux.chat.delivery import Delivery
+from flux.chat.reading import Reading
 from flux.chat.session import Session
 from flux.chat.spread import Spread
 from flux.errors import FluxError, UserInvalid
@@ -47,6 +48,7 @@ class Sweep:
         logging_in: Collection[int],
         delivery: Delivery,
         cursors: Cursors,
+        reading: Reading,
         spread: Spread,
         metrics: ChatMetrics,
         clock: IReactorTime,
@@ -56,6 +58,7 @@ class Sweep:
         self._logging_in = logging_in
         self._delivery = delivery
         self._cursors = cursors
+        self._reading = reading
         self._spread = spread
         self._metrics = metrics
         self._mark = 0
@@ -126,6 +129,7 @@ class Sweep:
                 # What its login has read may be from before.
                 session.connection.abort()
         self._cursors.forget()
+        self._reading.forget()
         self._delivery.positions.forget()
 
     def _enter_anew(self, session: Session, overview: Overview) -> None:
