@@ -205,7 +205,7 @@ def test_an_admin_port_that_is_told_belongs_to_each_part() -> None:
     settings = load(None, [*EVERYTHING, "admin.listen=tcp:0:interface=127.0.0.1"])
     for part in check.PARTS.values():
         assert "admin.listen tcp:0:interface=127.0.0.1" in [
-            step[0] for step in check.steps(settings, None, "", part.roles)
+            step[0] for step in check.steps(settings, task.Clock(), "", part.roles)
         ]
 
 
@@ -365,4 +365,4 @@ def test_a_mailer_that_cannot_be_made(tmp_path: Path) -> None:
     mail = ["mail.kind=webhook", "mail.url=https://example.org/", "mail.secret=sixteen characters or more"]
     for override, why in (("mail.ca=/nowhere", "No such file"), ("mail.kind=no.Mailer", "no.Mailer")):
         with pytest.raises(CannotStart, match=f"{override.partition('=')[0]}.*{why}"):
-            check.steps(load(None, [*mail, f"store.path={tmp_path / 'flux.db'}", override]), None)
+            check.steps(load(None, [*mail, f"store.path={tmp_path / 'flux.db'}", override]), task.Clock())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +28,7 @@ from flux.lifecycle import (
     backoff,
     every,
     insulated,
+    monotonic,
     sleep,
     spawn,
     together,
@@ -524,3 +528,23 @@ async def test_thousands_who_are_through_at_once_lose_no_turn() -> None:
     assert through == list(range(5_000))
     await slots.acquire()
     await slots.acquire()
+
+
+# --- the clock ---
+
+
+def test_the_clock_goes_on_while_the_machine_is_suspended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "CLOCK_BOOTTIME", 7, raising=False)
+    monkeypatch.setattr(time, "clock_gettime", {7: 4711.0}.__getitem__)
+    assert monotonic(SimpleNamespace()).seconds() == 4711.0
+
+
+def test_where_there_is_no_such_clock_the_monotonic_one_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(clock: int) -> float:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(time, "CLOCK_BOOTTIME", 7, raising=False)
+    monkeypatch.setattr(time, "clock_gettime", unknown)
+    assert monotonic(SimpleNamespace()).seconds is time.monotonic
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME")
+    assert monotonic(SimpleNamespace()).seconds is time.monotonic

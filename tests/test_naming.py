@@ -192,7 +192,7 @@ async def test_the_check_knows_what_will_be_advertised(
     monkeypatch.setattr(checks, "find_free", look)
     settings = load(None, [f"chat.workers={workers}", f"chat.listen={listen}", f"chat.advertise={advertise}",
                            "state.kind=redis", "store.kind=postgres", "store.dsn=postgresql:///d"])  # fmt: skip
-    monkeypatch.setattr(checks, "make_state", lambda *_: (MemoryState(), None))
+    monkeypatch.setattr(checks, "make_state", lambda *_: (MemoryState(Clock().seconds), None))
     steps = name_checks(settings, Clock())
     for _, step in steps:
         await step()

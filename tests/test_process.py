@@ -35,13 +35,25 @@ def messages(process: ServerProcess) -> list[str]:
 # --- the clock ---------------------------------------------------------------
 
 
+def on_a_clock(place: Place, which: str, step: int) -> list[str]:
+    """The command of a chat server whose clock is put forward by a signal."""
+    command = twistd("flux-chat", place.settings)
+    return [command[0], str(TESTS / "set_clock.py"), which, str(step), *command[command.index("--nodaemon") :]]
+
+
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_who_sets_the_clock_of_the_machine_stops_nothing_and_ends_nothing(hours: int, tmp_path: Path) -> None:
     """Set back, nothing would happen for an hour; set forward, whoever has pinged would have been silent for one."""
     with ExitStack() as stack:
         place = Place(tmp_path, stack, chat__login_timeout="1")
         command = twistd("flux-chat", place.settings)
-        script = [command[0], str(TESTS / "set_clock.py"), str(hours * 3600), *command[command.index("--nodaemon") :]]
+        script = [
+            command[0],
+            str(TESTS / "set_clock.py"),
+            "time",
+            str(hours * 3600),
+            *command[command.index("--nodaemon") :],
+        ]
         process = stack.enter_context(server(script, tmp_path, environment()))
         process.wait_for("flux-chat started in")
         ann = place.log_in("ann")
@@ -56,6 +68,16 @@ def test_who_sets_the_clock_of_the_machine_stops_nothing_and_ends_nothing(hours:
         pong = ann.ask("ping")
         assert pong["type"] == "ping.ok"
         assert abs(pong["at"] / 1000 - time.time() - hours * 3600) < 1800
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="this system has no clock that a suspend does not stop")
+def test_a_process_notices_that_its_machine_was_suspended(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        place = Place(tmp_path, stack)
+        process = stack.enter_context(server(on_a_clock(place, "boottime", 600), tmp_path, environment()))
+        process.wait_for("flux-chat started in")
+        process.signal(signal.SIGUSR2)
+        process.wait_for("this process stood still for 600 s, longer than its lease")
 
 
 # --- start and stop ----------------------------------------------------------

@@ -12,7 +12,6 @@ that somebody has to decrement.
 from __future__ import annotations
 
 import hmac
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -58,7 +57,7 @@ class MemoryState:
     :param seconds: the clock; it must not jump, which the wall clock of a reactor may.
     """
 
-    def __init__(self, seconds: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
         self._leases: dict[str, _Held] = {}
         self._boots: dict[str, int] = {}
