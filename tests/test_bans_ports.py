@@ -9,6 +9,8 @@ import pytest_twisted
 from chat_server import HASHER, PASSWORD, ChatServer, Client, open_client
 from gate_server import GateServer
 from redis_parts import new_prefix
+from status_parts import texts
+from twisted.logger import capturedLogs
 
 from flux.assembly import Assembly, assemble
 from flux.bench.engines import PostgresServer, RedisServer
@@ -74,6 +76,21 @@ async def test_what_counts(server: ChatServer) -> None:
     # Single bad lines do not: a client that is newer than the server may have some.
     assert (await client.ask("surprise"))["name"] == "unknown_type"
     assert kinds(server)["bad_lines"] == 3
+
+
+async def test_logging_in_too_often_with_a_right_token_shows_and_counts_for_no_ban(server: ChatServer) -> None:
+    [ann] = await server.register("ann")
+    server.reload(limits__token_logins_per_minute=1)
+    token = await server.token(ann)
+    await (await server.connect()).ok("login", id=ann, token=token)
+    with capturedLogs() as logged:
+        for _ in range(3):
+            assert await (await server.connect()).refused("login", id=ann, token=token) == "rate_limited"
+        server.node.accounts.report()
+    assert "3 logins refused from 127.0.0.1: too many" in texts(logged)
+    assert server.node.metrics.accounts.throttled._value.get() == 3
+    # Others come from this address, too.
+    assert kinds(server) == {}
 
 
 async def test_a_banned_account_is_told_why_once_it_has_shown_its_password(server: ChatServer) -> None:

@@ -90,7 +90,10 @@ class Accounts:
         self._password_min_numbered = limits.password_min_numbered
 
     def throttled(self, address: str) -> None:
-        """A login is refused by a limit that its port has of its own."""
+        """A login that was right is refused by a limit that its port has of its own.
+
+        The address has done no wrong: one of many behind it must not have them all banned.
+        """
         self._throttle.refused(address)
 
     def report(self) -> None:

@@ -94,13 +94,13 @@ class LoginThrottle:
         for (count, left), limit in zip(counts, (self.per_account, self.per_address), strict=True):
             if limit and count >= limit:
                 self.refused(address)
+                self._bans.offence("throttled", address)
                 raise RateLimited("too many failed logins; wait before trying again", max(1, round(left * 1000)))
 
     def refused(self, address: str) -> None:
-        """Count a login that is refused because there were too many."""
+        """Count a login that is refused because there were too many, wrong or not."""
         self._refused[address] += 1
         self._metrics.throttled.inc()
-        self._bans.offence("throttled", address)
 
     async def failed(self, account: str, address: str, kind: str) -> None:
         """Count a wrong ``password`` or ``code``."""
