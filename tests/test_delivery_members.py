@@ -136,6 +136,44 @@ def test_who_leaves_and_joins_again_at_once_gets_each_message_once(lab: Lab) -> 
     assert group.pushed(b) == [1, 2]
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["first", "again"])
+@pytest.mark.parametrize("heard", ["event", "members", "overview"])
+def test_what_was_there_before_one_joined_counts_as_read(lab: Lab, heard: str, again: bool) -> None:
+    group = Group(lab)
+    [bob] = group.members
+    if again:
+        group.join(bob)
+    a, b = lab.client("A", group.owner).login(), lab.client("B", bob).login()
+    lab.settle()
+    node = lab.nodes["B"]
+    if again:
+        group.send()
+        lab.advance(7)
+        b.tell(type="read", chat=group.id, seq=1)
+        lab.settle()
+        node.deliver(MembersChanged(group.leave(bob)))
+        lab.settle()
+    for _ in range(10):
+        group.send()
+    joined = group.join(bob)
+    seq = group.send()
+    if heard == "event":
+        node.deliver(MembersChanged(joined))
+    elif heard == "members":
+        node.deliver(group.hint(seq))
+    else:
+        node.delivery.positions.compare(b.session, now(lab.store.overview(bob)).cursors)
+    lab.advance(7)
+    a.lines.clear()
+    for number in (3, seq - 1):
+        b.tell(type="read", chat=group.id, seq=number)
+        lab.advance(1)
+    assert a.got("read") == []
+    b.tell(type="read", chat=group.id, seq=seq)
+    lab.advance(1)
+    assert [line["seq"] for line in a.got("read")] == [seq]
+
+
 def test_who_is_removed_while_logging_in_gets_nothing_more(lab: Lab) -> None:
     group = Group(lab, 2)
     bob, cat = group.members

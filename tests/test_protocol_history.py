@@ -190,6 +190,25 @@ async def test_in_small_chats_the_others_see_who_has_read(server: ChatServer) ->
     assert await ann.told("read") == {"chat": chat, "id": bob.id, "seq": 2}
 
 
+async def test_of_what_one_has_joined_or_was_added_to_the_others_see_what_is_read_since(server: ChatServer) -> None:
+    ann, bob, cy = await server.people("ann", "bob", "cy")
+    group = await group_of(ann)
+    for number in range(1, 4):
+        await ann.ok("send", group=group, text=f"{number}")
+    await bob.ok("group.join", group=group)
+    await ann.ok("group.add", group=group, id=cy.id)
+    await ann.ok("send", group=group, text="4")
+    for newcomer in (bob, cy):
+        await newcomer.told("message")
+        for seq in (1, 3):
+            newcomer.tell("read", chat=group, seq=seq)
+        await newcomer.ok("ping")
+        await server.advance(2)
+        assert [line for line in await ann.settled() if line["type"] == "read"] == []
+        newcomer.tell("read", chat=group, seq=4)
+        assert await ann.told("read") == {"chat": group, "id": newcomer.id, "seq": 4}
+
+
 async def test_of_much_reading_the_others_see_a_little_and_the_last_of_it(server: ChatServer) -> None:
     ann, bob = await server.people("ann", "bob")
     chat = (await ann.ok("send", to=bob.id, text="1"))["chat"]

@@ -86,6 +86,7 @@ class Members:
         if session is None:
             return
         if joins and session not in chat.sessions:
+            session.joined(chat.id, change.head)
             self._positions.attach(session, chat, change.head)
         elif change.change in ("leave", "remove") and session in chat.sessions:
             # It may have joined again since: then the store says so.
@@ -159,9 +160,11 @@ class Members:
         # First who is in: a chat that nobody here is in would be dropped.
         for participant, session in here:
             if session not in chat.sessions:
+                session.joined(chat.id, participant.first - 1)
                 self._positions.attach(session, chat, participant.first - 1)
             elif self._positions.position(session, chat) < participant.first - 1:
                 # It has left and joined again, and nobody told.
+                session.joined(chat.id, participant.first - 1)
                 self._positions.place(session, chat, participant.first - 1)
         members = set(chat.members)
         for session in [session for session in chat.sessions if session.uid not in members]:

@@ -115,6 +115,7 @@ class Positions:
         for cursor in cursors:
             chat = self.chats.get(cursor.chat)
             if chat is None or session not in chat.sessions:
+                session.joined(cursor.chat, cursor.read)
                 self.enter(session, [cursor])
             else:
                 self.raise_head(chat, cursor.head)

@@ -292,19 +292,28 @@ class Session:
 
     def advance_read(self, chat: int, seq: int) -> bool:
         """Note that everything up to ``seq`` has been read; whether that is more than before."""
+        if seq <= self._read_up_to(chat):
+            return False
         if self._has_read is None:
             self._has_read = {}
-        before = self._has_read.get(chat)
-        if before is None:
-            before = self._before(chat)
-        if seq <= before:
-            return False
         self._has_read[chat] = seq
         if self.read is None:
             self.read = {}
             self.node.cursors.touch(self)
         self.read[chat] = seq
         return True
+
+    def joined(self, chat: int, head: int) -> None:
+        """It is a member since the chat reached up to ``head``, which counts as read, as in the store."""
+        if head > self._read_up_to(chat):
+            if self._has_read is None:
+                self._has_read = {}
+            self._has_read[chat] = head
+
+    def _read_up_to(self, chat: int) -> int:
+        """Up to where this chat has been read."""
+        now = self._has_read.get(chat) if self._has_read is not None else None
+        return self._before(chat) if now is None else now
 
     def _before(self, chat: int) -> int:
         """Up to where this chat was read when the session began."""
