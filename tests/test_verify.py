@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import re
 import signal
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_server import ChatServer
 from lying_server import Fields, HonestServer, Link
 from server_process import environment, server
 from twisted.internet.utils import getProcessOutputAndValue
@@ -73,6 +75,21 @@ async def test_an_honest_server(listen: Listen, monkeypatch: pytest.MonkeyPatch)
     assert (verdict.sent, verdict.acknowledged, verdict.chats) == (stored, stored, 3)
     group, *pairs = map(len, honest.chats)
     assert verdict.shown == 2 * group + sum(pairs)
+
+
+async def test_a_server_that_lets_nobody_register_so_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limited = await ChatServer(tmp_path, limits__registrations_per_hour_address=5).start()
+    try:
+        with pytest.raises(ConversationFailed) as failed:
+            await judge(("127.0.0.1", limited.nodes[0].port), monkeypatch, replace(SMALL, clients=6))
+    finally:
+        await limited.stop()
+    assert re.fullmatch(
+        r"[45] of 6 accounts were registered, then the server refused: too many accounts were registered from this "
+        r"address; wait before the next one\. limits\.registrations_per_hour_address of the server bounds them: raise "
+        r"it there, or take fewer clients, or wait 60 minutes",
+        str(failed.value),
+    )
 
 
 class Forgets(HonestServer):

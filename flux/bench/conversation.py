@@ -117,7 +117,8 @@ class Conversation:
     async def gather(self) -> None:
         """Register, log in, meet.
 
-        :raises flux.errors.FluxError: the server refused.
+        :raises ConversationFailed: the server lets this address register no more accounts.
+        :raises flux.errors.FluxError: it refused for another reason.
         :raises flux.client.ClientError: it cannot be reached.
         """
         password = secrets.token_urlsafe(12)
@@ -230,7 +231,14 @@ class Conversation:
 
     async def _join(self, name: str, password: str) -> None:
         client = Client(self._reactor, self._addresses, longest_pause=LONGEST_PAUSE, rng=self._rng)
-        account = await client.register(name, password)
+        try:
+            account = await client.register(name, password)
+        except RateLimited as limited:
+            raise ConversationFailed(
+                f"{len(self._participants)} of {self._size} accounts were registered, then the server refused: "
+                f"{limited.detail}. limits.registrations_per_hour_address of the server bounds them: raise it there, "
+                f"or take fewer clients, or wait {limited.retry_after / 60_000:.0f} minutes"
+            ) from limited
         if self._status is not None:
             await client.login_through(partial(self._status.locate, account.id))
         else:

@@ -36,8 +36,9 @@ from flux.client import Address, ClientError, parse_address
 from flux.errors import FluxError
 from flux.lifecycle import DeadlineExceeded, react
 
-#: Clients, groups and messages per second of each client: on somebody else's server below its default limit, on a
-#: cluster what it and the clients can do on two processors while one node serves for all.
+#: Clients, groups and messages per second of each client: on somebody else's server below the pace that it lets an
+#: account have by default (and five runs an hour, for each registers its clients), on a cluster what it and the clients
+#: can do on two processors while one node serves for all.
 ELSEWHERE = (20, 3, 10.0)
 SINGLE = (20, 3, 50.0)
 CLUSTER = (60, 10, 5.0)
@@ -56,7 +57,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "address",
         nargs="?",
         metavar="HOST:PORT",
-        help="a running server (127.0.0.1:8090); accounts and groups named verify-... stay behind on it",
+        help="a running server (127.0.0.1:8090); accounts and groups named verify-... stay behind on it. Each client "
+        "is an account, and it lets one address register limits.registrations_per_hour_address an hour (100)",
     )
     parser.add_argument("--kill", type=int, default=0, metavar="N", help="start a server, and kill it N times")
     parser.add_argument(
