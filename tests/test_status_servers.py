@@ -102,11 +102,11 @@ def test_heartbeats_age_between_snapshots(servers, clock) -> None:
     assert servers.nodes[0].heartbeat_age == 1.5
 
 
-@pytest.mark.parametrize(("step", "stale"), [(0, False), (4.5, False), (4.6, True), (-1, True)])
+@pytest.mark.parametrize(("step", "stale"), [(0, False), (4.5, False), (4.6, True)])
 def test_a_snapshot_grows_stale(servers, clock, step, stale) -> None:
     assert servers.stale
     servers.adopt(snapshot(node("a")))
-    clock.rightNow += step  # a wall clock may be set back
+    clock.advance(step)
     assert servers.stale is stale
 
 

@@ -54,7 +54,7 @@ class _Held:
 class MemoryState:
     """Shared state in memory.
 
-    :param seconds: the clock; it must not jump, which the wall clock of a reactor may.
+    :param seconds: the clock, which only goes forward.
     """
 
     def __init__(self, seconds: Callable[[], float]) -> None:

@@ -77,13 +77,12 @@ class Servers:
     @property
     def stale(self) -> bool:
         """Whether there is no snapshot, or only one that is older than the servers' reports."""
-        # Negative where a wall clock was set back: nobody knows then how old it is.
-        return self._snapshot is None or not 0 <= self._seconds() - self._adopted <= LATE * self._heartbeat
+        return self._snapshot is None or self.age > LATE * self._heartbeat
 
     @property
     def age(self) -> float:
         """Seconds since the snapshot was taken; -1 if there is none."""
-        return max(0.0, self._seconds() - self._adopted) if self._snapshot is not None else -1.0
+        return self._seconds() - self._adopted if self._snapshot is not None else -1.0
 
     def has_lease(self, name: str) -> bool:
         """Whether the server holds a lease now, or has held one and lost it lately."""
@@ -99,7 +98,7 @@ class Servers:
     def listed(self) -> tuple[Node, ...]:
         """All servers as of now: heartbeats have aged since the snapshot, and whether leases that would have ended
         since then were renewed is unknown."""
-        since = max(0.0, self.age)
+        since = self.age
 
         def now(node: Node) -> Node:
             if node.heartbeat_age < 0:
