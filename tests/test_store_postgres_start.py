@@ -154,7 +154,7 @@ async def test_a_database_of_a_later_flux_is_refused(database: Database, later) 
     ("damage", "complaint"),
     [
         ("DROP INDEX messages_by_cid", "half migrated or was altered (without its messages_by_cid)"),
-        ("DROP FUNCTION append_known", "half migrated or was altered (without its append_known)"),
+        ("DROP FUNCTION append_batch", "half migrated or was altered (without its append_batch)"),
         ("DROP TABLE blocks, moves CASCADE", "without its blocks, moves, moves_by_xact"),
         ("DROP TABLE flux_migrations", "has tables that flux has not made (accounts, sessions, "),
         ("INSERT INTO flux_migrations VALUES (5, 'x')", "was written by a later flux (schema 5"),

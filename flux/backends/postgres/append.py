@@ -26,7 +26,7 @@ LARGEST_ID = 2**63 - 1
 
 KNOWN = Prepared("""
     SELECT pairs::text, heads::text, versions::text, ats::text, move, apart
-    FROM append_known(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""")
+    FROM append_batch(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""")
 
 Outcome = Receipt | FluxError
 

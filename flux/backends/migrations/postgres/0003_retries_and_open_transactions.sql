@@ -1,12 +1,16 @@
--- Messages that cannot simply be appended, a repeated cid above all, are set aside within append_known: that fails no
--- more, which wrote the whole batch into the server's log, and the rest of the batch goes the quick way. So it does where
--- a node does not know the chats of some pairs: append_known looks them up. And what moved is forgotten by snapshots, so
+-- Messages that cannot simply be appended, a repeated cid above all, are set aside within append_batch: where append_known
+-- failed, which wrote the whole batch into the server's log, the rest of the batch goes the quick way. So it does where
+-- a node does not know the chats of some pairs: append_batch looks them up. And what moved is forgotten by snapshots, so
 -- that a transaction that stays open, anywhere on the server, holds nothing up.
+--
+-- Nodes of the version before go on meanwhile, on append_known, append_carefully, create_pair and moves_kept.since. A
+-- later migration drops those.
 
--- What each row of moves_kept says: all that is visible in gone was removed; what is visible in following will be next.
+-- All that is visible in gone was removed; what is visible in following will be next. Of transactions from
+-- since on nothing was removed: that is for the version before, whose looks are incomplete more often than they need be.
 ALTER TABLE moves_kept ADD gone pg_snapshot, ADD following pg_snapshot;
 UPDATE moves_kept SET gone = (since::text || ':' || since::text || ':')::pg_snapshot, following = pg_current_snapshot();
-ALTER TABLE moves_kept ALTER gone SET NOT NULL, ALTER following SET NOT NULL, DROP since;
+ALTER TABLE moves_kept ALTER gone SET NOT NULL, ALTER following SET NOT NULL;
 
 -- What moved so long ago that nobody asks for it: what a snapshot shows that is so many transactions old. Rows stay for
 -- at least that many and at most twice as many; those of a transaction that was running then are among the next. Does
@@ -21,14 +25,15 @@ BEGIN
     SELECT following INTO upto FROM moves_kept;
     IF pg_snapshot_xmax(upto) > pg_snapshot_xmax(pg_current_snapshot()) THEN
         -- A dump that was restored on another server: there transactions have other numbers.
-        UPDATE moves_kept SET gone = pg_current_snapshot(), following = pg_current_snapshot();
+        UPDATE moves_kept SET gone = pg_current_snapshot(), following = pg_current_snapshot(),
+            since = pg_snapshot_xmax(pg_current_snapshot());
         DELETE FROM moves;
         RETURN;
     END IF;
     IF pg_snapshot_xmax(pg_current_snapshot())::text::bigint - pg_snapshot_xmax(upto)::text::bigint < keep THEN
         RETURN;
     END IF;
-    UPDATE moves_kept SET gone = upto, following = pg_current_snapshot();
+    UPDATE moves_kept SET gone = upto, following = pg_current_snapshot(), since = pg_snapshot_xmax(upto);
     DELETE FROM moves WHERE xact < pg_snapshot_xmax(upto) AND pg_visible_in_snapshot(xact, upto);
 END
 $$;
@@ -68,14 +73,12 @@ BEGIN
     RETURN made;
 END
 $$;
-DROP FUNCTION create_pair;
 
 -- Messages one by one, into chats that the caller has locked (NULL: there is none). Returns a row for each, in no order:
 -- nth is its place in the arrays, outcome one of
 --
 --     new, known (the earlier message: seq and at are its own),
 --     reused (the cid, for another text), nobody (no such account), blocked, no group, no member.
-DROP FUNCTION append_carefully;
 CREATE FUNCTION append_singly(
     in_chats bigint[], senders bigint[], tos bigint[], cids text[], texts text[], clock bigint
 ) RETURNS TABLE (nth bigint, outcome text, chat bigint, seq bigint, at bigint, version bigint)
@@ -170,8 +173,7 @@ $$;
 -- and are in pairs, in that order (0: there is none, since who wrote may not make it). Then heads, versions and ats are
 -- those of the ids with these in place of the negative ones, ascending again, each once.
 -- Also move: the row of moves, as text.
-DROP FUNCTION append_known;
-CREATE FUNCTION append_known(
+CREATE FUNCTION append_batch(
     ids bigint[], counts bigint[], members bigint[], into_groups bigint[],
     places int[], nths int[], senders bigint[], tos bigint[], cids text[], texts text[], clock bigint
 ) RETURNS TABLE (pairs bigint[], heads bigint[], versions bigint[], ats bigint[], move text, apart text)
