@@ -27,7 +27,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from twisted.application.service import IServiceCollection, Service
-from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver, Logger
@@ -35,8 +35,9 @@ from twisted.python.failure import Failure
 
 from flux.config import ConfigError, Difference, Mistake, Settings
 from flux.errors import FluxError
-from flux.lifecycle import CannotStart, Tasks
+from flux.lifecycle import CannotStart, Spawned, Tasks, every
 from flux.log import Threshold
+from flux.workers.handover import ALIVE, ALIVE_EVERY
 
 #: Causes of a failed start that the one line explains; for others the log has a traceback.
 EXPLAINED = (OSError, CannotListenError, FluxError)
@@ -142,6 +143,7 @@ class FluxProcess(Service):
         self._starting: Deferred[None] | None = None
         self._assembly: Assembly | None = None
         self._parent_pipe: int | None = None
+        self._signs_of_life: Spawned = succeed(None)
         self._told_to_stop = False
         self._stopping = False
 
@@ -181,6 +183,10 @@ class FluxProcess(Service):
         began = self._reactor.seconds()
         self._raise_file_limit()
         gc.set_threshold(*GC_THRESHOLD)
+        if self._supervised:
+            what = "telling the supervisor of the start"
+            signs = every(ALIVE_EVERY, self._say_alive, self._reactor, what, self.log)
+            self._signs_of_life = self._tasks.spawn(signs, what)
         try:
             assembly = self._assemble()
             assembly.reread = self.reload
@@ -243,8 +249,14 @@ class FluxProcess(Service):
                 self._exit_status.value = 1
         self.log.info("{title} stopped", title=self.name)
 
+    async def _say_alive(self) -> None:
+        if self._parent_pipe is not None:
+            with contextlib.suppress(OSError):  # the supervisor is gone
+                os.write(self._parent_pipe, ALIVE)
+
     def _tell_parent(self, message: bytes) -> None:
         """Tell the parent of a daemon or a worker how the start went: a "0" for success, or why not."""
+        self._signs_of_life.cancel()
         if self._parent_pipe is not None:
             with contextlib.suppress(OSError):  # the parent is gone
                 os.write(self._parent_pipe, shortened(message, SUPERVISOR_READS if self._supervised else TWISTD_READS))

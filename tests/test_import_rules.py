@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gate": {"accounts", "bans", "wire", "net", "config", "lifecycle", "metrics"},
     "web": {"net"},
     "workers": {"config", "net", "lifecycle"},
-    "process": {"config", "lifecycle", "log"},
+    "process": {"config", "lifecycle", "log", "workers"},
     # Those who put together and start.
     "assembly": {
         "accounts",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -17,10 +18,15 @@ from typing import Any
 import pytest
 from processes import Place
 from server_process import TESTS, ServerProcess, environment, server, with_fake_assembly
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from flux.bench.servers import twistd
-from flux.process import shortened
-from flux.workers.handover import STARTED
+from flux.config import Settings
+from flux.log import Threshold
+from flux.process import ExitStatus, FluxProcess, shortened
+from flux.workers.handover import ALIVE, ALIVE_EVERY, STARTED
+from flux.workers.supervisor import SILENT_FOR
 
 
 def flux(*arguments: str, cwd: Path) -> Any:
@@ -376,7 +382,62 @@ def test_a_supervisor_is_told_ten_times_as_much(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     told = (tmp_path / "told").read_text("ascii")
-    assert told == "1 the store: it is used by process 7" + 20 * " and by another one"
+    assert told.lstrip(".") == "1 the store: it is used by process 7" + 20 * " and by another one"
+
+
+class Endless:
+    """An assembly whose start takes as long as a test wants."""
+
+    exit_status = 1
+    reread: Any = None
+
+    def __init__(self) -> None:
+        self.started: Deferred[None] = Deferred()
+
+    async def start(self) -> None:
+        await self.started
+
+    async def stop(self) -> None:
+        pass
+
+    def reload(self, settings: Settings) -> None:
+        pass
+
+    def banner(self) -> str:
+        return ""
+
+
+def test_a_worker_shows_signs_of_life_until_it_has_started_whatever_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gc, "set_threshold", lambda *_: None)
+    monkeypatch.setattr(FluxProcess, "_raise_file_limit", lambda _: None)
+    clock, assembly, status = Clock(), Endless(), ExitStatus()
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    process = FluxProcess(
+        "flux-chat",
+        Settings(),
+        lambda: assembly,
+        Settings,
+        Threshold("error"),
+        None,
+        {},
+        status,
+        clock,
+        supervised=True,
+    )
+    process._parent_pipe = writing
+    starting = Deferred.fromCoroutine(process._start())
+    for _ in range(10):
+        assert os.read(reading, 100) == ALIVE
+        clock.advance(ALIVE_EVERY)
+    assert ALIVE_EVERY < SILENT_FOR / 2
+    assembly.started.callback(None)
+    assert starting.called
+    assert os.read(reading, 100) == ALIVE + b"0"
+    # Closed, and nothing comes any more.
+    assert os.read(reading, 100) == b""
+    assert clock.getDelayedCalls() == []
+    os.close(reading)
 
 
 @pytest.mark.parametrize(

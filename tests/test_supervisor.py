@@ -20,7 +20,7 @@ from flux.config import Settings, load
 from flux.lifecycle import CannotStart
 from flux.workers import supervisor as module
 from flux.workers.child import LONGEST_LINE, Child
-from flux.workers.handover import DRAINED, OWN, SHARED, STARTED
+from flux.workers.handover import ALIVE, DRAINED, OWN, SHARED, STARTED
 from flux.workers.supervisor import STABLE_AFTER, STOP_WITHIN, Supervisor, worker_settings
 
 DRAIN = 2.0
@@ -265,20 +265,31 @@ async def test_a_start_has_a_deadline() -> None:
     setup.reactor.advance(module.SILENT_FOR)
     for process in setup.reactor.processes:
         process.ends()
-    with pytest.raises(CannotStart, match="the workers: they do not listen, and have said nothing for 120 s"):
+    with pytest.raises(CannotStart, match="the workers: they do not listen, and have shown no sign of life for 120 s"):
         await setup.starting
 
 
-async def test_a_start_has_time_for_what_the_workers_tell_of() -> None:
+async def test_a_start_has_time_as_long_as_a_worker_is_alive() -> None:
+    """It migrates, perhaps, and the log has only errors."""
     setup = Setup()
     one, other = setup.reactor.processes
     for _ in range(5):
         setup.reactor.advance(module.SILENT_FOR - 1)
-        one.protocol.childDataReceived(1, b"still migrating\n")
-    assert not setup.starting.called
+        one.protocol.childDataReceived(STARTED, ALIVE)
+    assert (one.signals, setup.starting.called) == ([], False)
     for process in (one, other):
         process.listens()
     await setup.starting
+
+
+async def test_a_worker_that_was_alive_says_why_it_does_not_start() -> None:
+    setup = Setup(workers=2)
+    one, other = setup.reactor.processes
+    one.protocol.childDataReceived(STARTED, ALIVE)
+    one.ends(1, ALIVE + b"1 the store: 127.0.0.1: no ...")
+    other.ends()
+    with pytest.raises(CannotStart, match=r"worker chat-1: the store: 127\.0\.0\.1: no \.\.\.$"):
+        await setup.starting
 
 
 # --- restarts ----------------------------------------------------------------

@@ -13,7 +13,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from flux.lifecycle import CannotStart
-from flux.workers.handover import LIFELINE, OWN, SHARED, STARTED
+from flux.workers.handover import ALIVE, LIFELINE, OWN, SHARED, STARTED
 
 LONGEST_LINE = 1_000_000
 """Bytes of output without an end of line that are kept; a line of the log is shorter."""
@@ -24,13 +24,15 @@ class Child(ProcessProtocol):
 
     :param name: of its chat node.
     :param say: called with each line that it prints.
+    :param alive: called when it tells of its start.
     :ivar code: its exit status, once it has ended; minus a signal's number if that killed it.
     """
 
-    def __init__(self, name: str, say: Callable[[str], None]) -> None:
+    def __init__(self, name: str, say: Callable[[str], None], alive: Callable[[], None]) -> None:
         self.name = name
         self.code: int | None = None
         self._say = say
+        self._alive = alive
         self._told = b""
         self._starting: list[Deferred[None]] = []
         self._ending: list[Deferred[int]] = []
@@ -70,7 +72,8 @@ class Child(ProcessProtocol):
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:  # noqa: N802, N803 - Twisted's names
         if childFD == STARTED:
-            self._told += data
+            self._told = (self._told + data).lstrip(ALIVE)
+            self._alive()
         else:
             *lines, self._printed[childFD] = (self._printed[childFD] + data).split(b"\n")
             for line in lines:

@@ -18,10 +18,16 @@ from flux.net.listener import Listener
 
 #: Descriptors of a worker. The lifeline ends when the supervisor does, however that happens.
 LIFELINE = 0
-#: Where a worker says how its start went, as a daemon of twistd does.
+#: Where a worker says how its start went, as a daemon of twistd does, and until then now and then that it is alive.
 STARTED = 3
 #: The listening socket of ``chat.listen``, and the one that is this worker's own.
 SHARED, OWN = 4, 5
+
+ALIVE = b"."
+"""Said of a start that is under way."""
+
+ALIVE_EVERY = 15.0
+"""Seconds between two of those."""
 
 GIVE_WAY = 0.1
 """Seconds between two looks at what no other worker has accepted."""

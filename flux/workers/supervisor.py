@@ -32,9 +32,9 @@ STABLE_AFTER = 10.0
 """Seconds after which a worker that ends has not failed to start."""
 
 SILENT_FOR = 120.0
-"""Seconds without a line from workers that neither listen nor end until they have failed to start.
+"""Seconds without a sign of life from workers that neither listen nor end until they have failed to start.
 
-That is above what they themselves wait for, but for a migration, which they tell of now and then."""
+What they wait for themselves has limits of its own; a migration may take as long as it needs."""
 
 STOP_WITHIN = 10.0
 """Seconds on top of ``chat.drain`` after which a worker that does not end is killed."""
@@ -144,7 +144,7 @@ class Supervisor:
             self._tasks.spawn(self._keep(place), f"keeping worker {place.name}")
 
     async def _all_started(self, children: Sequence[Child]) -> None:
-        """Wait until all listen. :raises CannotStart: one has ended, or none has said a word for too long."""
+        """Wait until all listen. :raises CannotStart: one has ended, or none has shown a sign of life for too long."""
         started = gatherResults([child.started() for child in children], consumeErrors=True)
         silence = self._silence = self._reactor.callLater(SILENT_FOR, started.cancel)
         try:
@@ -152,7 +152,9 @@ class Supervisor:
         except CancelledError:
             if silence.active():
                 raise
-            raise CannotStart(f"the workers: they do not listen, and have said nothing for {SILENT_FOR:g} s") from None
+            raise CannotStart(
+                f"the workers: they do not listen, and have shown no sign of life for {SILENT_FOR:g} s"
+            ) from None
         finally:
             if silence.active():
                 silence.cancel()
@@ -188,13 +190,15 @@ class Supervisor:
         raise CannotStart(f"chat.workers: no port from {first} on is free for a worker")
 
     def _spawn(self, place: _Place) -> None:
-        place.child = child = Child(place.name, self._say)
+        place.child = child = Child(place.name, self._say, self._alive)
         child.spawn(self._reactor, self._command(place.number), _descriptor(self._shared), _descriptor(place.port))
         self.log.info("worker {name} is process {pid}", name=place.name, pid=child.pid)
 
-    def _say(self, line: str) -> None:
+    def _alive(self) -> None:
         if self._silence is not None and self._silence.active():
             self._silence.reset(SILENT_FOR)
+
+    def _say(self, line: str) -> None:
         self.log.info("{log_line}", log_line=line)
 
     # --- as long as it runs ---
