@@ -67,13 +67,13 @@ class Database:
             cursor.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
 
-    def migrate(self) -> None:
-        """Make the tables, without a store."""
+    def migrate(self, version: int | None = None) -> None:
+        """Make the tables, without a store; those that an earlier version had."""
         self.query(
             "CREATE TABLE flux_migrations"
             " (number integer PRIMARY KEY, name text NOT NULL, at timestamptz NOT NULL DEFAULT now())"
         )
-        for number, (name, script) in enumerate(schema.migrations(), 1):
+        for number, (name, script) in enumerate(schema.migrations()[:version], 1):
             self.query(script)
             self.query("INSERT INTO flux_migrations VALUES (%s, %s)", number, name)
 

@@ -114,18 +114,14 @@ async def test_only_what_is_missing_is_applied_and_in_one_piece(database: Databa
 
 
 @pytest.mark.parametrize("version", [1, 2])
-async def test_a_database_of_an_earlier_flux_is_brought_up_to_date(database: Database, later, version: int) -> None:
+async def test_a_database_of_an_earlier_flux_is_brought_up_to_date(database: Database, version: int) -> None:
     """It keeps what it has, what moved lately too."""
-    for number, (name, script) in enumerate(later[:version], 1):
-        if number == 1:
-            database.query("CREATE TABLE flux_migrations (number integer PRIMARY KEY, name text, at timestamptz)")
-        database.query(script)
-        database.query("INSERT INTO flux_migrations VALUES (%s, %s)", number, name)
+    database.migrate(version)
     database.query("SELECT create_account(name, name, 'h', name, '', '', '') FROM unnest(ARRAY['ann', 'bob']) name")
     database.query("SELECT append_carefully(ARRAY[1], ARRAY[2], ARRAY[0], ARRAY['k'], ARRAY['x'], NULL)")
     before = database.query("SELECT * FROM moves")
     store = store_on(database.dsn)
-    assert len(await store.migrate()) == len(later) - version
+    assert len(await store.migrate()) == len(schema.migrations()) - version
     await store.start()
     mark = (await store.changes(0)).mark
     assert database.query("SELECT * FROM moves") == before
@@ -244,6 +240,33 @@ async def test_a_role_without_rights(database: Database, quick_postgres: Postgre
     database.query("ALTER ROLE guest CONNECTION LIMIT 2")
     assert 'too many connections for role "guest"' in await refusal(dsn, pool=3)
     database.query("DROP OWNED BY guest; DROP ROLE guest")
+
+
+async def test_a_role_that_does_not_own_what_is_there_is_told_so_before_a_start(
+    database: Database, quick_postgres: PostgresServer
+) -> None:
+    """What a migration changes only the owner may change, whatever was granted."""
+    database.migrate(2)
+    database.query(
+        "DROP ROLE IF EXISTS helper; CREATE ROLE helper LOGIN PASSWORD 'helper-word';"
+        " GRANT ALL ON ALL TABLES IN SCHEMA public TO helper; GRANT ALL ON SCHEMA public TO helper"
+    )
+    dsn = f"postgresql://helper:helper-word@127.0.0.1:{quick_postgres.port}/start"
+    assert await refusal(dsn) == "store.dsn: must be owner of table moves_kept"
+    with pytest.raises(Unavailable) as raised:
+        await dict(store_on(dsn).checks())["schema"]()
+    assert re.fullmatch(
+        r"store\.dsn: a start would apply 0003_\w+, 0004_\w+, and its role does not own the tables and functions that "
+        r"are there, but flux: run flux migrate --apply as a role that owns them",
+        raised.value.detail,
+    )
+    # Who is a member of the owner may do what that may.
+    database.query("GRANT flux TO helper")
+    assert "a start applies 0003_" in await dict(store_on(dsn).checks())["schema"]()
+    store = store_on(dsn)
+    await store.start()
+    await store.stop()
+    database.query("DROP OWNED BY helper CASCADE; DROP ROLE helper")
 
 
 async def test_a_server_without_fsync_is_refused_unless_told(database: Database) -> None:

@@ -149,6 +149,30 @@ async def verify(run: Run) -> None:
         )
 
 
+async def may_not_migrate(run: Run) -> str:
+    """Why our role may not apply migrations, and what to do about it; empty where it may."""
+    known = migrations()
+    [[creates, owners]] = await run(
+        "SELECT coalesce(has_schema_privilege(current_schema(), 'CREATE'), false),"
+        " (SELECT string_agg(pg_get_userbyid(owner), ', ') FROM ("
+        "   SELECT relowner FROM unnest(%s) name JOIN pg_class ON pg_class.oid = to_regclass(name)"
+        "   UNION SELECT proowner FROM unnest(%s) name JOIN pg_proc ON pg_proc.oid = to_regproc(name)) made (owner)"
+        "   WHERE NOT pg_has_role(owner, 'USAGE'))",
+        (["flux_migrations", *_made(known, "TABLE")], _made(known, "FUNCTION")),
+    )
+    if owners:
+        # To alter a table or replace a function takes more than GRANT can give.
+        return (
+            f"its role does not own the tables and functions that are there, but {owners}: run flux migrate --apply as "
+            "a role that owns them"
+        )
+    if not creates:
+        return (
+            "its role may make no tables: run flux migrate --apply as a role that may, or GRANT CREATE ON SCHEMA to it"
+        )
+    return ""
+
+
 def _made(known: Sequence[Migration], kind: str) -> list[str]:
     """Names of all tables, indexes or functions that migrations make and do not drop again."""
     names: dict[str, None] = {}

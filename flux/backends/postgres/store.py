@@ -183,11 +183,9 @@ class PostgresStore:
         async def migrated() -> str:
             version, missing[:] = await self.pending()
             if missing:
-                if not await self.with_link(lambda _, run: _may_create(run)):
-                    raise Unavailable(
-                        f"store.dsn: a start would apply {', '.join(missing)}, and its role may make no tables: run "
-                        "flux migrate --apply as a role that may, or GRANT CREATE ON SCHEMA to it"
-                    )
+                forbidden = await self.with_link(lambda _, run: schema.may_not_migrate(run))
+                if forbidden:
+                    raise Unavailable(f"store.dsn: a start would apply {', '.join(missing)}, and {forbidden}")
                 return f"schema {version}\na start applies {', '.join(missing)}"
             await self.start()
             return f"schema {version}"
@@ -356,12 +354,6 @@ class PostgresStore:
             self._prune_after = following
             if not following:
                 return 0
-
-
-async def _may_create(run: Run) -> bool:
-    """Whether there is a schema in which our role may make tables."""
-    [[may]] = await run("SELECT coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)")
-    return bool(may)
 
 
 async def _touch(run: Run) -> None:
