@@ -9,8 +9,10 @@ import random
 from typing import Any
 
 import pytest
+from status_parts import texts
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 
 from flux.backends.postgres import pool as postgres_pool
 from flux.backends.postgres.dsn import Dsn
@@ -167,6 +169,36 @@ async def test_gathered_calls_have_a_deadline_each_whether_they_run_or_wait(monk
     # The second one waited for the first, and had no more than the rest of its time then.
     assert ran == [["first"], ["second"]]
     assert ended == {"first": 10.0, "second": 14.0}
+    await pool.stop()
+
+
+async def test_what_gathered_calls_share_is_given_up_after_half_of_their_time_and_the_log_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    pool = postgres(world, monkeypatch, 1, size=3)
+    await pool.start()
+    ran: list[list[str]] = []
+
+    async def work(run: Any, arguments: Any) -> Any:
+        ran.append(arguments)
+        return await run("SELECT")
+
+    gathering: Gathering[str, Any] = Gathering(pool, world.clock, work, most=10, at_once=1, bound=10)
+    first = gathering.call("first")
+    ended: dict[str, float] = {}
+    for name in ("one", "other"):
+        gathering.call(name).addErrback(_note, ended, name, world.clock)
+    [running] = [link for link in world.connections if link._running]
+    running._running.pop().callback(["done"])
+    assert await first == "done"
+    with capturedLogs() as logged:
+        world.clock.advance(5.0)
+    assert texts(logged) == ["connections to the database are lost: a call took longer than 5 s"]
+    world.clock.advance(5.0)
+    assert ran == [["first"], ["one", "other"], ["one"], ["other"]]
+    # Who asked has waited for all of it.
+    assert ended == {"one": 10.0, "other": 10.0}
     await pool.stop()
 
 

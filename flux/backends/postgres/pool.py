@@ -52,14 +52,16 @@ class _Call(Generic[T]):
 
     :ivar deferred: None once it was fired.
     :ivar keys: None where it is not ordered.
+    :ivar seconds: until it fails, from when it was made.
     :ivar link: where it runs.
     """
 
-    __slots__ = ("deferred", "keys", "link", "timer", "work")
+    __slots__ = ("deferred", "keys", "link", "seconds", "timer", "work")
 
-    def __init__(self, work: Callable[[Run], Awaitable[T]], keys: Keys | None) -> None:
+    def __init__(self, work: Callable[[Run], Awaitable[T]], keys: Keys | None, seconds: float) -> None:
         self.work = work
         self.keys = keys
+        self.seconds = seconds
         self.deferred: Deferred[T] | None = Deferred()
         self.link: Link | None = None
         self.timer: IDelayedCall | None = None
@@ -157,7 +159,7 @@ class Pool:
         self, work: Callable[Concatenate[Run, P], Awaitable[T]], *arguments: P.args, **named: P.kwargs
     ) -> Deferred[T]:
         """Run ``work`` on a connection. Fails with ``Unavailable`` where it cannot be accepted or takes too long."""
-        return self._accept(_Call(lambda run: work(run, *arguments, **named), None), self.deadline)
+        return self._accept(_Call(lambda run: work(run, *arguments, **named), None, self.deadline))
 
     def call_in_order(
         self,
@@ -167,7 +169,7 @@ class Pool:
         **named: P.kwargs,
     ) -> Deferred[T]:
         """The same after all ordered calls that were made before and share a key."""
-        return self._accept(_Call(lambda run: work(run, *arguments, **named), keys), self.deadline)
+        return self._accept(_Call(lambda run: work(run, *arguments, **named), keys, self.deadline))
 
     def call_until(
         self,
@@ -178,9 +180,9 @@ class Pool:
     ) -> Deferred[T]:
         """As :meth:`call`, with a deadline on the reactor's clock."""
         seconds = max(0.0, expires - self._reactor.seconds())
-        return self._accept(_Call(lambda run: work(run, *arguments, **named), None), seconds)
+        return self._accept(_Call(lambda run: work(run, *arguments, **named), None, seconds))
 
-    def _accept(self, call: _Call[T], seconds: float) -> Deferred[T]:
+    def _accept(self, call: _Call[T]) -> Deferred[T]:
         if not self._open:
             return fail(Unavailable("the store is closed"))
         if not self._links:
@@ -190,7 +192,7 @@ class Pool:
         deferred = call.deferred
         assert deferred is not None
         self._unfinished += 1
-        call.timer = self._reactor.callLater(seconds, self._expire, call)
+        call.timer = self._reactor.callLater(call.seconds, self._expire, call)
         (self._any if call.keys is None else self._ordered).append(call)
         self._dispatch()
         return deferred
@@ -274,12 +276,13 @@ class Pool:
             self._ended.callback(None)
 
     def _expire(self, call: _Call[Any]) -> None:
+        # Whoever asked has waited that long, also where a part of it was given to a call that others shared.
         late = Failure(Unavailable(f"the database did not answer within {self.deadline:g} s"))
         if call.link is None:
             self._finish(call, late)
         else:
             call.fire(late)
-            call.link.abandon(f"a call took longer than {self.deadline:g} s")
+            call.link.abandon(f"a call took longer than {call.seconds:.3g} s")
 
     # --- losing connections and getting them back ---
 
