@@ -91,9 +91,9 @@ class Session:
         self.received: dict[int, int] | None = None
         self.read: dict[int, int] | None = None
         # The read cursors: those that have moved in this session, and all as they were before, which are many and few
-        # of which are asked for: chats, and up to where each was read.
+        # of which are asked for: the chats, then up to where each was read.
         self._has_read: dict[int, int] | None = None
-        self._had_read: tuple[array[int], array[int]] | None = None
+        self._had_read: array[int] | None = None
         self._unsettled = 0
         self._settled: Deferred[None] | None = None
 
@@ -284,11 +284,8 @@ class Session:
         """Begin with these read cursors."""
         some = [cursor for cursor in cursors if cursor.read]
         self._has_read = None
-        self._had_read = (
-            (array("q", [cursor.chat for cursor in some]), array("q", [cursor.read for cursor in some]))
-            if some
-            else None
-        )
+        both = [cursor.chat for cursor in some] + [cursor.read for cursor in some]
+        self._had_read = array("q", both) if some else None
 
     def advance_read(self, chat: int, seq: int) -> bool:
         """Note that everything up to ``seq`` has been read; whether that is more than before."""
@@ -317,11 +314,12 @@ class Session:
 
     def _before(self, chat: int) -> int:
         """Up to where this chat was read when the session began."""
-        if self._had_read is None:
+        both = self._had_read
+        if both is None:
             return 0
-        chats, seqs = self._had_read
+        count = len(both) // 2
         try:
-            return seqs[chats.index(chat)]
+            return both[count + both.index(chat, 0, count)]
         except ValueError:
             return 0
 
