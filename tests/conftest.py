@@ -17,6 +17,7 @@ The reactor is imported inside the fixtures only: at the top it would defeat
 from __future__ import annotations
 
 import gc
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -42,6 +43,9 @@ def pytest_configure() -> None:
     # How long an example takes says how busy the machine is.
     hypothesis.settings.register_profile("flux", deadline=None)
     hypothesis.settings.load_profile("flux")
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # Of a shell that runs the tests in the background. What tests start would be deaf to it, too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
