@@ -53,6 +53,7 @@ def test_a_group_from_its_beginning_to_its_end(tabs: Callable[..., Tab]) -> None
     member.click("Join the group")
     member.wait_text("Every Sunday at nine", ".chat-head")
     member.click("About the group")
+    member.wait("document.querySelectorAll('.members .row').length === 2", "what is above the button is there")
     member.click("Leave the group")
     member.click("Leave")
     member.wait_text("No conversations yet")

@@ -85,6 +85,8 @@ export function groupDialog(store, session, group) {
       },
     }, "Leave the group");
 
+    // Those that are known at once: what is below them is pressed where it is seen.
+    render();
     refresh();
     const { description } = store.groups.get(group);
     return [
