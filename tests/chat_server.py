@@ -492,7 +492,7 @@ class ChatServer:
 class PostgresChatServer(ChatServer):
     """The same on a PostgreSQL database."""
 
-    store: PostgresStore  # type: ignore[assignment]
+    store: PostgresStore  # type: ignore[assignment] - its base has another kind
 
     def __init__(self, folder: Path, dsn: str, **changes: Any) -> None:
         super().__init__(folder, **changes)

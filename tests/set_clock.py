@@ -27,7 +27,7 @@ else:
 signal.signal(signal.SIGUSR2, set_clock)
 
 # It keeps the function that it finds.
-from twisted.scripts.twistd import run  # noqa: E402
+from twisted.scripts.twistd import run  # noqa: E402 - it imports the clock
 
 if __name__ == "__main__":
     run()

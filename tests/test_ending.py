@@ -49,6 +49,7 @@ class Cluster:
         return succeed(None)
 
     def end(self) -> Deferred[Ended]:
+        # This is all of a store and a bus that it needs.
         return start(end_session(self, self.state, self, self.clock, UID, "admin", "banned"))  # type: ignore[arg-type]
 
     def pass_time(self, seconds: float) -> None:
@@ -104,7 +105,7 @@ def test_a_lease_that_comes_back_brings_the_route(cluster: Cluster) -> None:
         cluster.renew("chat1", (UID, NUMBER))
         return await snapshot()
 
-    cluster.state.snapshot = renewed  # type: ignore[method-assign]
+    cluster.state.snapshot = renewed  # type: ignore[method-assign] - at this very moment
     cluster.pass_time(2)
     assert not ending.called
     cluster.pass_time(1)
@@ -131,7 +132,7 @@ def test_the_shared_state_goes_away_meanwhile(cluster: Cluster) -> None:
     async def away(uids: object) -> Any:
         raise Unavailable("Redis does not answer")
 
-    cluster.state.routes = away  # type: ignore[method-assign]
+    cluster.state.routes = away  # type: ignore[method-assign] - a fault
     cluster.pass_time(0)
     assert result(ending) == Ended("ending", True, "Redis does not answer")
     assert cluster.opened == [UID]

@@ -34,8 +34,10 @@ class HangingStore:
 async def test_a_stop_that_does_not_wait_for_the_store_stores_no_more_and_answers_nobody() -> None:
     store, clock, tasks = HangingStore(), Clock(), Tasks(Logger())
     settled: list[Any] = []
+    # The store here is nothing but `append`.
     journal = Journal(store, lambda entries, outcomes: settled.append(outcomes), tasks, clock)  # type: ignore[arg-type]
     for draft in ("one", "two"):
+        # The journal looks at neither session nor request.
         journal.append((None, None, draft))  # type: ignore[arg-type]
     stopped = Deferred.fromCoroutine(tasks.stop())
     for _ in range(3):
@@ -51,8 +53,10 @@ async def test_an_answer_that_makes_no_sense_fails_its_batch_and_the_next_one_co
 ) -> None:
     store, clock, tasks = HangingStore(), Clock(), Tasks(Logger())
     settled: list[Any] = []
+    # The store here is nothing but `append`.
     journal = Journal(store, lambda entries, outcomes: settled.append(outcomes), tasks, clock)  # type: ignore[arg-type]
     for draft in ("lone", "one", "two", "next"):
+        # The journal looks at neither session nor request.
         journal.append((None, None, draft))  # type: ignore[arg-type]
         if draft == "two":
             store.answers[0].callback(["a receipt"])
@@ -79,8 +83,10 @@ async def test_who_cannot_be_told_keeps_nobody_else_from_being_told(flush_logged
         if len(told) == 1:
             raise KeyError("of somebody who is gone")
 
+    # The store here is nothing but `append`.
     journal = Journal(store, tell, tasks, clock)  # type: ignore[arg-type]
     for draft in range(1 + LARGE_BATCH):
+        # The journal looks at neither session nor request.
         journal.append((None, None, draft))  # type: ignore[arg-type]
     store.answers[0].callback(["a receipt"])
     store.answers[1].callback(["a receipt"] * LARGE_BATCH)

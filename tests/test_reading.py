@@ -32,6 +32,7 @@ class Scene:
         self.asked = 0
         self.told: list[int] = []
         nowhere: Any = SimpleNamespace(chats={})
+        # Members and presence are this bench, as far as they are asked.
         self.reading = Reading(nowhere, self, self, self.clock, self.tasks)  # type: ignore[arg-type]
 
     async def refresh(self, number: int) -> Any:

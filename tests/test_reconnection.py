@@ -120,6 +120,7 @@ def redis(world: World, monkeypatch: pytest.MonkeyPatch, seed: int) -> Link:
         async def connect(self) -> tuple[Any, Server]:
             return world.attempt(RedisConnection()), Server()
 
+    # It only has to connect, as the world decides.
     return Link(Dialer(), world.clock, "commands", rng=random.Random(seed))  # type: ignore[arg-type]
 
 

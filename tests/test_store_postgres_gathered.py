@@ -40,7 +40,7 @@ async def test_what_waits_is_not_run_on_a_connection_that_is_being_given_up(stor
     """It gets the next one, though no time passes between the end of the statement and that of the connection."""
     from twisted.internet import reactor
 
-    now = reactor.seconds()  # type: ignore[attr-defined]
+    now = reactor.seconds()  # type: ignore[attr-defined] - Twisted's is a module
     # The third connection is kept for calls in order.
     late, slow = (store._pool.call_until(now + seconds, asleep, 60) for seconds in (0.1, 1.5))
     waiting = store._pool.call(asleep, 0)
@@ -97,6 +97,7 @@ class Doubling:
             self._work,
             most=50,
             at_once=1,
+            # Of the reactor, which mypy takes for a module.
             bound=100,  # type: ignore[arg-type]
         )
 
