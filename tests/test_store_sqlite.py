@@ -6,8 +6,10 @@ import os
 import re
 import sqlite3
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -17,8 +19,9 @@ from store_contract_groups import group_of
 from store_contract_people import people, together
 from store_faults import Faults
 from store_invariants import check_invariants
+from twisted.logger import capturedLogs
 
-from flux.backends.sqlite import SqliteStore, runs, schema, writer
+from flux.backends.sqlite import SqliteStore, quiet, runs, schema, writer
 from flux.errors import BadRequest, Forbidden, NotFound, Unavailable, UserExists
 from flux.interfaces import IStore
 from flux.model.chats import CursorMove
@@ -215,6 +218,42 @@ async def test_the_log_stays_bounded_while_readers_take_turns(opened, monkeypatc
 
     await together([write(), *(read() for _ in range(20))])
     assert max(sizes) < 2 << 20
+
+
+async def test_a_log_that_another_program_reads_grows_until_it_has_gone(opened, monkeypatch) -> None:
+    monkeypatch.setattr(schema, "BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(writer, "LOG_LIMIT", 1 << 20)
+    store = await opened(connect=Faults(sync=False).connect)
+    ann, bob = await people(store, "ann", "bob")
+
+    async def write(size: int) -> int:
+        for _ in range(size // 500_000):
+            await store.append([Draft(ann, bob, 0, "x" * 10_000) for _ in range(50)])
+        return os.stat(f"{store.path}-wal").st_size
+
+    with capturedLogs() as logged, closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM accounts").fetchall()
+        grown = await write(3 << 20)
+    assert grown > 3 << 20
+    assert 1 <= sum("something reads an old state" in event["log_format"] for event in logged) <= 2
+    assert await write(9 << 20) < 2 * grown + (1 << 20)
+
+
+def test_reads_wait_for_the_writer_and_it_does_not_wait_for_ever(monkeypatch) -> None:
+    monkeypatch.setattr(quiet, "PATIENCE", 0.05)
+    turns, was_read = quiet.Quiet(), Event()
+
+    def read() -> None:
+        with turns.reading():
+            was_read.set()
+
+    with ThreadPoolExecutor(1) as thread, turns.nobody_reads():
+        thread.submit(read)
+        assert not was_read.wait(0.05)
+    assert was_read.is_set()
+    with turns.reading(), turns.nobody_reads():
+        pass
 
 
 # --- the writer --------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from flux.backends.sqlite.lanes import Call
+from flux.backends.sqlite.quiet import Quiet
 from flux.errors import Unavailable
 
 
@@ -16,11 +17,16 @@ class Reader:
 
     _log = Logger()
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, quiet: Quiet) -> None:
         self._db = db
+        self._quiet = quiet
 
     def run(self, calls: list[Call[sqlite3.Connection, Any]]) -> None:
         """See :class:`flux.backends.sqlite.lanes.Runner`."""
+        with self._quiet.reading():
+            self._read(calls)
+
+    def _read(self, calls: list[Call[sqlite3.Connection, Any]]) -> None:
         db = self._db
         self._end_snapshot()
         try:

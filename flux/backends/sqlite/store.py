@@ -14,6 +14,7 @@ from zope.interface import implementer
 from flux.backends.sqlite import accounts, bans, cursors, friends, groups, history, prune
 from flux.backends.sqlite.append import append
 from flux.backends.sqlite.lanes import IReactor, Lane
+from flux.backends.sqlite.quiet import Quiet
 from flux.backends.sqlite.reader import Reader
 from flux.backends.sqlite.schema import Connect, migrations, open_reader, open_writer, own, version_of
 from flux.backends.sqlite.writer import AfterCommit, Writer
@@ -64,6 +65,7 @@ class SqliteStore:
         self._chats_bound = chats_bound
         self._changes_bound = changes_bound
         self._connect = connect
+        self._quiet = Quiet()
         # The chat at which pruning goes on.
         self._prune_from = 0
         self._writer: Lane[Writer] = Lane(
@@ -120,11 +122,11 @@ class SqliteStore:
             lock.release()
             raise
         return Writer(
-            db, self.path, lock.release, self._chats_bound, self._changes_bound, self._now, self._reactor
+            db, self.path, lock.release, self._quiet, self._chats_bound, self._changes_bound, self._now, self._reactor
         )  # fmt: skip
 
     def _open_reader(self) -> Reader:
-        return Reader(open_reader(self.path, self._connect))
+        return Reader(open_reader(self.path, self._connect), self._quiet)
 
     # what every method is
 

@@ -34,6 +34,7 @@ from twisted.logger import Logger
 from flux.backends.sqlite.changes import ChangeLog
 from flux.backends.sqlite.chats import Chat, Chats
 from flux.backends.sqlite.lanes import Call
+from flux.backends.sqlite.quiet import Quiet
 from flux.backends.sqlite.schema import log_file
 from flux.errors import FluxError, Unavailable
 from flux.lifecycle import Outage
@@ -70,6 +71,7 @@ class Writer:
     :ivar db: for the work of calls.
     :param path: the file of ``db``.
     :param release: called once the connection is closed.
+    :param quiet: keeps readers away where the log has to begin anew.
     :ivar chats: heads and senders of recent chats.
     :ivar careful: the running transaction is a repetition: look before each step.
     :ivar heads: chat -> head, of the running transaction; so is what follows.
@@ -85,6 +87,7 @@ class Writer:
         db: sqlite3.Connection,
         path: Path,
         release: Callable[[], None],
+        quiet: Quiet,
         chats_bound: int,
         changes_bound: int,
         now: Callable[[], float],
@@ -95,6 +98,7 @@ class Writer:
         self._log_file = log_file(path)
         self._log_limit = LOG_LIMIT
         self._release = release
+        self._quiet = quiet
         self.chats = Chats(db, chats_bound)
         self.changes = ChangeLog(changes_bound)
         self.careful = False
@@ -123,13 +127,14 @@ class Writer:
 
         COMMIT copies it to the tables now and then, but only up to where somebody still
         reads, and only a log that was copied to its end starts anew: while the readers
-        take turns it would grow for ever. So this waits for a moment without any.
+        take turns it would grow for ever. So they wait a moment here.
         """
         try:
             size = self._log_file.stat().st_size
             if size < self._log_limit:
                 return
-            [(busy, _, _)] = self.db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+            with self._quiet.nobody_reads():
+                [(busy, _, _)] = self.db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
         except (OSError, sqlite3.Error) as error:
             self._log.warn("the database's log could not be copied: {error}", error=str(error))
             return
