@@ -106,7 +106,7 @@ def start_admin(*arguments: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-ALONE = "flux admin: no other server is up, so clients stay where they are until there is one\n"
+ALONE = "flux admin: no other server is up: clients that find none are closed when the drain ends\n"
 """What ``flux admin drain`` says besides when it has drained the last one."""
 
 

@@ -25,7 +25,7 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-def test_a_drained_chat_server_ends_and_serves_when_it_is_started_again(
+def test_a_drained_chat_server_ends_at_its_deadline_and_serves_when_it_is_started_again(
     tmp_path: Path, stack: ExitStack, redis_server: RedisServer
 ) -> None:
     place = Place(
@@ -36,10 +36,11 @@ def test_a_drained_chat_server_ends_and_serves_when_it_is_started_again(
     person = place.log_in()
     draining = place.start_admin("drain", "chat1", "--wait")
     chat.wait_for("draining: no new logins")
-    # There is no other server for her.
-    chat.wait_for("clients stay, at least for")
-    assert person.ask("ping")["type"] == "ping.ok"
-    assert person.ask("logout")["type"] == "logout.ok"
+    # There is no other server for her, and she stays as long as she may.
+    chat.wait_for("no other server for clients, the next try is in")
+    assert person.next() == {"type": "kicked", "reason": "shutdown"}
+    assert person.next() == {"type": "closed"}
+    chat.wait_for("clients closed for whom no other server was found: 1")
     assert ended(draining) == (0, "chat1 is down\n", ALONE)
     chat.wait_for("drained: this process ends")
     assert chat.end() == (0, "")
@@ -81,8 +82,8 @@ def test_a_process_with_a_status_service_goes_on(tmp_path: Path, stack: ExitStac
     process = place.start("flux")
     person = place.log_in()
     assert place.admin("drain", "chat1") == (0, "chat1 is draining\n", ALONE)
-    process.wait_for("clients stay")
-    assert person.ask("logout")["type"] == "logout.ok"
+    process.wait_for("no other server for clients")
+    assert person.next() == {"type": "kicked", "reason": "shutdown"}
     process.wait_for("drained; this process goes on, because the status service is in it too")
     assert place.person().ask("login", name="ann", password=PASSWORD)["name"] == "no_server"
     assert place.admin("resume", "chat1") == (0, "chat1 is up\n", "")

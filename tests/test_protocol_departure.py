@@ -11,6 +11,7 @@ from status_parts import texts
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs, formatEvent
 
+from flux.chat import departure
 from flux.errors import Unavailable
 
 
@@ -37,6 +38,23 @@ async def until_moved(server: ChatServer, *clients: Client) -> None:
             return
         await server.advance(1)
     raise AssertionError("not all were told to go")
+
+
+async def held_login(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> tuple[Client, Deferred[None]]:
+    """A client whose login is under way until the deferred fires; its reply has the ref 1."""
+    [uid] = await server.register("ann")
+    held: Deferred[None] = Deferred()
+    original = server.store.open_session
+
+    async def slowly(uid: int) -> int:
+        await held
+        return await original(uid)
+
+    monkeypatch.setattr(server.store, "open_session", slowly)
+    client = await server.connect()
+    client.tell("login", ref=1, id=uid, password=PASSWORD)
+    await server.until(lambda: bool(server.node.logging_in))
+    return client, held
 
 
 # --- draining ----------------------------------------------------------------
@@ -128,11 +146,33 @@ async def test_a_drain_that_is_taken_back_closes_nobody(server: ChatServer) -> N
     await ann.ok("chats")
 
 
-async def test_without_another_server_clients_stay(server: ChatServer) -> None:
-    [ann] = await server.people("ann")
+async def test_without_another_server_clients_stay_until_the_deadline(server: ChatServer, monkeypatch) -> None:
+    monkeypatch.setattr(departure, "PORTION", 3)
+    clients = await server.people(*(f"user {number}" for number in range(7)))
+    # It began with a heartbeat within those 4 s.
     await drain(server)
-    await server.advance(5 * DRAIN)
-    assert await ann.settled() == []
+    with capturedLogs() as logged:
+        await server.advance(2 * DRAIN - 4)
+        for client in clients:
+            assert await client.settled() == []
+        await server.advance(5)
+    assert any(text.endswith(f"for whom no other server was found: {len(clients)}") for text in texts(logged))
+    for client in clients:
+        assert await client.ended() == [{"type": "kicked", "reason": "shutdown"}]
+    await server.advance(1)
+    assert server.nodes[0].drained == 1
+
+
+async def test_a_login_that_ends_after_the_deadline_is_closed_too(server: ChatServer, monkeypatch) -> None:
+    client, held = await held_login(server, monkeypatch)
+    await drain(server)
+    await server.advance(2 * DRAIN)
+    assert not server.nodes[0].drained
+    held.callback(None)
+    assert (await client.reply(1))["type"] == "login.ok"
+    await server.advance(2)
+    assert await client.ended() == [{"type": "kicked", "reason": "shutdown"}]
+    assert server.nodes[0].drained == 1
 
 
 async def test_clients_stay_until_there_is_another_server(server: ChatServer) -> None:
@@ -140,16 +180,20 @@ async def test_clients_stay_until_there_is_another_server(server: ChatServer) ->
     clients = await server.people("ann", "bob", "cy")
     with capturedLogs() as logged:
         await drain(server)
-        await server.advance(3 * DRAIN)
-    assert [text for text in texts(logged) if text.startswith("clients stay, at least for ")]
+        for _ in range(int(DRAIN)):
+            if any(text.startswith("no other server for clients, the next try is in ") for text in texts(logged)):
+                break
+            await server.advance(1)
+        else:
+            raise AssertionError(texts(logged))
     # Nobody's token was replaced by one that nobody is told of.
     assert not any(client.lines[1:] for client in clients)
     first.placement.target = second = await server.start_node()
-    # A pause of 10 s at most, and new moments after it.
-    await server.advance(12)
     await until_moved(server, *clients)
     for client in clients:
-        token = (await client.told("moved"))["token"]
+        moved = await client.told("moved")
+        assert 0 < moved["grace"] <= 1000 * DRAIN
+        token = moved["token"]
         await (await server.connect(second)).ok("login", id=client.id, token=token)
     await server.until(lambda: not first.node.sessions)
     assert not first.drained
@@ -161,18 +205,12 @@ async def test_as_many_go_as_there_are_places_for(server: ChatServer) -> None:
     first, second = server.nodes[0], await server.start_node()
     first.placement.target, first.placement.places = second, 13
     clients = await server.people(*(f"user {number}" for number in range(20)))
-    # All are due at once.
+    # All are due at once, and closed then.
     server.reload(chat__drain=0.0)
     await drain(server)
-    await server.until(lambda: len(first.node.sessions) == 7)
-    staying = [client for client in clients if client.id in first.node.sessions]
-    for client in clients:
-        lines = await client.settled() if client in staying else await client.ended()
-        assert [line["type"] for line in lines] == ([] if client in staying else ["moved", "kicked"])
-    first.placement.places = 100
-    server.reload(chat__drain=DRAIN)
-    await server.advance(12)
     await server.until(lambda: not first.node.sessions)
+    told = [[line["type"] for line in await client.ended()] for client in clients]
+    assert sorted(told) == [["kicked"]] * 7 + [["moved", "kicked"]] * 13
 
 
 async def test_a_client_that_does_not_read_keeps_its_token(server: ChatServer) -> None:
@@ -198,15 +236,15 @@ async def test_a_client_of_the_numbered_dialect_is_closed_at_its_moment(server: 
     client = await server.connect()
     client.number(1, id=uid, password=PASSWORD)
     assert (await client.numbered(2))["errno"] == 0
+    began = server.clock.seconds()
     await drain(server)
-    await server.advance(DRAIN)
+    await server.advance(DRAIN - 4)
     # There is no other server: it stays.
     assert not client.closed
     first.placement.target = await server.start_node()
-    for _ in range(25):
+    while not client.closed:
         await server.advance(1)
-        if client.closed:
-            break
+        assert server.clock.seconds() < began + 2 * DRAIN
     assert await client.ended() == []
     assert len(client.lines) == 1
 
@@ -214,18 +252,7 @@ async def test_a_client_of_the_numbered_dialect_is_closed_at_its_moment(server: 
 async def test_a_login_that_was_under_way_is_sent_on(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = server.nodes[0], await server.start_node()
     first.placement.target = second
-    [uid] = await server.register("ann")
-    held: Deferred[None] = Deferred()
-    original = server.store.open_session
-
-    async def slowly(uid: int) -> int:
-        await held
-        return await original(uid)
-
-    monkeypatch.setattr(server.store, "open_session", slowly)
-    client = await server.connect()
-    client.tell("login", ref=1, id=uid, password=PASSWORD)
-    await server.until(lambda: bool(first.node.logging_in))
+    client, held = await held_login(server, monkeypatch)
     await drain(server)
     assert not first.drained
     held.callback(None)

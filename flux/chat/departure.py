@@ -5,7 +5,8 @@
     drain   each session's moment, at random within the drain time
               ├─ a server for it ── moved ── closed after its grace
               ├─ it has no word for that (numbered dialect): closed, and comes back by itself
-              └─ no server for it: everybody stays, with new moments a little later
+              └─ no server for it: everybody stays for a while, with new moments
+            at the deadline, twice the drain time: whoever is left is closed
     stop    moved, to all
 
 With a server goes a token, which revokes the one before.  So who does not read is not
@@ -88,8 +89,9 @@ class Departure:
     async def drain(self, spread: float) -> None:
         """Ask everybody to go, and return when nobody is left. Cancel it to let them stay.
 
-        :param spread: seconds over which they are asked, and seconds each then has: where there is another
-            server from the beginning, all are gone after twice that.
+        :param spread: seconds over which they are asked, and seconds each then has. After twice that, all who are
+            left are closed, whether there was a server for them or not: a server that waited for others would
+            never end where there are none.
         """
         began = self._clock.seconds()
         pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE, self._rng)
@@ -97,7 +99,6 @@ class Departure:
         looked = began
         while self._sessions or self._arriving():
             now = self._clock.seconds()
-            plan.close(now)
             if plan.all_asked and now >= looked + LOOK_AGAIN:
                 # Logins that were under way when this began.
                 plan.add(self._sessions.values(), now)
@@ -107,8 +108,17 @@ class Departure:
                     await self._move(portion, plan)
             except FluxError as error:
                 pause = next(pauses)
-                self.log.warn("clients stay, at least for {pause:.1f} s: {error}", pause=pause, error=error)
-                plan.begin_again(now + pause)
+                self.log.warn(
+                    "no other server for clients, the next try is in {pause:.1f} s: {error}", pause=pause, error=error
+                )
+                plan.begin_again(self._clock.seconds() + pause)
+            if late := plan.give_up(self._clock.seconds()):
+                self.log.warn(
+                    "the time of the drain is over; clients closed for whom no other server was found: {count}",
+                    count=late,
+                )
+            while plan.close(self._clock.seconds()):
+                await sleep(0, self._clock)
             await sleep(plan.pause(now), self._clock)
         self.log.info("nobody is left after {seconds:.1f} s", seconds=self._clock.seconds() - began)
 
@@ -124,8 +134,7 @@ class Departure:
             if isinstance(session.dialect, NumberedDialect):
                 session.kick("shutdown")
             else:
-                session.show(_moved(to, "drain", int(plan.spread * 1000)))
-                plan.asked(session, self._clock.seconds())
+                session.show(_moved(to, "drain", int(plan.asked(session, self._clock.seconds()) * 1000)))
 
     async def _assign_some(self, sessions: Sequence[Session]) -> Sequence[Assignment]:
         """Servers for the first of ``sessions``: all may be more than there are places, one must not be."""
@@ -150,17 +159,20 @@ def _hears(session: Session) -> bool:
 
 
 class _Plan:
-    """Who is asked when, and closed when."""
+    """Who is asked when, and closed when.
+
+    Half of the time that is left is for asking, and the other half for going.
+    """
 
     def __init__(self, sessions: Iterable[Session], start: float, spread: float, rng: random.Random) -> None:
-        self.spread = spread
+        self._spread = spread
+        self._deadline = start + 2 * spread
         self._rng = rng
         self._order = itertools.count()
         self._staying: list[tuple[float, int, Session]] = []
         self._going: deque[tuple[float, Session]] = deque()
         for session in sessions:
-            self._stays(session, start + rng.random() * spread)
-        self._until = start + 2 * spread
+            self._stays(session, self._some_moment(start))
 
     @property
     def all_asked(self) -> bool:
@@ -183,10 +195,8 @@ class _Plan:
                 continue
             if session.placed and not session.stalled:
                 due.append(session)
-            elif now < self._until:
-                self._stays(session, now + LOOK_AGAIN)
             else:
-                self._going.appendleft((now, session))
+                self._stays(session, now + LOOK_AGAIN)
         return due
 
     def put_back(self, sessions: Iterable[Session]) -> None:
@@ -199,17 +209,30 @@ class _Plan:
         left = [session for _, _, session in self._staying]
         self._staying = []
         for session in left:
-            self._stays(session, start + self._rng.random() * self.spread)
-        self._until = start + 2 * self.spread
+            self._stays(session, self._some_moment(start))
 
-    def asked(self, session: Session, now: float) -> None:
-        """It has been told where to go, and has its time for that."""
-        self._going.append((now + self.spread, session))
+    def asked(self, session: Session, now: float) -> float:
+        """It is told where to go, and has so many seconds for that."""
+        grace = max(0.0, min(self._spread, self._deadline - now))
+        self._going.append((now + grace, session))
+        return grace
 
-    def close(self, now: float) -> None:
-        """Close those whose time is over."""
-        while self._going and self._going[0][0] <= now:
+    def give_up(self, now: float) -> int:
+        """At the deadline it is the turn of those to be closed that have not been asked; how many they are."""
+        if now < self._deadline:
+            return 0
+        left = [session for _, _, session in self._staying if not session.ended]
+        self._staying = []
+        self._going.extendleft((now, session) for session in left)
+        return len(left)
+
+    def close(self, now: float) -> bool:
+        """Close some of those whose time is over; whether there are more."""
+        for _ in range(PORTION):
+            if not self._going or self._going[0][0] > now:
+                return False
             self._going.popleft()[1].kick("shutdown")
+        return True
 
     def pause(self, now: float) -> float:
         """Seconds until somebody's time has come."""
@@ -217,6 +240,9 @@ class _Plan:
         if self._going:
             moments.append(self._going[0][0])
         return min([LOOK_AGAIN, *(max(TICK, moment - now) for moment in moments)])
+
+    def _some_moment(self, start: float) -> float:
+        return start + self._rng.random() * max(0.0, self._deadline - start) / 2
 
     def _stays(self, session: Session, moment: float) -> None:
         heappush(self._staying, (moment, next(self._order), session))

@@ -152,7 +152,7 @@ async def _act(args: argparse.Namespace, client: StatusClient, reactor: Any, sta
     change = client.drain if args.action == "drain" else client.resume
     states = {name: (await change(name)).state for name in _matching(args.names, servers)}
     if args.action == "drain" and not any(node.state == "up" for node in await client.servers()):
-        alone = "flux admin: no other server is up, so clients stay where they are until there is one"
+        alone = "flux admin: no other server is up: clients that find none are closed when the drain ends"
         status.print(alone, soft_wrap=True, highlight=False)
     if args.action == "drain" and args.wait:
         known = {node.name: node for node in servers}

@@ -121,7 +121,10 @@ class Chat:
     takeover: bool = _key(
         YES_NO, "yes", "A second login of an account closes the first; no: the second is refused.", live=True
     )
-    drain: float = _key(duration("0s", "1h"), "10", "How long stopping may take to bring replies out.", live=True)
+    drain: float = _key(
+        duration("0s", "1h"), "10",
+        "How long stopping may take to bring replies out. A drain takes twice that at most.", live=True,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
