@@ -201,6 +201,34 @@ async def test_clients_stay_until_there_is_another_server(server: ChatServer) ->
     assert first.drained == 1
 
 
+async def test_who_is_asked_late_has_the_time_that_is_left(server: ChatServer) -> None:
+    first = server.nodes[0]
+    clients = await server.people(*(f"user {number}" for number in range(5)))
+    await server.state.drain("chat1", True)
+    while not first.node.draining:
+        await server.advance(1)
+    ends = server.clock.seconds() + 2 * DRAIN
+    await server.advance(DRAIN)
+    assert not any(client.lines[1:] for client in clients)
+    first.placement.target = await server.start_node()
+    staying = list(clients)
+    while staying:
+        await server.advance(0.25)
+        now = server.clock.seconds()
+        for client in list(staying):
+            for moved in await client.settled():
+                staying.remove(client)
+                # Asked in the first half of what was left; and the second in which it began is not known exactly.
+                assert moved["type"] == "moved"
+                assert abs(now + moved["grace"] / 1000 - ends) < 1.5
+                assert moved["grace"] > 1000
+    await server.advance(ends - server.clock.seconds() - 1.5)
+    assert not any(client.closed for client in clients)
+    await server.advance(3)
+    for client in clients:
+        assert await client.ended() == [{"type": "kicked", "reason": "shutdown"}]
+
+
 async def test_as_many_go_as_there_are_places_for(server: ChatServer) -> None:
     first, second = server.nodes[0], await server.start_node()
     first.placement.target, first.placement.places = second, 13

@@ -218,6 +218,7 @@ async def _wait(client: StatusClient, drained: dict[str, Node], reactor: Any, st
 
 
 def _show(servers: Sequence[Node], for_programs: bool) -> None:
+    servers = sorted(servers, key=lambda node: node.name)
     if for_programs:
         print(msgspec.json.encode(servers).decode())
         return
@@ -230,7 +231,7 @@ def _show(servers: Sequence[Node], for_programs: bool) -> None:
         table.add_column(heading, no_wrap=True)
     for heading in ("sessions", "reserved", "capacity", "weight", "heard"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for node in sorted(servers, key=lambda node: node.name):
+    for node in servers:
         heard = "never" if node.heartbeat_age < 0 else f"{node.heartbeat_age:.1f} s ago"
         capacity = f"{node.capacity:,}" if node.capacity else "no limit"
         table.add_row(
