@@ -1,0 +1,201 @@
+"""Deadlines, pauses before retries, several waits at once, and turns."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable
+from typing import Any
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from flux.lifecycle import Abandoned, DeadlineExceeded, Slots, backoff, insulated, together, within
+
+log = Logger()
+
+
+def pending(d: Deferred[Any]) -> bool:
+    return not d.called
+
+
+@pytest.mark.parametrize("kind", ["deferred", "coroutine"])
+async def test_within_hands_over_results_and_errors(kind: str) -> None:
+    async def wait(d: Deferred[int]) -> int:
+        return await d
+
+    def make(d: Deferred[int]) -> Awaitable[int]:
+        return d if kind == "deferred" else wait(d)
+
+    clock = Clock()
+    assert await within(5, make(succeed(3)), clock, "it") == 3
+    with pytest.raises(ZeroDivisionError):
+        await within(5, make(fail(ZeroDivisionError())), clock, "it")
+    assert clock.getDelayedCalls() == []
+
+
+async def test_within_cancels_what_takes_too_long() -> None:
+    clock, cancelled = Clock(), []
+    waiting = Deferred.fromCoroutine(within(5, Deferred(cancelled.append), clock, "the store"))
+    clock.advance(4.9)
+    assert pending(waiting)
+    clock.advance(0.1)
+    with pytest.raises(DeadlineExceeded, match=r"^the store: nothing after 5 s$"):
+        await waiting
+    assert len(cancelled) == 1
+    assert issubclass(DeadlineExceeded, TimeoutError)
+
+
+async def test_a_cancelled_wait_is_not_a_missed_deadline() -> None:
+    clock = Clock()
+    waiting = Deferred.fromCoroutine(within(5, Deferred(), clock, "it"))
+    waiting.cancel()
+    with pytest.raises(CancelledError):
+        await waiting
+    assert clock.getDelayedCalls() == []
+
+
+def test_backoff_doubles_to_a_maximum_and_is_jittered() -> None:
+    waits = backoff(0.1, 2, random.Random(7))
+    for ceiling in (0.1, 0.2, 0.4, 0.8, 1.6, 2, 2, 2):
+        assert ceiling / 2 <= next(waits) <= ceiling
+    assert len({next(waits) for _ in range(20)}) == 20
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_cancellation_of_something_else_is_not_the_waiters(late: bool) -> None:
+    outer: Deferred[int] = Deferred()
+    if not late:
+        outer.cancel()
+    waiting = Deferred.fromCoroutine(insulated(outer))
+    if late:
+        outer.cancel()
+    with pytest.raises(Abandoned):
+        await waiting
+    assert await insulated(succeed(3)) == 3
+    with pytest.raises(KeyError):
+        await insulated(fail(KeyError("none")))
+
+
+@pytest.mark.parametrize("answers", ["cancelled", "a result", "an error"])
+async def test_who_is_cancelled_itself_hears_that_when_the_work_has_ended(answers: str) -> None:
+    cleaned: Deferred[None] = Deferred()
+
+    async def work() -> int:
+        try:
+            return await Deferred()
+        except CancelledError:
+            await cleaned
+            if answers == "cancelled":
+                raise
+            if answers == "an error":
+                raise KeyError from None
+            return 1
+
+    heard: list[object] = []
+    waiting = Deferred.fromCoroutine(insulated(work())).addBoth(heard.append)
+    waiting.cancel()
+    assert not heard
+    cleaned.callback(None)
+    [failure] = heard
+    assert isinstance(failure, Failure)
+    assert failure.check(CancelledError)
+
+
+async def test_together_waits_for_all_and_keeps_their_order() -> None:
+    first: Deferred[int] = Deferred()
+    second: Deferred[int] = Deferred()
+    both = Deferred.fromCoroutine(together([first, second]))
+    second.callback(2)
+    assert pending(both)
+    first.callback(1)
+    assert await both == [1, 2]
+    assert await together([]) == []
+
+
+async def test_together_raises_a_failure_when_all_has_ended() -> None:
+    slow: Deferred[int] = Deferred()
+    both = Deferred.fromCoroutine(together([fail(ZeroDivisionError()), slow]))
+    assert pending(both)
+    slow.callback(1)
+    with pytest.raises(ZeroDivisionError):
+        await both
+
+
+async def test_together_is_cancelled_as_a_whole() -> None:
+    one: Deferred[int] = Deferred()
+    other: Deferred[int] = Deferred()
+    both = Deferred.fromCoroutine(together([one, other]))
+    both.cancel()
+    with pytest.raises(CancelledError):
+        await both
+    assert one.called
+    assert other.called
+
+
+async def test_so_many_work_at_once_and_how_many_may_change() -> None:
+    slots, working = Slots(2), []
+
+    async def work(name: str) -> None:
+        await slots.acquire()
+        working.append(name)
+
+    running = [Deferred.fromCoroutine(work(name)) for name in "abcdef"]
+    assert (working, slots.waiting) == (["a", "b"], 4)
+    slots.resize(3)
+    assert (working, slots.waiting) == (["a", "b", "c"], 3)
+    slots.resize(1)
+    for _ in range(2):
+        slots.release()
+        assert len(working) == 3
+    running[3].addErrback(lambda failure: failure.trap(CancelledError))
+    running[3].cancel()
+    slots.release()
+    assert (working, slots.waiting) == (["a", "b", "c", "e"], 1)
+    slots.release()
+    assert working[-1] == "f"
+
+
+async def test_who_is_last_lets_all_others_go_first() -> None:
+    slots, working = Slots(1), []
+
+    async def work(name: str) -> None:
+        await slots.acquire(last=name.isupper())
+        working.append(name)
+
+    running = [Deferred.fromCoroutine(work(name)) for name in "aBbCc"]
+    assert (working, slots.waiting, slots.waiting_last) == (["a"], 4, 2)
+    slots.release()
+    running.append(Deferred.fromCoroutine(work("d")))
+    running[3].addErrback(lambda failure: failure.trap(CancelledError))
+    running[3].cancel()
+    assert (slots.waiting, slots.waiting_last) == (3, 1)
+    for _ in range(3):
+        slots.release()
+    assert working == ["a", "b", "c", "d", "B"]
+    # Where there is room, nobody is last.
+    slots.release()
+    assert Deferred.fromCoroutine(work("E")).called
+
+
+async def test_thousands_who_are_through_at_once_lose_no_turn() -> None:
+    slots, through = Slots(2), []
+
+    async def work(number: int) -> None:
+        await slots.acquire()
+        try:
+            through.append(number)
+        finally:
+            slots.release()
+
+    for _ in range(2):
+        await slots.acquire()
+    running = [Deferred.fromCoroutine(work(number)) for number in range(5_000)]
+    slots.release()
+    slots.release()
+    assert all(each.called for each in running)
+    assert through == list(range(5_000))
+    await slots.acquire()
+    await slots.acquire()
