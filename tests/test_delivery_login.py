@@ -311,6 +311,32 @@ def test_a_route_that_could_not_be_released_is_released_later(lab: Lab) -> None:
     assert now(lab.state.routes([ann])) == {}
 
 
+def test_where_many_leave_at_once_few_routes_are_released_at_the_same_time(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flux.chat.node.RELEASED_AT_ONCE", 2)
+    accounts = lab.accounts(6)
+    clients = [lab.client("A", uid).login() for uid in accounts]
+    lab.settle()
+    assert len(now(lab.state.routes(accounts))) == 6
+    fault = lab.backends["A"][1].fault
+    lab.backends["A"][1].fault = lambda method: "before" if method == "release" else ""
+    for client in clients[:3]:
+        client.link.lose()
+    lab.settle()
+    lab.backends["A"][1].fault = fault
+    for client in clients[3:]:
+        client.link.lose()
+    most = 0
+    while lab.steps.pending:
+        most = max(most, sum("state.release" in step.label for step in lab.steps.pending))
+        lab.steps.take(lab.steps.pending[0])
+    assert most == 2
+    assert set(now(lab.state.routes(accounts))) == set(accounts[:3])
+    lab.advance(4)
+    assert now(lab.state.routes(accounts)) == {}
+
+
 # --- takeover = no ---
 
 

@@ -15,6 +15,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from flux.net import eager
 from flux.net.eager import EagerServer, SharedPoll, make_eager
 
 DEADLINE = 10.0
@@ -96,6 +97,34 @@ async def test_the_reactor_sees_one_thing_to_read_for_all_and_only_while_there_a
         client.close()
     await service.until(lambda: all(echo.lost for echo in service.here))
     assert not any(isinstance(reader, SharedPoll) for reader in service.reactor.getReaders())
+    await service.port.stopListening()
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="the reactor reads them itself")
+async def test_who_says_something_does_not_wait_for_all_who_leave_at_once(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eager, "ENDED_AT_ONCE", 4)
+    leaving = [await service.connect() for _ in range(10)]
+    client, echo = await service.connect()
+    [poll] = [reader for reader in service.reactor.getReaders() if isinstance(reader, SharedPoll)]
+    for gone, _ in leaving[:5]:
+        gone.send(b"goodbye")
+    for gone, _ in leaving:
+        gone.shutdown(socket.SHUT_WR)
+    client.send(b"hello")
+    # The reactor does nothing before this test waits.
+    poll.doRead()
+    assert echo.got == b"hello"
+    assert sum(bool(gone.got or gone.lost) for _, gone in leaving) == 4
+    for _ in range(10):
+        poll.doRead()
+    assert all(gone.lost and gone.lost.check(ConnectionDone) for _, gone in leaving)
+    assert [gone.got for _, gone in leaving] == [b"goodbye"] * 5 + [b""] * 5
+    assert echo.lost is None
+    for gone, _ in [*leaving, (client, echo)]:
+        gone.close()
+    await service.until(lambda: echo.lost is not None)
     await service.port.stopListening()
 
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 
 from msgspec import UNSET
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -60,6 +60,9 @@ SWEEP = 5.0
 
 SWEEP_DEGRADED = 1.0
 """Seconds between sweeps while hints are known to get lost."""
+
+RELEASED_AT_ONCE = 100
+"""Ended sessions whose routes are released, and whose friends are told, at the same time."""
 
 
 @implementer(IBusSink)
@@ -150,6 +153,8 @@ class ChatNode:
         self._drained = drained or (lambda: None)
         self._swept = 0.0
         self._emptied: Deferred[None] | None = None
+        self._left: deque[tuple[int, Route, tuple[int, ...]]] = deque()
+        self._releasing = 0
         watch(self)
 
     # --- start and stop ---
@@ -241,9 +246,28 @@ class ChatNode:
         if session.uid:
             if self.sessions.get(session.uid) is session:
                 del self.sessions[session.uid]
-            self.tasks.spawn(
-                self._gone(session.uid, session.route, session.friends), f"releasing the route of {session.uid}"
-            )
+            self._left.append((session.uid, session.route, session.friends))
+            if self._releasing < RELEASED_AT_ONCE:
+                self.tasks.spawn(self._release(), "releasing the routes of ended sessions")
+
+    async def _release(self) -> None:
+        """Release routes until none is left.
+
+        Thousands may leave at once, and most of them wait as three values: a coroutine each takes more memory than the
+        session had, which Python does not give back.
+        """
+        self._releasing += 1
+        try:
+            while self._left:
+                uid, route, friends = self._left.popleft()
+                try:
+                    await self._gone(uid, route, friends)
+                except CancelledError:
+                    raise
+                except Exception:
+                    self.log.failure("releasing the route of {uid} failed", uid=uid)
+        finally:
+            self._releasing -= 1
 
     async def _gone(self, uid: int, route: Route, friends: tuple[int, ...]) -> None:
         error = await self.heartbeat.release(uid, route)
