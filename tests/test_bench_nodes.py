@@ -1,4 +1,5 @@
-"""``flux bench nodes``: who is refused comes again and is counted; a pace is kept; both scenarios run on real nodes."""
+"""``flux bench nodes``: who is refused comes again and is counted, a pace is kept, promises are judged, and both
+scenarios run on real nodes."""
 
 from __future__ import annotations
 
@@ -9,15 +10,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from printed_table import cells
 from server_process import environment
 
-from flux.bench import storm
-from flux.bench.load import Client, Load
+from flux.bench import across, storm
+from flux.bench.across import Across
+from flux.bench.load import Client, Load, Tally
 from flux.bench.logins import close, login_line
-from flux.bench.storm import arrive
+from flux.bench.scenarios import Percentiles
+from flux.bench.storm import Meanwhile, Phase, Storm, arrive
+from flux.cli.main import main
 
 OK = b'{"type":"login.ok"}\n'
 REFUSED = b'{"type":"error","name":"no_server","detail":"full"}\n'
@@ -113,6 +119,79 @@ def test_a_pace_is_kept_whatever_is_answered() -> None:
     assert (measured.total.lost, measured.total.duplicated, measured.total.reordered) == (0, 0, 0)
 
 
+# --- what is promised, and what came of it ---
+
+MB = 1_000_000
+WELL = Across(Percentiles(2.0, 9.0, 20.0), Percentiles(4.0, 90.0, 200.0), (Tally(), Tally()))
+CALM = Storm(
+    [Phase(name, 100, 1.0, 3, 0, 2.0, 9.0) for name in ("storm", "again", "return")],
+    [
+        Meanwhile(name, 2.0, 249.0, Tally(), memory * MB)
+        for name, memory in {
+            "storm": 200, "storm gone": 200, "again": 204, "again gone": 204, "return": 300, "return gone": 300,
+        }.items()
+    ],
+    150 * MB,
+)  # fmt: skip
+SHUT_OUT, FAULTS, SLOW, GROWN = (each.what for each in storm.judge(CALM))
+
+
+def with_one(name: str, **changes: object) -> Storm:
+    """The calm storm, but for what was seen at one time."""
+    return replace(
+        CALM,
+        meanwhile=[replace(each, **changes) if each.name == name else each for each in CALM.meanwhile],  # type: ignore[arg-type]
+    )
+
+
+BROKEN = {
+    "somebody was refused": (replace(CALM, phases=[*CALM.phases[:2], replace(CALM.phases[2], refused=1)]), SHUT_OUT),
+    "a message was lost": (with_one("again", tally=Tally(lost=1)), FAULTS),
+    "a message was doubled": (with_one("storm gone", tally=Tally(duplicated=1)), FAULTS),
+    "messages changed places": (with_one("return gone", tally=Tally(reordered=1)), FAULTS),
+    "the others noticed who came": (with_one("return", delivery_p99=250.0), SLOW),
+    "the others noticed who left": (with_one("storm gone", delivery_p99=250.0), SLOW),
+    "leaving took memory": (with_one("storm gone", memory=205 * MB), GROWN),
+    "who came again took more memory": (with_one("again", memory=205 * MB), GROWN),
+    "their leaving took memory": (with_one("again gone", memory=205 * MB), GROWN),
+}
+
+
+def test_what_was_promised_and_measured_holds() -> None:
+    assert all(each.holds for each in storm.judge(CALM))
+    assert all(each.holds for each in across.judge(WELL))
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_does_not_hold_is_said(case: str) -> None:
+    measured, promise = BROKEN[case]
+    assert [each.what for each in storm.judge(measured) if not each.holds] == [promise]
+
+
+def test_what_another_node_adds_and_loses_is_judged() -> None:
+    slow = replace(WELL, between=Percentiles(4.1, 9.0, 20.0))
+    lossy = replace(WELL, tallies=(Tally(), Tally(lost=1)))
+    assert [each.holds for each in across.judge(slow)] == [False, True]
+    assert [each.holds for each in across.judge(lossy)] == [True, False]
+
+
+@pytest.mark.parametrize(("measured", "status"), [(CALM, 0), (BROKEN["leaving took memory"][0], 1)])
+def test_the_command_prints_every_verdict_and_its_status_is_theirs(
+    measured: Storm, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(across, "measure", lambda *_: WELL)
+    monkeypatch.setattr(storm, "measure", lambda *_: measured)
+    assert main(["bench", "nodes", "--data", str(tmp_path)]) == status
+    printed = cells(capsys.readouterr().out)
+    promises = [*across.judge(WELL), *storm.judge(measured)]
+    verdicts = ["holds" if each.holds else "does not hold" for each in promises]
+    assert printed[-len(promises) :] == [
+        [each.what, each.found, each.limit, verdict] for each, verdict in zip(promises, verdicts, strict=True)
+    ]
+    assert ["storm gone", "2.0", "249.0", "0", "0", "0", str(measured.meanwhile[1].memory // MB)] in printed
+
+
 #: What is measured means nothing here: neither has it to be warm, nor the memory settled.
 IMPATIENT = """
 import sys
@@ -131,12 +210,20 @@ def test_the_command(tmp_path: Path) -> None:
         [sys.executable, "-c", IMPATIENT, "bench", "nodes", *small],
         env=environment(), capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in (0, 1), done.stderr
     figures = json.loads(done.stdout)
+    # How quick a busy machine is shows nothing; what has become of clients and messages does.
+    verdicts = {each["what"]: each["holds"] for each in figures["judgements"]}
+    assert done.returncode == (0 if all(verdicts.values()) else 1)
+    assert len(verdicts) == 6
+    assert verdicts[SHUT_OUT]
+    assert verdicts[FAULTS]
     assert figures["across"]["same"]["p50"] > 0
     assert figures["across"]["between"]["p50"] > 0
     assert [(phase["name"], phase["sessions"], phase["refused"]) for phase in figures["storm"]["phases"]] == [
         ("storm", 50, 0),
+        ("again", 50, 0),
         ("return", 20, 0),
     ]
+    assert [each["name"] for each in figures["storm"]["meanwhile"]] == [each.name for each in CALM.meanwhile]
     assert list(tmp_path.iterdir()) == []

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from flux.bench.judgement import Judgement
 from flux.bench.load import Client, Load, Tally
 from flux.bench.logins import close, log_in, login_line, tokens
 from flux.bench.scenarios import Percentiles, percentiles
@@ -14,6 +15,8 @@ from flux.bench.subjects import Nodes, nodes
 #: Clients, in pairs, and the messages a second of all of them.
 CLIENTS = 40
 PACE = 500.0
+#: Most that another node may add to the median, in ms.
+LIMIT = 2.0
 #: Before the measured stretch, in seconds.
 WARM_UP = 1.0
 
@@ -25,6 +28,16 @@ class Across:
     same: Percentiles
     between: Percentiles
     tallies: tuple[Tally, Tally]
+
+
+def judge(across: Across) -> list[Judgement]:
+    """What came of the promises."""
+    added = across.between.p50 - across.same.p50
+    faults = sum(tally.lost + tally.duplicated + tally.reordered for tally in across.tallies)
+    return [
+        Judgement("across: p50 added by the other node", f"{added:+.2f} ms", f"{LIMIT:+.0f} ms", added <= LIMIT),
+        Judgement("across: lost, duplicated, reordered", str(faults), "0", not faults),
+    ]
 
 
 def measure(directory: Path, seconds: float, progress: Callable[[float], None]) -> Across:

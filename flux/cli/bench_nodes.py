@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rich.table import Table
 
 from flux.bench import across, storm
 from flux.bench.across import Across
+from flux.bench.judgement import Judgement, all_hold
 from flux.bench.load import LoadFailed, Tally
 from flux.bench.scenarios import make_room
 from flux.bench.servers import ServerFailed
@@ -31,14 +33,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=SCENARIOS,
         default=list(SCENARIOS),
-        help=f"across: {across.PACE:.0f} messages a second between two nodes; storm: many new clients, and many that "
-        "come back at once after a restart, while others chat (both)",
+        help=f"across: {across.PACE:.0f} messages a second between two nodes; storm: many new clients, as many again "
+        "when they have gone, and many that come back at once after a restart, while others chat (both)",
     )
     parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="measured of each part of across (5)")
     parser.add_argument(
         "--rate", type=float, default=200.0, metavar="N", help="new clients a second of the storm (200)"
     )
-    parser.add_argument("--storm", type=float, default=60.0, metavar="S", help="how long they come, in seconds (60)")
+    parser.add_argument(
+        "--storm", type=float, default=60.0, metavar="S", help="how long they come each time, in seconds (60)"
+    )
     parser.add_argument("--returning", type=int, default=2000, metavar="N", help="who comes back at once (2000)")
     parser.add_argument(
         "--data", type=Path, default=Path(tempfile.gettempdir()), metavar="DIR", help="where databases go for a while"
@@ -47,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and return 0; 1 when a message or a client was lost, 2 when it could not be measured."""
+    """Measure, and return 0; 1 when a promise does not hold, 2 when it could not be measured."""
     output, status = Console(), Console(stderr=True)
     between: Across | None = None
     many: Storm | None = None
@@ -63,21 +67,21 @@ def run(args: argparse.Namespace) -> int:
     except (LoadFailed, ServerFailed, OSError) as error:
         status.print(f"cannot measure: {error}", markup=False)
         return 2
+    judgements = [*(across.judge(between) if between else ()), *(storm.judge(many) if many else ())]
     if args.json:
-        figures = {"across": asdict(between) if between else None, "storm": asdict(many) if many else None}
+        figures = {
+            "across": asdict(between) if between else None,
+            "storm": asdict(many) if many else None,
+            "judgements": [asdict(each) for each in judgements],
+        }
         print(json.dumps(figures, indent=2))
     else:
         if between:
             output.print(_across(between))
         if many:
-            output.print(_storm(many), _others(many))
-            output.print(
-                f"memory of both nodes: {many.memory_before / _MB:.0f} MB before, {many.memory_peak / _MB:.0f} MB with "
-                f"everybody in, {many.memory_after / _MB:.0f} MB after they had gone"
-            )
-    tallies = [*(between.tallies if between else ()), *(phase.tally for phase in (many.phases if many else ()))]
-    refused = sum(phase.refused for phase in (many.phases if many else ()))
-    return 1 if refused or any(t.lost or t.duplicated or t.reordered for t in tallies) else 0
+            output.print(_storm(many), _meanwhile(many))
+        output.print(_judged(judgements))
+    return 0 if all_hold(judgements) else 1
 
 
 def _table(title: str, *headings: str) -> Table:
@@ -117,8 +121,23 @@ def _storm(many: Storm) -> Table:
     return table
 
 
-def _others(many: Storm) -> Table:
-    table = _table("messages of the others meanwhile, in ms", "p50", "p99", "lost", "duplicated", "reordered")
-    for phase in many.phases:
-        table.add_row(phase.name, f"{phase.delivery_p50:.1f}", f"{phase.delivery_p99:.1f}", *_faults(phase.tally))
+def _meanwhile(many: Storm) -> Table:
+    table = _table(
+        "messages of the others meanwhile, in ms, and memory of both nodes then",
+        "p50", "p99", "lost", "duplicated", "reordered", "memory MB",
+    )  # fmt: skip
+    table.add_row("before", "", "", "", "", "", f"{many.memory_before / _MB:.0f}")
+    for each in many.meanwhile:
+        table.add_row(
+            each.name, f"{each.delivery_p50:.1f}", f"{each.delivery_p99:.1f}", *_faults(each.tally),
+            f"{each.memory / _MB:.0f}",
+        )  # fmt: skip
+    return table
+
+
+def _judged(judgements: Sequence[Judgement]) -> Table:
+    table = _table("promises", "found", "at most", "")
+    for each in judgements:
+        verdict = "holds" if each.holds else "[bold red]does not hold[/]"
+        table.add_row(each.what, each.found, each.limit, verdict)
     return table
