@@ -88,6 +88,16 @@ def test_who_never_gets_in_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert arrived.retries >= 2
 
 
+def test_who_was_let_in_and_cut_off_is_counted() -> None:
+    with server(lambda number: b"" if number > 2 else OK + b'{"type":"presence"}\n' * (number == 1)) as port:
+        arrived = arrive(clients(port, 2), 0.0)
+        there, gone = arrived.sockets
+        assert not storm._ended(there)
+        gone.shutdown(socket.SHUT_RDWR)
+        assert [storm._ended(each) for each in arrived.sockets] == [False, True]
+        close(arrived.sockets)
+
+
 def test_nobody_comes_before_the_rate_allows() -> None:
     with server(lambda number: OK) as port:
         arrived = arrive(clients(port, 4), 20.0)
@@ -124,7 +134,7 @@ def test_a_pace_is_kept_whatever_is_answered() -> None:
 MB = 1_000_000
 WELL = Across(Percentiles(2.0, 9.0, 20.0), Percentiles(4.0, 90.0, 200.0), (Tally(), Tally()))
 CALM = Storm(
-    [Phase(name, 100, 1.0, 3, 0, 2.0, 9.0) for name in ("storm", "again", "return")],
+    [Phase(name, 100, 1.0, 3, 0, 0, 2.0, 9.0) for name in ("storm", "again", "return")],
     [
         Meanwhile(name, 2.0, 249.0, Tally(), memory * MB)
         for name, memory in {
@@ -133,7 +143,7 @@ CALM = Storm(
     ],
     150 * MB,
 )  # fmt: skip
-SHUT_OUT, FAULTS, SLOW, GROWN = (each.what for each in storm.judge(CALM))
+SHUT_OUT, CUT_OFF, FAULTS, SLOW, GROWN = (each.what for each in storm.judge(CALM))
 
 
 def with_one(name: str, **changes: object) -> Storm:
@@ -146,6 +156,7 @@ def with_one(name: str, **changes: object) -> Storm:
 
 BROKEN = {
     "somebody was refused": (replace(CALM, phases=[*CALM.phases[:2], replace(CALM.phases[2], refused=1)]), SHUT_OUT),
+    "somebody was cut off": (replace(CALM, phases=[replace(CALM.phases[0], cut_off=1), *CALM.phases[1:]]), CUT_OFF),
     "a message was lost": (with_one("again", tally=Tally(lost=1)), FAULTS),
     "a message was doubled": (with_one("storm gone", tally=Tally(duplicated=1)), FAULTS),
     "messages changed places": (with_one("return gone", tally=Tally(reordered=1)), FAULTS),
@@ -215,8 +226,9 @@ def test_the_command(tmp_path: Path) -> None:
     # How quick a busy machine is shows nothing; what has become of clients and messages does.
     verdicts = {each["what"]: each["holds"] for each in figures["judgements"]}
     assert done.returncode == (0 if all(verdicts.values()) else 1)
-    assert len(verdicts) == 6
+    assert len(verdicts) == 7
     assert verdicts[SHUT_OUT]
+    assert verdicts[CUT_OFF]
     assert verdicts[FAULTS]
     assert figures["across"]["same"]["p50"] > 0
     assert figures["across"]["between"]["p50"] > 0

@@ -82,6 +82,7 @@ class Phase:
 
     :ivar name: ``storm``, ``again`` or ``return``.
     :ivar seconds: until everybody was in.
+    :ivar cut_off: who had been let in, and was no longer there when all were in.
     :ivar login_p99: from opening a connection to ``login.ok``, the first of several tries counted from its own start.
     """
 
@@ -90,6 +91,7 @@ class Phase:
     seconds: float
     retries: int
     refused: int
+    cut_off: int
     login_p50: float
     login_p99: float
 
@@ -124,6 +126,7 @@ class Storm:
 def judge(storm: Storm) -> list[Judgement]:
     """What came of the promises."""
     refused = sum(phase.refused for phase in storm.phases)
+    cut_off = sum(phase.cut_off for phase in storm.phases)
     faults = sum(each.tally.lost + each.tally.duplicated + each.tally.reordered for each in storm.meanwhile)
     slowest = max(each.delivery_p99 for each in storm.meanwhile)
     memory = {each.name: each.memory for each in storm.meanwhile}
@@ -131,6 +134,7 @@ def judge(storm: Storm) -> list[Judgement]:
     grown = max(memory[name] for name in ("storm gone", "again", "again gone")) - first
     return [
         Judgement("storm: refused for good", str(refused), "0", not refused),
+        Judgement("storm: let in and cut off", str(cut_off), "0", not cut_off),
         Judgement("storm: lost, duplicated, reordered", str(faults), "0", not faults),
         Judgement(
             "storm: p99 of the others' messages",
@@ -213,6 +217,18 @@ def _read(connection: socket.socket, answer: bytearray) -> bool | None:
     return frame.type == "login.ok"
 
 
+def _ended(connection: socket.socket) -> bool:
+    """Whether the server has closed it; what else has come is thrown away."""
+    try:
+        while connection.recv(65536, socket.MSG_DONTWAIT):
+            pass
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def measure(directory: Path, rate: float, seconds: float, returning: int, progress: Callable[[float], None]) -> Storm:
     """Two storms of ``rate`` clients a second for ``seconds`` each, and the return of ``returning``.
 
@@ -269,6 +285,7 @@ class _Scene:
                 came.seconds,
                 came.retries,
                 came.refused,
+                sum(map(_ended, came.sockets)),
                 came.logins.get_value_at_percentile(50) / 1000,
                 came.logins.get_value_at_percentile(99) / 1000,
             )

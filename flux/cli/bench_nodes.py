@@ -107,7 +107,14 @@ def _across(between: Across) -> Table:
 
 def _storm(many: Storm) -> Table:
     table = _table(
-        "clients at once; times in ms", "clients", "all in after s", "came again", "refused", "login p50", "p99"
+        "clients at once; times in ms",
+        "clients",
+        "all in after s",
+        "came again",
+        "refused",
+        "cut off",
+        "login p50",
+        "p99",
     )
     for phase in many.phases:
         table.add_row(
@@ -116,6 +123,7 @@ def _storm(many: Storm) -> Table:
             f"{phase.seconds:.1f}",
             str(phase.retries),
             str(phase.refused),
+            str(phase.cut_off),
             *(f"{value:.1f}" for value in (phase.login_p50, phase.login_p99)),
         )
     return table
