@@ -69,13 +69,17 @@ class Place:
         elif (file := Path(self.settings["store.path"])).exists():
             check_file(file)
 
-    def start(self, command: str, *options: str, logfile: str = "") -> ServerProcess:
-        """Start a twistd command and return when it listens; with a ``logfile`` its output is the banner alone."""
+    def launch(self, command: str, *options: str, logfile: str = "") -> ServerProcess:
+        """Begin to start a twistd command; with a ``logfile`` its output is the banner alone."""
         arguments = [*twistd(command, self.settings), *options]
         if logfile:
             arguments[arguments.index(command) : arguments.index(command)] = ["--logfile", logfile]
-        process: ServerProcess = self._stack.enter_context(server(arguments, self._folder, environment()))
-        process.wait_for("listen" if logfile else f" process.FluxProcess {command} started in")
+        return self._stack.enter_context(server(arguments, self._folder, environment()))
+
+    def start(self, command: str, *options: str, logfile: str = "") -> ServerProcess:
+        """The same, and return when it listens."""
+        process = self.launch(command, *options, logfile=logfile)
+        process.wait_for("listen" if logfile else started(command))
         return process
 
     def start_admin(self, *arguments: str) -> subprocess.Popen[str]:
@@ -95,6 +99,11 @@ class Place:
         assert answer["type"] == "login.ok", answer
         person.server = answer["server"]
         return person
+
+
+def started(command: str) -> str:
+    """What a twistd command says when it listens."""
+    return f" process.FluxProcess {command} started in"
 
 
 def start_admin(*arguments: str) -> subprocess.Popen[str]:

@@ -197,6 +197,7 @@ async def test_a_login_elsewhere_ends_the_older_session(cluster: Cluster) -> Non
 
 
 async def test_a_hundred_logins_by_token_at_once_leave_one_session(cluster: Cluster) -> None:
+    """Though the clock stands still: no sweep and no heartbeat ends one that is left over, as they do for processes."""
     [uid] = await cluster.register("ann")
     token = await cluster.token(uid)
     clients = [await cluster.connect(cluster.nodes[number % 3]) for number in range(100)]
