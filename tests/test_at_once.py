@@ -6,18 +6,22 @@ import json
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, closing
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.request import urlopen
 from uuid import uuid4
 
 import pytest
 from chat_server import PASSWORD, Client, open_client
+from postgres_database import Database
 from processes import Person, Place, shared_by_all, started
 from redis_parts import started as state_and_bus
 from redis_parts import until
 from server_process import ServerProcess
 from twisted.internet.threads import deferToThread
 
+from flux.backends.postgres import schema
+from flux.backends.postgres.migrating import LOCK
 from flux.bench.engines import PostgresServer, RedisServer
 from flux.bench.servers import free_port
 from flux.lifecycle import together
@@ -26,6 +30,9 @@ from flux.model.sessions import Route
 pytestmark = pytest.mark.slow
 
 LOGINS = 100
+NODES = 10
+"""That migrate; people log in to three."""
+
 
 class Node(NamedTuple):
     """A ``twistd flux-chat``."""
@@ -67,6 +74,43 @@ def end(*processes: ServerProcess) -> None:
     for process in processes:
         assert process.end() == (0, "")
         assert not [line for line in process.lines if " error " in line or "Traceback" in line]
+
+
+# --- migrations --------------------------------------------------------------
+
+
+def test_ten_nodes_that_start_at_once_migrate_once(
+    tmp_path: Path, redis_server: RedisServer, postgres_server: PostgresServer
+) -> None:
+    with ExitStack() as stack:
+        place = Place(tmp_path, stack, **shared_by_all(redis_server, postgres_server, "migrated_at_once"))
+        database = stack.enter_context(closing(Database(place.settings["store.dsn"])))
+        # Whoever is quick waits for the others: all have found an empty database before one of them may begin.
+        with closing(Database(database.dsn)) as other:
+            other.query("SELECT pg_advisory_lock(%s)", LOCK)
+            nodes = launch(place, NODES)
+            for node in nodes:
+                node.process.wait_for("another process is migrating the schema: waiting for it")
+            assert database.query("SELECT to_regclass('flux_migrations')") == [(None,)]
+        for node in nodes:
+            node.process.wait_for(started("flux-chat"))
+
+        known = [migration.name for migration in schema.migrations()]
+        # One transaction has one time.
+        [[at]] = database.query("SELECT DISTINCT at FROM flux_migrations")
+        assert database.query("SELECT * FROM flux_migrations ORDER BY 1") == [
+            (number, name, at) for number, name in enumerate(known, 1)
+        ]
+        lines = [line for node in nodes for line in node.process.lines]
+        [applied] = [line for line in lines if "the schema was brought up to date" in line]
+        assert applied.endswith(f"the schema was brought up to date: {', '.join(known)}")
+
+        # And each of them serves.
+        for node in nodes:
+            with closing(Person(node.port)) as person:
+                person.ask("register", name="ann", password=PASSWORD)
+                assert person.ask("login", name="ann", password=PASSWORD)["server"] == node.name
+        end(*(node.process for node in nodes))
 
 
 # --- logins ------------------------------------------------------------------
