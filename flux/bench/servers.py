@@ -232,16 +232,20 @@ def free_port() -> int:
 
     From that range, a client that tries to reconnect to a killed server may be given
     the server's port as its own, and then the server cannot have it back.
+
+    As long as this process lives, nobody else is given it, in whichever process they ask.
     """
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
     for _ in range(100):
         port = random.randrange(min(10_000, lowest // 2), lowest)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with socket.socket() as held:
             try:
-                probe.bind(("127.0.0.1", port))
+                held.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            # Now others may listen there, if they say the same, as servers do; for this function it stays taken.
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held.detach()
             return port
     raise ServerFailed("no free port found")
 
