@@ -12,7 +12,7 @@ ABB, ABC               nothing                     every state; the reduction lo
 AAA, AAB, ABA          nothing                     by chance; all ends with ``-m long``
 AAB, ABA, ABB, ABC     wipe, heartbeats            by chance; all ends with ``-m long``
 AAA                    wipe                        all ends, with ``-m long``
-AAA                    wipe, heartbeats            by chance
+AAA                    wipe, heartbeats            by chance; more of that with ``-m long``
 A                      wipe, heartbeats, sweeps    all ends
 AB                     wipe, sweeps                all ends with ``-m long``
 AB                     groups, earlier messages,   all ends
@@ -127,6 +127,15 @@ def test_three_logins_in_orders_chosen_by_chance(worlds: Worlds, scene: Scene) -
     world = worlds(scene)
     rng = random.Random(scene.logins)
     for _ in range(25):
+        walk(world, Judge(world), rng)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_one_node_has_too_many_states_but_thousands_of_orders(worlds: Worlds) -> None:
+    world = worlds(wiped("AAA"))
+    rng = random.Random(3)
+    for _ in range(20_000):
         walk(world, Judge(world), rng)
 
 
