@@ -136,6 +136,7 @@ class Machine:
             # One failure may be the test's doing.
             lost = time.monotonic() > deadline or logged.count("Failed with result") > 1
             assert not lost, f"{unit} has not logged {text!r}:\n{logged}"
+            # To be asked again: journalctl would wait for more lines, and for ever.
             time.sleep(0.1)
 
 

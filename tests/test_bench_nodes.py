@@ -150,7 +150,7 @@ def with_one(name: str, **changes: object) -> Storm:
     """The calm storm, but for what was seen at one time."""
     return replace(
         CALM,
-        meanwhile=[replace(each, **changes) if each.name == name else each for each in CALM.meanwhile],  # type: ignore[arg-type]
+        meanwhile=[replace(each, **changes) if each.name == name else each for each in CALM.meanwhile],  # type: ignore[arg-type] - of any field
     )
 
 

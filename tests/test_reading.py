@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 
 from flux.chat.reading import AGAIN, PAUSE, TRIES, Reading
-from flux.errors import NotFound, Unavailable
+from flux.errors import FluxError, NotFound, Unavailable
 from flux.lifecycle import Tasks
 from flux.model.events import ReadUpTo
 
@@ -71,22 +71,15 @@ def test_a_receipt_waits_for_a_store_that_is_away(scene: Scene) -> None:
     assert len(scene.tasks) == 0
 
 
-def test_one_of_a_chat_that_is_gone_is_not_tried_again(scene: Scene) -> None:
-    scene.problem = NotFound("no such chat")
+@pytest.mark.parametrize(("problem", "tries"), [(NotFound("no such chat"), 1), (Unavailable("away"), TRIES)])
+def test_one_is_given_up_where_the_chat_is_gone_or_after_a_few_tries(
+    scene: Scene, problem: FluxError, tries: int
+) -> None:
+    scene.problem = problem
     scene.read(5)
     scene.pass_time(3600)
-    assert (scene.asked, len(scene.tasks)) == (1, 0)
-    # Later ones are.
-    scene.problem = None
-    scene.read(6)
-    assert scene.told == [6]
-
-
-def test_one_is_given_up_after_a_few_tries(scene: Scene) -> None:
-    scene.problem = Unavailable("away")
-    scene.read(5)
-    scene.pass_time(3600)
-    assert (scene.asked, len(scene.tasks)) == (TRIES, 0)
+    assert (scene.asked, len(scene.tasks)) == (tries, 0)
+    # Later ones are tried.
     scene.problem = None
     scene.read(6)
     assert scene.told == [6]

@@ -149,17 +149,21 @@ async def test_connections_are_made_again_after_growing_pauses_of_chance(
 # --- calls that are gathered, on such a pool ---------------------------------
 
 
-async def test_gathered_calls_have_a_deadline_each_whether_they_run_or_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World()
-    pool = postgres(world, monkeypatch, 1, size=2)
-    await pool.start()
-    ran: list[list[str]] = []
+def gathered(pool: Pool, world: World, ran: list[list[str]]) -> Gathering[str, Any]:
+    """Of which one batch runs at a time, which notes in ``ran`` what it has and then waits."""
 
     async def work(run: Any, arguments: Any) -> Any:
         ran.append(arguments)
         return await run("SELECT")
 
-    gathering: Gathering[str, Any] = Gathering(pool, world.clock, work, most=10, at_once=1, bound=10)
+    return Gathering(pool, world.clock, work, most=10, at_once=1, bound=10)
+
+
+async def test_gathered_calls_have_a_deadline_each_whether_they_run_or_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, ran = World(), []
+    pool = postgres(world, monkeypatch, 1, size=2)
+    await pool.start()
+    gathering = gathered(pool, world, ran)
     first = gathering.call("first")
     world.clock.advance(4.0)
     second = gathering.call("second")
@@ -176,16 +180,10 @@ async def test_gathered_calls_have_a_deadline_each_whether_they_run_or_wait(monk
 async def test_what_gathered_calls_share_is_given_up_after_half_of_their_time_and_the_log_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    world = World()
+    world, ran = World(), []
     pool = postgres(world, monkeypatch, 1, size=3)
     await pool.start()
-    ran: list[list[str]] = []
-
-    async def work(run: Any, arguments: Any) -> Any:
-        ran.append(arguments)
-        return await run("SELECT")
-
-    gathering: Gathering[str, Any] = Gathering(pool, world.clock, work, most=10, at_once=1, bound=10)
+    gathering = gathered(pool, world, ran)
     first = gathering.call("first")
     ended: dict[str, float] = {}
     for name in ("one", "other"):

@@ -220,8 +220,13 @@ async def test_the_log_stays_bounded_while_readers_take_turns(opened, monkeypatc
     assert max(sizes) < 2 << 20
 
 
+def busy_timeouts(store: SqliteStore) -> set[int]:
+    """Of its connections, in ms."""
+    faults = store._connect.__self__  # type: ignore[attr-defined] - of a Faults, which made them
+    return {timeout for each in faults.connections for [timeout] in each.execute("PRAGMA busy_timeout")}
+
+
 async def test_a_log_that_another_program_reads_grows_until_it_has_gone(opened, monkeypatch) -> None:
-    monkeypatch.setattr(schema, "BUSY_TIMEOUT", 0.05)
     monkeypatch.setattr(writer, "LOG_LIMIT", 1 << 20)
     store = await opened(connect=Faults(sync=False).connect)
     ann, bob = await people(store, "ann", "bob")
@@ -237,6 +242,7 @@ async def test_a_log_that_another_program_reads_grows_until_it_has_gone(opened, 
         grown = await write(3 << 20)
     assert grown > 3 << 20
     assert 1 <= sum("something reads an old state" in event["log_format"] for event in logged) <= 2
+    assert busy_timeouts(store) == {5000}
     assert await write(9 << 20) < 2 * grown + (1 << 20)
 
 

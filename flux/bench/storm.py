@@ -293,6 +293,7 @@ class _Scene:
 
         def leave() -> None:
             close(came.sockets)
+            # They leave meanwhile, and what the nodes do about it is measured: nothing tells when that is over.
             time.sleep(SETTLE)
 
         self._watch(f"{name} gone", leave)

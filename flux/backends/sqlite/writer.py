@@ -35,7 +35,7 @@ from flux.backends.sqlite.changes import ChangeLog
 from flux.backends.sqlite.chats import Chat, Chats
 from flux.backends.sqlite.lanes import Call
 from flux.backends.sqlite.quiet import Quiet
-from flux.backends.sqlite.schema import log_file
+from flux.backends.sqlite.schema import BUSY_TIMEOUT, log_file
 from flux.errors import FluxError, Unavailable
 from flux.lifecycle import Outage
 from flux.model.overview import Changes
@@ -45,6 +45,10 @@ WriterCall = Call["Writer", Any]
 
 LOG_LIMIT = 64 << 20
 """Bytes of the write-ahead log from which on it is worth waiting for the readers."""
+
+
+STRANGERS = 0.1
+"""Seconds to wait, while readers are kept away, for other programs that read, as a backup does for long."""
 
 
 PROOF = 64 << 10
@@ -134,13 +138,25 @@ class Writer:
             if size < self._log_limit:
                 return
             with self._quiet.nobody_reads():
-                [(busy, _, _)] = self.db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+                busy = self._begin_log_anew()
         except (OSError, sqlite3.Error) as error:
             self._log.warn("the database's log could not be copied: {error}", error=str(error))
             return
         if busy:
             self._log.warn("the database's log has {size} bytes: something reads an old state for long", size=size)
         self._log_limit = 2 * size if busy else LOG_LIMIT
+
+    def _begin_log_anew(self) -> bool:
+        """Copy the log to its end; whether somebody was in the way."""
+        self._wait_for_locks(STRANGERS)
+        try:
+            [(busy, _, _)] = self.db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+        finally:
+            self._wait_for_locks(BUSY_TIMEOUT)
+        return bool(busy)
+
+    def _wait_for_locks(self, seconds: float) -> None:
+        self.db.execute(f"PRAGMA busy_timeout = {round(1000 * seconds)}").fetchall()
 
     def close(self) -> None:
         """See :class:`flux.backends.sqlite.lanes.Runner`."""
