@@ -46,6 +46,8 @@ setup(
         "cryptography>=45",
         "pyopenssl>=25.1",
         "hdrhistogram>=0.10,<0.11",
+        # The reader of txredisapi, which does not declare it.
+        "hiredis>=3.3,<4",
         "msgspec>=0.22,<1",
         "prometheus-client>=0.26,<1",
         "prompt_toolkit>=3.0,<4",

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from zope.interface import Attribute, Interface
 
 from flux.errors import FluxError
-from flux.model.bus import BusEvent
+from flux.model.bus import Addressed, BusEvent
 from flux.model.chats import CursorMove, Group, Member, MemberChange, Membership, Role
 from flux.model.messages import Conversation, Draft, Message, Page, Receipt
 from flux.model.overview import Changes, Overview
@@ -408,6 +408,15 @@ class IBus(Interface):
 
     def broadcast(event: BusEvent) -> Awaitable[None]:
         """Send to every node that listens, whoever calls among them."""
+
+    def multicast(events: Sequence[Addressed], but: tuple[str, int] | None = None) -> Awaitable[int]:
+        """Send each event to the nodes where some of its ``uids`` have live routes, naming those alone.
+
+        The routes are those that the shared state has at some moment after the call.
+
+        :param but: the node and boot to which nothing is sent.
+        :return: how many events are on their way.
+        """
 
     def listen(node: str, boot: int, sink: IBusSink) -> Awaitable[None]:
         """Hand this boot's events to ``sink`` from now on."""

@@ -1,9 +1,10 @@
 """The promises of ``IBus`` as tests that every implementation runs.
 
-A test module subclasses :class:`BusContract` and gives three fixtures: ``bus``, a
+A test module subclasses :class:`BusContract` and gives four fixtures: ``bus``, a
 started ``IBus``; ``other_bus``, another way onto the same bus, or the same object
-where a process has only one; and ``settle``, ``await settle()``: returns when
-everything published before has arrived or never will.
+where a process has only one; ``state``, the shared state that the bus belongs to,
+started too; and ``settle``, ``await settle()``: returns when everything published
+before has arrived or never will.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from flux.interfaces import IBus, IBusSink
-from flux.model.bus import BusEvent, FriendsChanged, Hint, Kick, MembersChanged, Notify, Online
+from flux.interfaces import IBus, IBusSink, IState
+from flux.model.bus import Addressed, BusEvent, FriendsChanged, Hint, Kick, MembersChanged, Notify, Online
 from flux.model.chats import MemberChange
 from flux.model.events import Presence, ReadUpTo
 from flux.model.messages import Message
+from flux.model.placement import Lease
+from flux.model.sessions import Route
 
 
 @implementer(IBusSink)
@@ -54,9 +57,23 @@ EVENTS: list[BusEvent] = [
     MembersChanged(change=MemberChange(chat=1, id=2, change="role", version=3, head=4, role="admin")),
     MembersChanged(change=MemberChange(chat=1, id=2, change="leave", version=4, head=4)),
     FriendsChanged(one=1, other=2, friends=False),
+    FriendsChanged(one=1, other=2, friends=True, uids=(2,)),
     Online(uids=(1, 2), online=False),
     Kick(uid=1, below=2, reason="admin"),
 ]
+
+ADDRESSED = [event for event in EVENTS if isinstance(event, Addressed) and event.uids]
+
+
+def note(*uids: int, about: int = 1) -> Notify:
+    return Notify(notice=Presence(id=about, online=True), uids=uids)
+
+
+async def place(state: IState, **nodes: list[int]) -> None:
+    """Give accounts routes: at boot 1 of each node."""
+    for node, uids in nodes.items():
+        lease = Lease(name=node, boot=1, host="h", port=1, sessions=0, capacity=0, weight=1, ttl=600)
+        await state.renew(lease, [(uid, 1) for uid in uids])
 
 
 class BusContract:
@@ -109,6 +126,66 @@ class BusContract:
         await bus.broadcast(kick(1))
         await settle()
         assert here.events == [kick(1)]
+
+    async def test_what_is_for_accounts_goes_where_they_are(self, bus, other_bus, state, settle) -> None:
+        await place(state, a=[1, 2], b=[3, 2**62])
+        # Another boot of b, and a node where nobody is.
+        sinks = {key: Recorder() for key in (("a", 1), ("b", 1), ("b", 2), ("c", 1))}
+        for (node, boot), sink in sinks.items():
+            await bus.listen(node, boot, sink)
+        assert await other_bus.multicast([note(2**62, 1, 4, 3, 2), note(4), note(), note(3, about=7)]) == 3
+        await settle()
+        got = {key: sink.events for key, sink in sinks.items() if sink.events}
+        assert got == {("a", 1): [note(1, 2)], ("b", 1): [note(2**62, 3), note(3, about=7)]}
+
+    @pytest.mark.parametrize("event", ADDRESSED, ids=lambda e: type(e).__name__)
+    async def test_what_is_for_accounts_arrives_as_it_was(self, bus, other_bus, state, settle, event) -> None:
+        await place(state, a=list(event.uids))
+        sink = Recorder()
+        await bus.listen("a", 1, sink)
+        assert await other_bus.multicast([event]) == 1
+        await settle()
+        assert sink.events == [event]
+
+    async def test_who_says_it_need_not_be_told(self, bus, state, settle) -> None:
+        await place(state, a=[1], b=[2])
+        sinks = [Recorder(), Recorder()]
+        for node, sink in zip("ab", sinks, strict=True):
+            await bus.listen(node, 1, sink)
+        assert await bus.multicast([note(1, 2)], ("a", 1)) == 1
+        assert await bus.multicast([note(1, 2)], ("a", 2)) == 2
+        await settle()
+        assert [sink.events for sink in sinks] == [[note(1)], [note(2)] * 2]
+
+    async def test_routes_are_those_of_now(self, bus, state, settle) -> None:
+        await place(state, a=[1, 2], b=[])
+        sinks = [Recorder(), Recorder()]
+        for node, sink in zip("ab", sinks, strict=True):
+            await bus.listen(node, 1, sink)
+        assert await bus.multicast([note(1, 2)]) == 1
+        assert (await state.claim(1, Route("b", 1, 2), True)).won
+        await state.release(2, Route("a", 1, 1))
+        assert await bus.multicast([note(1, 2)]) == 1
+        await state.retire("b", 1)
+        assert await bus.multicast([note(1, 2)]) == 0
+        await settle()
+        assert [sink.events for sink in sinks] == [[note(1, 2)], [note(1)]]
+
+    async def test_much_that_is_for_many_keeps_its_order(self, bus, other_bus, state, settle) -> None:
+        here = list(range(1, 6_001))
+        await place(state, a=here, b=[9_000])
+        sinks = [Recorder(), Recorder()]
+        for node, sink in zip("ab", sinks, strict=True):
+            await bus.listen(node, 1, sink)
+        everybody = note(*here, 9_000)
+        few = [note(uid, 9_000, about=uid) for uid in here[:500]]
+        assert await other_bus.multicast([everybody, *few]) >= 1_002
+        await settle()
+        told = [uid for event in sinks[0].events if event.notice.id == 1 for uid in event.uids]
+        assert sorted(told) == sorted([*here, 1])
+        rest = [event for event in sinks[0].events if event.notice.id != 1]
+        assert rest == [note(uid, about=uid) for uid in here[1:500]]
+        assert sinks[1].events == [note(9_000), *[note(9_000, about=uid) for uid in here[:500]]]
 
     async def test_undisturbed_events_keep_their_order(self, bus, other_bus, settle) -> None:
         sink = Recorder()

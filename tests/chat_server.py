@@ -326,7 +326,7 @@ class ChatServer:
         ticks = itertools.count(int(time.time() * 1000))
         self.store = SqliteStore(folder / "flux.db", reactor, now=lambda: next(ticks) / 1000)
         self.state: IState = MemoryState(self.clock.seconds)
-        self.bus: IBus = MemoryBus(reactor)
+        self.bus: IBus = MemoryBus(reactor, self.state)
         self.passwords = Passwords(reactor, 2, HASHER)
         self.nodes: list[RunningNode] = []
         self.clients: list[Client] = []

@@ -8,7 +8,7 @@ any order.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from flux.backends.multicast import multicast
 from flux.backends.sqlite import SqliteStore
 from flux.backends.sqlite.lanes import Call
 from flux.chat.node import ChatNode
 from flux.errors import Unavailable
 from flux.interfaces import IBusSink
-from flux.model.bus import BusEvent
+from flux.model.bus import Addressed, BusEvent
 
 
 class InlineLane:
@@ -176,6 +177,20 @@ class LabBus:
     def gap(self, node: ChatNode) -> None:
         """The node's connection to the bus was lost and is back."""
         self._sinks[node.name, node.boot].gap()
+
+
+class NodeBus:
+    """A node's way to the bus: where accounts are is looked up by a call of the node's, and so a step of its own."""
+
+    def __init__(self, bus: LabBus, state: Stepped) -> None:
+        self._bus = bus
+        self._state = state
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bus, name)
+
+    async def multicast(self, events: Sequence[Addressed], but: tuple[str, int] | None = None) -> int:
+        return await multicast(self._state, self, events, but)
 
 
 class NoHashing:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from chat_server import with_changes
-from delivery_backends import InlineStore, LabBus, NoHashing, Stepped
+from delivery_backends import InlineStore, LabBus, NodeBus, NoHashing, Stepped
 from delivery_steps import Steps, now
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
@@ -248,7 +248,7 @@ class Lab:
         store = Stepped(name, "store", self.store, None, ordered=False)
         state = Stepped(name, "state", self.state, None, ordered=True)
         self.backends[name] = (store, state)
-        return self.node_on(name, store, state, self.bus)
+        return self.node_on(name, store, state, NodeBus(self.bus, state))
 
     def node_on(self, name: str, store: Any, state: Any, bus: Any, metrics: Any = None) -> ChatNode:
         """A node on these backends, with a clock of its own."""

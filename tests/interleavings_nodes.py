@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -26,13 +26,14 @@ from interleavings_portrait import Painter
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
+from flux.backends.multicast import multicast
 from flux.bans import Bans
 from flux.chat.catchup import CatchUp
 from flux.chat.delivery import Delivery
 from flux.config import Settings
 from flux.config.sections import Limits
 from flux.errors import FluxError
-from flux.model.bus import BusEvent
+from flux.model.bus import Addressed, BusEvent
 
 PARKED = 1000
 """Nodes that are kept because they can go on from the state in which they are."""
@@ -176,6 +177,9 @@ class Outbox:
     async def publish(self, node: str, boot: int, event: BusEvent) -> None:
         assert node != self._lone.name, "a node tells itself over the bus"
         self._lone.events.append((node, event))
+
+    async def multicast(self, events: Sequence[Addressed], but: tuple[str, int] | None = None) -> int:
+        return await multicast(Port(self._lone, "state"), self, events, but)
 
 
 class Uncounted:

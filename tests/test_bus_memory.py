@@ -6,7 +6,7 @@ import pytest
 from bus_contract import BusContract, Recorder, kick
 from twisted.internet.task import Clock
 
-from flux.backends.memory import MemoryBus
+from flux.backends.memory import MemoryBus, MemoryState
 
 
 @pytest.fixture
@@ -15,8 +15,13 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def bus(clock: Clock) -> MemoryBus:
-    return MemoryBus(clock, limit=1000)
+def state(clock: Clock) -> MemoryState:
+    return MemoryState(clock.seconds)
+
+
+@pytest.fixture
+def bus(clock: Clock, state: MemoryState) -> MemoryBus:
+    return MemoryBus(clock, state, limit=1000)
 
 
 @pytest.fixture

@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from bus_contract import BusContract, Recorder, kick
-from redis_parts import new_prefix, parts
+from bus_contract import BusContract, Recorder, kick, place
+from redis_parts import new_prefix, parts, started
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
+
+from flux.backends.redis import bus as bus_module
+from flux.model.bus import Hint
+from flux.model.messages import Message
 
 
 @pytest.fixture
@@ -19,11 +23,19 @@ def prefix() -> str:
 
 
 @pytest_twisted.async_yield_fixture
-async def bus(redis_server, prefix):
-    _, bus = parts(redis_server.url, prefix)
-    await bus.start()
-    yield bus
-    await bus.stop()
+async def shared(redis_server, prefix):
+    async with started(redis_server.url, prefix) as both:
+        yield both
+
+
+@pytest.fixture
+def state(shared):
+    return shared[0]
+
+
+@pytest.fixture
+def bus(shared):
+    return shared[1]
 
 
 @pytest_twisted.async_yield_fixture
@@ -57,6 +69,56 @@ def settle(bus, other_bus):
 
 class TestRedisBus(BusContract):
     pass
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [(1, 1, 1, 1), (3, 10**6, 2, 10**6), (100, 10**6, 100, 5_000), (100, 5_000, 100, 10**6), (4, 5_000, 3, 5_000)],
+)
+async def test_no_message_and_no_script_is_too_large(bus, other_bus, state, settle, bounds, monkeypatch) -> None:
+    """Where bounds cut, nothing is lost, and what is for the same accounts does not change places.
+
+    :param bounds: accounts and bytes in a script, events and bytes in a message.
+    """
+    accounts, script_size, events, size = bounds
+    monkeypatch.setattr(bus_module, "PART", accounts)
+    monkeypatch.setattr(bus_module, "MOST_IN_MESSAGE", events)
+    monkeypatch.setattr(bus_module, "MOST_BYTES_IN_MESSAGE", size)
+    monkeypatch.setattr(bus_module, "MOST_BYTES_IN_SCRIPT", script_size)
+    await place(state, a=[1, 2, 3, 4, 5], b=[6, 7])
+    sinks = [Recorder(), Recorder()]
+    messages, scripts = [], []
+    decode, run = bus._decode, bus_module.run
+
+    def decoded(message: bytes) -> list[Any]:
+        messages.append((len(decode(message)), len(message)))
+        return decode(message)
+
+    def ran(*arguments: Any) -> Any:
+        _, _, _, part, _, _ = arguments[-1]
+        heads = [head for _, some in part for head in some]
+        scripts.append((sum(len(uids) for uids, _ in part), len(heads), sum(map(len, heads))))
+        return run(*arguments)
+
+    monkeypatch.setattr(bus, "_decode", decoded)
+    monkeypatch.setattr(bus_module, "run", ran)
+    for node, sink in zip("ab", sinks, strict=True):
+        await bus.listen(node, 1, sink)
+    sent = [
+        Message(chat=1, seq=seq, sender=9, name="é", text='"uids":[7]}' * seq, at=1, group=1) for seq in range(1, 101)
+    ]
+    hints = [Hint(message, message.seq, (3,) if message.seq % 7 == 0 else tuple(range(1, 8))) for message in sent]
+    await other_bus.multicast(hints)
+    await settle()
+    assert all(count <= events and (count == 1 or length <= size + 200) for count, length in messages)
+    assert all(many <= accounts and (count == 1 or length <= script_size) for many, count, length in scripts)
+    for sink, uids in zip(sinks, (range(1, 6), range(6, 8)), strict=True):
+        for uid in uids:
+            told = [event.message for event in sink.events if uid in event.uids]
+            alone = [message for message in sent if message.seq % 7 == 0 and uid == 3]
+            rest = [message for message in sent if message.seq % 7]
+            assert [message for message in told if message in rest] == rest
+            assert [message for message in told if message not in rest] == alone
 
 
 # --- gaps --------------------------------------------------------------------

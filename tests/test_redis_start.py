@@ -11,6 +11,7 @@ import pytest
 from bus_contract import Recorder, kick
 from redis_parts import Proxy, admin, lease, new_prefix, outcome, parts, started, until, url_of
 from server_process import environment
+from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import LogLevel, globalLogPublisher
 
 from flux.backends.redis import RedisBus, RedisState
@@ -18,7 +19,7 @@ from flux.backends.redis.url import Address, parse_url
 from flux.bench.engines import RedisServer
 from flux.bench.servers import free_port, listens
 from flux.errors import Unavailable
-from flux.model.bus import Kick
+from flux.model.bus import FriendsChanged, Kick
 
 # --- the URL -----------------------------------------------------------------
 
@@ -98,6 +99,20 @@ async def test_somebody_who_says_nothing(redis_server, monkeypatch) -> None:
     await proxy.stop()
 
 
+async def test_somebody_who_speaks_something_else() -> None:
+    from twisted.internet import reactor
+
+    class WebServer(Protocol):
+        def dataReceived(self, data: bytes) -> None:
+            self.transport.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    port = reactor.listenTCP(0, Factory.forProtocol(WebServer), interface="127.0.0.1")
+    number = port.getHost().port
+    problem = await refused(f"redis://127.0.0.1:{number}")
+    assert problem == f"state.url: Redis at 127.0.0.1:{number}: what it says is not the protocol of Redis"
+    await port.stopListening()
+
+
 async def test_passwords(redis_server) -> None:
     assert "it refuses the user or the password" in await refused(url_of(redis_server, password="hunter2"))
     assert "it refuses the user or the password" in await refused(url_of(redis_server, user="nobody"))
@@ -156,11 +171,12 @@ async def test_a_user_with_no_more_rights_than_needed(redis_server, may_look: bo
         await root.command("ACL", "SETUSER", "limited", "reset", "on", ">secret", *rights.split())
         async with started(url_of(redis_server, user="limited", password="secret")) as (state, bus):
             await state.renew(lease(), [(1, 1)])
-            await state.retire("a", 1)
             sink = Recorder()
             await bus.listen("a", 1, sink)
             await bus.publish("a", 1, kick(1))
-            await until(lambda: sink.events == [kick(1)])
+            await bus.multicast([FriendsChanged(1, 2, True, (1,))])
+            await until(lambda: len(sink.events) == 2)
+            await state.retire("a", 1)
         await root.command("ACL", "DELUSER", "limited")
     globalLogPublisher.removeObserver(events.append)
     warnings = [event["warning"] for event in events if event["log_level"] is LogLevel.warn]

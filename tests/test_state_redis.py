@@ -60,7 +60,7 @@ async def test_every_key_is_documented_with_its_type_life_and_owner(redis_server
             for key in await root.command("KEYS", f"{prefix}*"):
                 name = re.sub(r"(reserved|arrived):.*", r"\1:NODE", key.decode().removeprefix(prefix))
                 name = re.sub(r"^code:.*", "code:DIGEST", re.sub(r"^token:.*", "token:ACCOUNT", name))
-                kind = await root.command("TYPE", key)
+                kind = (await root.command("TYPE", key)).decode()
                 lapses = await root.command("PTTL", key) > 0
                 # Whoever makes it owns it.
                 found.setdefault(name, ({"zset": "sorted set"}.get(kind, kind), lapses, owner))
@@ -73,7 +73,8 @@ async def test_every_key_is_documented_with_its_type_life_and_owner(redis_server
 
 def test_a_start_tries_every_command_that_scripts_use() -> None:
     """A user who may not use one is told so then, and not by the first call that needs it."""
-    used, tried = set(), set()
+    # That one has channels for keys, so the bus tries it.
+    used, tried = set(), {"PUBLISH"}
     for path in Path(scripts.__file__).parent.glob("*.lua"):
         found = set(re.findall(r"(?:call|each)\('([A-Z]+)'", path.read_text("utf-8")))
         used |= found

@@ -95,7 +95,8 @@ def make_state(settings: Settings, reactor: Any) -> tuple[IState, IBus]:
     :raises flux.lifecycle.CannotStart: there are none of that name, or they are something else.
     """
     if settings.state.kind == "memory":
-        return MemoryState(reactor.seconds), MemoryBus(reactor)
+        memory = MemoryState(reactor.seconds)
+        return memory, MemoryBus(reactor, memory)
     if settings.state.kind == "redis":
         try:
             return make_redis(settings.state.url, settings.state.prefix, settings.state.ca, reactor)

@@ -20,8 +20,9 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from flux.backends.lapsing import Lapsing, Reservations
+from flux.backends.multicast import multicast
 from flux.interfaces import IBus, IBusSink, IState
-from flux.model.bus import BusEvent
+from flux.model.bus import Addressed, BusEvent
 from flux.model.people import CodeCheck
 from flux.model.placement import Choice, Lease, Node, Renewal, Snapshot
 from flux.model.sessions import Claim, Route
@@ -334,13 +335,16 @@ class MemoryBus:
     Events arrive in a later reactor turn, in order: a receiver that publishes is
     never called back from inside its own call.  Nobody waits for a slow receiver:
     beyond ``limit`` waiting events one is dropped and the receiver's ``gap`` called.
+
+    :param state: has the routes.
     """
 
     _log = Logger()
     connected = True
 
-    def __init__(self, clock: IReactorTime, limit: int = MOST_QUEUED) -> None:
+    def __init__(self, clock: IReactorTime, state: IState, limit: int = MOST_QUEUED) -> None:
         self._clock = clock
+        self._state = state
         self._limit = limit
         self._listeners: dict[tuple[str, int], _Listener] = {}
 
@@ -369,6 +373,10 @@ class MemoryBus:
         """See :meth:`IBus.broadcast`. Whoever calls gets it too."""
         for key in self._listeners:
             self._queue(key, event)
+
+    async def multicast(self, events: Sequence[Addressed], but: tuple[str, int] | None = None) -> int:
+        """See :meth:`IBus.multicast`."""
+        return await multicast(self._state, self, events, but)
 
     async def listen(self, node: str, boot: int, sink: IBusSink) -> None:
         """See :meth:`IBus.listen`. The sink's ``gap`` is called in the next turn, as after every connection."""

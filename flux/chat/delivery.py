@@ -28,6 +28,7 @@ from flux.chat.positions import Chat, Positions
 from flux.errors import NotFound
 from flux.interfaces import IStore
 from flux.lifecycle import Outage, Tasks
+from flux.model.bus import Hint
 from flux.model.messages import Message
 from flux.model.overview import Changes
 
@@ -46,8 +47,8 @@ class Delivery:
     :ivar members: who is in the chats.
     :ivar catchup: fills who is behind.
     :ivar written: messages written to sessions so far, except for those that ``catchup`` wrote.
-    :ivar outgoing: (message, member version, accounts that are not here) of messages
-        committed here, for the node to look up where they are.
+    :ivar outgoing: hints of messages committed here to the accounts that are not here, for the
+        node to have them published.
     """
 
     log = Logger()
@@ -64,7 +65,7 @@ class Delivery:
     ) -> None:
         self.positions = positions = Positions(sessions, lambda session: self.catchup.fall_behind(session))
         self.chats = positions.chats
-        self.outgoing: list[tuple[Message, int, list[int]]] = []
+        self.outgoing: list[Hint] = []
         self.written = 0
         self._sessions = sessions
         outage = Outage(self.log, clock)
@@ -90,7 +91,7 @@ class Delivery:
             chat = self._discover(message)
             if chat is None:
                 if spread and isinstance(message.to, int):
-                    self.outgoing.append((message, version, [message.to]))
+                    self.outgoing.append(Hint(message, version, (message.to,)))
                 return
         if version > chat.newest:
             chat.newest = version
@@ -115,7 +116,8 @@ class Delivery:
         """The heart: write to whom it is next, leave the others behind."""
         if spread and len(chat.sessions) < len(chat.members):
             here = self._sessions
-            self.outgoing.append((message, chat.version, [uid for uid in chat.members if uid not in here]))
+            away = tuple(uid for uid in chat.members if uid not in here)
+            self.outgoing.append(Hint(message, chat.version, away))
         seq = message.seq
         old = chat.head
         if seq <= old:

@@ -128,7 +128,7 @@ class ChatNode:
         self.accounts = Accounts(settings, store, state, bus, passwords, metrics.accounts, bans, clock)
         self.cursors = Cursors(store, metrics)
         self.presence = Presence(self.sessions, state, bus, clock, self.tasks)
-        self.spread = Spread(state, bus, self.tasks, self._is_self, metrics)
+        self.spread = Spread(bus, self.tasks, lambda: (self.name, self.boot), metrics)
         self._rng = rng or random.Random()
         self.delivery = Delivery(
             store, self.sessions, clock, self.tasks, self._rng, self.limits.catchups, self._spread
@@ -324,12 +324,11 @@ class ChatNode:
 
     async def friends_changed(self, one: int, other: int, friends: bool) -> None:
         """Two accounts became friends through this node, or ended it: their sessions learn it, wherever they are."""
-        event = FriendsChanged(one, other, friends)
-        away = self._note_friends(event)
+        away = self._note_friends(FriendsChanged(one, other, friends))
         if away:
-            await self.presence.spread(away, lambda here: event)
+            await self.presence.spread(FriendsChanged(one, other, friends, away))
 
-    def _note_friends(self, event: FriendsChanged) -> list[int]:
+    def _note_friends(self, event: FriendsChanged) -> tuple[int, ...]:
         """Let the sessions here know whom to tell of their coming and going; return who is not here."""
         away = []
         for uid, friend in ((event.one, event.other), (event.other, event.one)):
@@ -339,7 +338,7 @@ class ChatNode:
                 continue
             others = tuple(each for each in session.friends if each != friend)
             session.friends = (*others, friend) if event.friends else others
-        return away
+        return tuple(away)
 
     # --- the bus ---
 
@@ -398,6 +397,3 @@ class ChatNode:
             self._swept = self.now
             self.spread.degraded = False
             await self.sweep.look()
-
-    def _is_self(self, node: str, boot: int) -> bool:
-        return node == self.name and boot == self.boot

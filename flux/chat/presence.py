@@ -11,7 +11,7 @@ lost, and a login shows the state anew.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IReactorTime
@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from flux.errors import FluxError
 from flux.interfaces import IBus, IState
 from flux.lifecycle import Tasks, turn
-from flux.model.bus import BusEvent, Notify, Online
+from flux.model.bus import Addressed, Notify, Online
 from flux.model.events import Notice, ReadUpTo, Typing
 from flux.model.events import Presence as PresenceNotice
 
@@ -70,7 +70,7 @@ class Presence:
         """Show ``notice`` to the sessions of ``uids``, wherever they are; best effort."""
         away = self.show(uids, notice)
         if away:
-            await self.spread(away, lambda here: Notify(notice, tuple(here)))
+            await self.spread(Notify(notice, tuple(away)))
 
     def show(self, uids: Sequence[int], notice: Notice) -> list[int]:
         """Show ``notice`` to the sessions here, encoded once per dialect; return who is not here.
@@ -143,16 +143,13 @@ class Presence:
             if online is not None and (online or uid not in self._sessions):
                 session.show(PresenceNotice(uid, online))
 
-    async def spread(self, uids: Sequence[int], event: Callable[[list[int]], BusEvent]) -> None:
-        """Publish ``event`` to each node that has some of ``uids``, naming those."""
+    async def spread(self, event: Addressed) -> None:
+        """Tell the nodes of accounts that are not here; best effort.
+
+        One of them may be logging in here, so this node is told as well.
+        """
         try:
-            routes = await self._state.routes(uids)
-            nodes: dict[tuple[str, int], list[int]] = {}
-            for uid, route in routes.items():
-                nodes.setdefault((route.node, route.boot), []).append(uid)
-            for (node, boot), here in nodes.items():
-                published: Awaitable[None] = self._bus.publish(node, boot, event(here))
-                await published
+            await self._bus.multicast([event])
         except FluxError as error:
             self.log.warn("other nodes were not told: {error}", error=error)
 

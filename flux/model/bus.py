@@ -35,11 +35,15 @@ class MembersChanged(BusEvent, frozen=True, tag="members"):
 
 
 class FriendsChanged(BusEvent, frozen=True, tag="friends"):
-    """Two accounts are ``friends`` from now on, or not any more: they see each other come and go, or not."""
+    """Two accounts are ``friends`` from now on, or not any more: they see each other come and go, or not.
+
+    ``uids`` are those of the two that are told.
+    """
 
     one: int
     other: int
     friends: bool
+    uids: tuple[int, ...] = ()
 
 
 class Online(BusEvent, frozen=True, tag="online"):
@@ -47,6 +51,10 @@ class Online(BusEvent, frozen=True, tag="online"):
 
     uids: tuple[int, ...]
     online: bool
+
+
+Addressed = Hint | Notify | FriendsChanged
+"""What is for accounts, wherever they are: ``uids``, which is the last of its fields."""
 
 
 class Kick(BusEvent, frozen=True, tag="kick"):

@@ -50,5 +50,5 @@ def _parts(url: str, prefix: str, ca: Path | None, reactor: Any) -> tuple[RedisS
     dialer = Dialer(address, ca, reactor)
     link = Link(dialer, reactor, "commands")
     # Channels belong to no database, so the database is in their names.
-    bus = RedisBus(link, dialer, f"{prefix}bus:{address.database}:", reactor)
+    bus = RedisBus(link, dialer, prefix, f"{prefix}bus:{address.database}:", reactor)
     return RedisState(link, prefix), bus, dialer, link

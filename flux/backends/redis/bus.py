@@ -3,6 +3,7 @@
 ::
 
     publish ──> waiting, per channel ──(one round under way)──> PUBLISH channel [event, event, ...]
+    multicast ──> a script, which looks the routes up and publishes
 
     subscriptions: a connection of its own ──> SUBSCRIBE, confirmed ──> gap() ──> deliver(event) ...
                           ^                                                           │
@@ -16,7 +17,7 @@ the sweeps of the receivers find it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 from twisted.internet.defer import DeferredLock
@@ -27,10 +28,11 @@ from zope.interface import implementer
 from flux.backends.redis.connection import Connection, Refused
 from flux.backends.redis.dial import Dialer
 from flux.backends.redis.link import Link
+from flux.backends.redis.scripts import MULTICAST, PART, run
 from flux.errors import Unavailable, in_words
 from flux.interfaces import IBus, IBusSink
 from flux.lifecycle import Tasks, together
-from flux.model.bus import BusEvent, FriendsChanged, Hint, Kick, MembersChanged, Notify, Online
+from flux.model.bus import Addressed, BusEvent, FriendsChanged, Hint, Kick, MembersChanged, Notify, Online
 
 MOST_WAITING = 10_000
 """Events waiting to be published; more are refused."""
@@ -41,6 +43,12 @@ MOST_BYTES_WAITING = 16 * 2**20
 MOST_IN_MESSAGE = 200
 MOST_BYTES_IN_MESSAGE = 65536
 """Events, and bytes unless it is one event, in one message of Redis."""
+
+MOST_BYTES_IN_SCRIPT = 2**20
+"""Bytes of events, unless it is one event, of one script."""
+
+_Group = tuple[list[str], list[str]]
+"""Accounts, and the events for them as JSON up to where those belong."""
 
 _encode = msgspec.json.Encoder().encode
 _Event = Hint | Notify | MembersChanged | FriendsChanged | Online | Kick
@@ -65,13 +73,15 @@ class RedisBus:
 
     :param link: carries what is published; the state uses it too.
     :param dialer: makes the connection for what is subscribed to, which can carry nothing else.
+    :param prefix: what the keys of the state begin with.
     :param channels: what the names of channels begin with; they belong to no database of Redis.
     """
 
     log = Logger()
 
-    def __init__(self, link: Link, dialer: Dialer, channels: str, clock: IReactorTime) -> None:
+    def __init__(self, link: Link, dialer: Dialer, prefix: str, channels: str, clock: IReactorTime) -> None:
         self._link = link
+        self._prefix = prefix
         self._channels = channels
         self._everybody = f"{channels}all".encode()
         self._subscriptions = Link(dialer, clock, "the bus", self._subscribe)
@@ -137,6 +147,18 @@ class RedisBus:
     async def broadcast(self, event: BusEvent) -> None:
         """See :meth:`IBus.broadcast`. Whoever calls gets it too. Raises as :meth:`publish` does."""
         self._send(self._everybody, event)
+
+    async def multicast(self, events: Sequence[Addressed], but: tuple[str, int] | None = None) -> int:
+        """See :meth:`IBus.multicast`: one script looks up and publishes, or several where it is much.
+
+        :raises flux.errors.Unavailable: not all were published, or perhaps not.
+        """
+        node, boot = but or ("", 0)
+        published = 0
+        for part in _scripts(events):
+            arguments = (self._channels, node, str(boot), part, MOST_IN_MESSAGE, MOST_BYTES_IN_MESSAGE)
+            published += int(await run(self._link, MULTICAST, self._prefix, arguments))
+        return published
 
     def _send(self, channel: bytes, event: BusEvent) -> None:
         if not self._link.connected:
@@ -282,3 +304,32 @@ def _messages(events: Sequence[bytes]) -> Iterator[bytes]:
         part.append(event)
         size += len(event)
     yield b"[" + b",".join(part) + b"]"
+
+
+def _scripts(events: Iterable[Addressed]) -> Iterator[list[_Group]]:
+    """What is said to whom, in so many parts that Redis serves others between; the same accounts once for all events."""
+    said: dict[tuple[int, ...], list[str]] = {}
+    for event in events:
+        if event.uids:
+            encoded = _encode(event).decode()
+            # Its accounts are its last field.
+            said.setdefault(event.uids, []).append(encoded[: encoded.rindex("[")])
+    script: list[_Group] = []
+    accounts = size = 0
+    for uids, heads in said.items():
+        for start in range(0, len(uids), PART):
+            part = [str(uid) for uid in uids[start : start + PART]]
+            group: _Group | None = None
+            for head in heads:
+                more = 0 if group else len(part)
+                if script and (accounts + more > PART or size + len(head) > MOST_BYTES_IN_SCRIPT):
+                    yield script
+                    script, accounts, size, group = [], 0, 0, None
+                if group is None:
+                    group = (part, [])
+                    script.append(group)
+                    accounts += len(part)
+                group[1].append(head)
+                size += len(head)
+    if script:
+        yield script

@@ -1,8 +1,9 @@
 """One connection to Redis: commands go out at once and are answered in order, or it is given up.
 
-txredisapi speaks the protocol: its :class:`BaseRedisProtocol` writes commands and reads
-replies, here without its own reconnecting, waiting and converting.  What it does not
-have is a deadline that costs nothing per command: replies come in the order of the
+txredisapi speaks the protocol: its :class:`HiredisProtocol` writes commands and has hiredis
+read the replies, here without its own reconnecting, waiting and converting.  (Its other reader,
+in Python, goes back to the reactor after every string of a reply: three times for each event
+that is pushed.)  What it does not have is a deadline that costs nothing per command: replies come in the order of the
 commands, so it is enough to look every half second how many of those there were at
 earlier looks are answered by now.  One that is not after three looks means that the link
 is dead, whether or not anybody closed it.
@@ -75,8 +76,7 @@ def _protocol() -> Any:
     # Importing txredisapi chooses the reactor, so not at the top.
     import txredisapi
 
-    # Not RedisProtocol, which becomes something else where hiredis is installed.
-    class Protocol(txredisapi.BaseRedisProtocol):  # type: ignore[misc]
+    class Protocol(txredisapi.HiredisProtocol):  # type: ignore[misc]
         """Replies are counted, and what comes unasked goes its own way."""
 
         def __init__(self) -> None:
@@ -84,6 +84,13 @@ def _protocol() -> Any:
             self.answered = 0
             self.pushed: Pushed = lambda channel, payload: None
             self.gone: Callable[[Failure], None] = lambda reason: None
+            self.garbled: Callable[[], None] = lambda: self.transport.abortConnection()
+
+        def dataReceived(self, data: bytes) -> None:
+            try:
+                super().dataReceived(data)
+            except txredisapi.InvalidData:
+                self.garbled()
 
         def replyReceived(self, reply: Any) -> None:  # noqa: N802
             if isinstance(reply, list) and reply and reply[0] == b"message":
@@ -123,6 +130,7 @@ class Connection:
         self._earlier: deque[int] = deque()
         self._idle = False
         protocol.gone = self._gone
+        protocol.garbled = lambda: self.close("what it says is not the protocol of Redis")
         self._look: IDelayedCall | None = clock.callLater(LOOK, self._look_at_it) if self._alive else None
         if not self._alive:
             self._end("it closed the connection")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -27,16 +27,13 @@ from flux.backends.redis import scripts
 from flux.backends.redis.connection import Refused
 from flux.backends.redis.gather import Gather
 from flux.backends.redis.link import Link
-from flux.backends.redis.scripts import Script
+from flux.backends.redis.scripts import PART, Script, run
 from flux.errors import Unavailable, in_words
 from flux.interfaces import IState
 from flux.lifecycle import together
 from flux.model.people import CodeCheck
 from flux.model.placement import Choice, Lease, Node, Renewal, Snapshot
 from flux.model.sessions import Claim, Route
-
-PART = 4000
-"""Accounts of one script call, be they renewed or looked up: Redis serves nobody else for the 3 ms that it takes."""
 
 MOST_COUNTERS = 100_000
 """Failure counters kept at once. One more drops the one that would lapse first."""
@@ -58,7 +55,6 @@ class _About(msgspec.Struct, frozen=True):
     tls: bool = False
 
 
-_pack = msgspec.msgpack.Encoder().encode
 _strings = msgspec.msgpack.Decoder(list[str]).decode
 _renewal = msgspec.msgpack.Decoder(tuple[bool, bool, list[str], list[str], list[str], list[str], bool]).decode
 _snapshot = msgspec.msgpack.Decoder(tuple[float, list[tuple[str, str]], list[tuple[str, int]], list[str], str]).decode
@@ -304,15 +300,7 @@ class RedisState:
         return _strings(await self._run(scripts.SESSIONS, questions))
 
     def _run(self, script: Script, arguments: object) -> Deferred[bytes]:
-        """Run a script; one that Redis does not have (any more) is sent along."""
-        payload = _pack(arguments)
-
-        def perhaps_unknown(failure: Any) -> Any:
-            if failure.check(Refused) and failure.value.kind == "NOSCRIPT":
-                return self._link.command("EVAL", script.source, 0, self._prefix, payload)
-            return failure
-
-        return self._link.command("EVALSHA", script.sha, 0, self._prefix, payload).addErrback(perhaps_unknown)
+        return run(self._link, script, self._prefix, arguments)
 
 
 def _offences(address: str) -> str:
