@@ -132,7 +132,7 @@ def test_a_pace_is_kept_whatever_is_answered() -> None:
 # --- what is promised, and what came of it ---
 
 MB = 1_000_000
-WELL = Across(Percentiles(2.0, 9.0, 20.0), Percentiles(4.0, 90.0, 200.0), (Tally(), Tally()))
+WELL = Across(Percentiles(2.0, 9.0, 20.0), Percentiles(4.0, 90.0, 200.0), (1.1, 2.0, 9.0), (Tally(), Tally()))
 CALM = Storm(
     [Phase(name, 100, 1.0, 3, 0, 0, 2.0, 9.0) for name in ("storm", "again", "return")],
     [
@@ -180,7 +180,7 @@ def test_what_does_not_hold_is_said(case: str) -> None:
 
 
 def test_what_another_node_adds_and_loses_is_judged() -> None:
-    slow = replace(WELL, between=Percentiles(4.1, 9.0, 20.0))
+    slow = replace(WELL, added=(1.1, 2.1, 2.1))
     lossy = replace(WELL, tallies=(Tally(), Tally(lost=1)))
     assert [each.holds for each in across.judge(slow)] == [False, True]
     assert [each.holds for each in across.judge(lossy)] == [True, False]
@@ -194,12 +194,14 @@ def test_the_command_prints_every_verdict_and_its_status_is_theirs(
     monkeypatch.setattr(across, "measure", lambda *_: WELL)
     monkeypatch.setattr(storm, "measure", lambda *_: measured)
     assert main(["bench", "nodes", "--data", str(tmp_path)]) == status
-    printed = cells(capsys.readouterr().out)
+    output = capsys.readouterr().out
+    printed = cells(output)
     promises = [*across.judge(WELL), *storm.judge(measured)]
     verdicts = ["holds" if each.holds else "does not hold" for each in promises]
     assert printed[-len(promises) :] == [
         [each.what, each.found, each.limit, verdict] for each, verdict in zip(promises, verdicts, strict=True)
     ]
+    assert "p50 added, part by part: +1.10, +2.00, +9.00" in output
     assert ["storm gone", "2.0", "249.0", "0", "0", "0", str(measured.meanwhile[1].memory // MB)] in printed
 
 
@@ -232,6 +234,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert verdicts[FAULTS]
     assert figures["across"]["same"]["p50"] > 0
     assert figures["across"]["between"]["p50"] > 0
+    assert len(figures["across"]["added"]) == across.PARTS
     assert [(phase["name"], phase["sessions"], phase["refused"]) for phase in figures["storm"]["phases"]] == [
         ("storm", 50, 0),
         ("again", 50, 0),

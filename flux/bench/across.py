@@ -1,13 +1,18 @@
-"""What it costs a message to go from one node to another: pairs on one node against pairs on two, at the same pace."""
+"""What it costs a message to go from one node to another: pairs on one node against pairs on two, at the same pace.
+
+The two ways take turns, part by part, and each part is held against the one before it: the processor of a virtual
+machine may be half as fast a minute later.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from flux.bench.judgement import Judgement
-from flux.bench.load import Client, Load, Tally
+from flux.bench.load import Client, Load, Tally, new_histogram
 from flux.bench.logins import close, log_in, login_line, tokens
 from flux.bench.scenarios import Percentiles, percentiles
 from flux.bench.subjects import Nodes, nodes
@@ -17,22 +22,28 @@ CLIENTS = 40
 PACE = 500.0
 #: Most that another node may add to the median, in ms.
 LIMIT = 2.0
-#: Before the measured stretch, in seconds.
+#: Of each way. What another node adds is the median over them.
+PARTS = 5
+#: Before the measured stretch of each, in seconds.
 WARM_UP = 1.0
 
 
 @dataclass(frozen=True)
 class Across:
-    """From sending to arrival, in ms: on the same node, and on another one; and what became of all messages."""
+    """From sending to arrival, in ms: on the same node, and on another one; and what became of all messages.
+
+    :ivar added: how much higher the median was from node to node, in each part.
+    """
 
     same: Percentiles
     between: Percentiles
+    added: Sequence[float]
     tallies: tuple[Tally, Tally]
 
 
 def judge(across: Across) -> list[Judgement]:
     """What came of the promises."""
-    added = across.between.p50 - across.same.p50
+    added = median(across.added)
     faults = sum(tally.lost + tally.duplicated + tally.reordered for tally in across.tallies)
     return [
         Judgement("across: p50 added by the other node", f"{added:+.2f} ms", f"{LIMIT:+.0f} ms", added <= LIMIT),
@@ -46,32 +57,53 @@ def measure(directory: Path, seconds: float, progress: Callable[[float], None]) 
     :raises flux.bench.load.LoadFailed: the nodes did not do their part.
     :raises flux.bench.servers.ServerFailed: one of them did not come up.
     """
-    with nodes(directory, 2, 2 * CLIENTS) as cluster:
-        same, tally_same = _talk(cluster, 1, (0, 0), seconds, lambda share: progress(share / 2))
-        # Others: those would be sent again what they had not yet said they received.
-        first = CLIENTS + 1
-        between, tally_between = _talk(cluster, first, (0, 1), seconds, lambda share: progress(0.5 + share / 2))
-    return Across(same, between, (tally_same, tally_between))
+    ways = (_Way((0, 0)), _Way((0, 1)))
+    turns = ways * PARTS
+    with nodes(directory, 2, len(turns) * CLIENTS) as cluster:
+        for turn, way in enumerate(turns):
+            # Others each time: those before would be sent again what they had not yet said they received.
+            way.talk(cluster, turn * CLIENTS + 1, seconds / PARTS)
+            progress((turn + 1) / len(turns))
+    same, between = ways
+    return Across(
+        percentiles(same.delivery),
+        percentiles(between.delivery),
+        [there - here for here, there in zip(same.medians, between.medians, strict=True)],
+        (same.tally, between.tally),
+    )
 
 
-def _talk(
-    cluster: Nodes, first: int, homes: tuple[int, int], seconds: float, progress: Callable[[float], None]
-) -> tuple[Percentiles, Tally]:
-    """:param first: of the accounts.
+class _Way:
+    """One of the two, over all its parts.
+
     :param homes: the nodes of the two of each pair.
     """
-    token = tokens(cluster.status_port, range(first, first + CLIENTS))
-    sockets = []
-    try:
-        for half, home in enumerate(homes):
-            lines = [login_line(uid, token[uid]) for uid in range(first + half, first + CLIENTS, 2)]
-            sockets.append(log_in(cluster.ports[home], lines, lambda share: None))
-        talking = [sock for pair in zip(*sockets, strict=True) for sock in pair]
-        clients = [
-            Client(sock, f"{index:06}", b'"to":%d' % (first + (index ^ 1)), 1) for index, sock in enumerate(talking)
-        ]
-        measured = Load(clients, cluster.cpu_seconds, progress, PACE).run(WARM_UP, seconds, 1)
-    finally:
-        for some in sockets:
-            close(some)
-    return percentiles(measured.delivery), measured.total
+
+    def __init__(self, homes: tuple[int, int]) -> None:
+        self.delivery = new_histogram()
+        self.medians: list[float] = []
+        self.tally = Tally()
+        self._homes = homes
+
+    def talk(self, cluster: Nodes, first: int, seconds: float) -> None:
+        """One part.
+
+        :param first: of the accounts.
+        """
+        token = tokens(cluster.status_port, range(first, first + CLIENTS))
+        sockets = []
+        try:
+            for half, home in enumerate(self._homes):
+                lines = [login_line(uid, token[uid]) for uid in range(first + half, first + CLIENTS, 2)]
+                sockets.append(log_in(cluster.ports[home], lines, lambda share: None))
+            talking = [sock for pair in zip(*sockets, strict=True) for sock in pair]
+            clients = [
+                Client(sock, f"{index:06}", b'"to":%d' % (first + (index ^ 1)), 1) for index, sock in enumerate(talking)
+            ]
+            measured = Load(clients, cluster.cpu_seconds, lambda share: None, PACE).run(WARM_UP, seconds, 1)
+        finally:
+            for some in sockets:
+                close(some)
+        self.medians.append(percentiles(measured.delivery).p50)
+        self.delivery.add(measured.delivery)
+        self.tally.add(measured.total)

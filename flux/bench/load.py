@@ -25,7 +25,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import cycle
 
 import msgspec
@@ -123,6 +123,11 @@ class Tally:
     lost: int = 0
     duplicated: int = 0
     reordered: int = 0
+
+    def add(self, other: Tally) -> None:
+        """Count what happened to the messages of another run too."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
 
 @dataclass

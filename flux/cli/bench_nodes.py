@@ -36,7 +36,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"across: {across.PACE:.0f} messages a second between two nodes; storm: many new clients, as many again "
         "when they have gone, and many that come back at once after a restart, while others chat (both)",
     )
-    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="measured of each part of across (5)")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, metavar="S",
+        help=f"measured of each of the two ways of across, which take turns in {across.PARTS} parts (10)",
+    )  # fmt: skip
     parser.add_argument(
         "--rate", type=float, default=200.0, metavar="N", help="new clients a second of the storm (200)"
     )
@@ -102,6 +105,8 @@ def _across(between: Across) -> Table:
         ("on the same node", "from node to node"), (between.same, between.between), between.tallies, strict=True
     ):
         table.add_row(name, f"{times.p50:.2f}", f"{times.p99:.2f}", f"{times.p999:.2f}", *_faults(tally))
+    table.caption = "p50 added, part by part: " + ", ".join(f"{added:+.2f}" for added in between.added)
+    table.caption_justify = "left"
     return table
 
 

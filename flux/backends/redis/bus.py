@@ -307,7 +307,7 @@ def _messages(events: Sequence[bytes]) -> Iterator[bytes]:
 
 
 def _scripts(events: Iterable[Addressed]) -> Iterator[list[_Group]]:
-    """What is said to whom, in so many parts that Redis serves others between; the same accounts once for all events."""
+    """What is said to whom, in so many parts that Redis serves others between. The same accounts go there once."""
     said: dict[tuple[int, ...], list[str]] = {}
     for event in events:
         if event.uids:
