@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -14,6 +15,8 @@ from store_contract_messages import send
 from store_contract_people import people, together
 
 from flux.backends.postgres import PostgresStore
+from flux.backends.postgres.append import ALONE, KNOWN
+from flux.backends.postgres.connection import Link
 from flux.bench.engines import PostgresServer
 from flux.errors import BadRequest, Forbidden, NotFound, UserInvalid
 from flux.model.messages import Draft, Receipt
@@ -78,6 +81,42 @@ async def test_a_retry_leaves_nothing_in_the_log_of_the_server(quick_postgres: P
     _, repeated = await nodes[0].append([Draft(cat, dan, 0, "for dan alone"), Draft(ann, bob, 0, "hello", "k")])
     assert repeated.duplicate
     assert log.read_text()[len(before) :] == ""
+
+
+async def test_a_message_by_itself_is_one_statement_where_that_is_enough(migrated, nodes, monkeypatch) -> None:
+    asked: list[object] = []
+    run = Link.run
+
+    async def noted(link: Link, statement: object, *values: Any) -> Any:
+        asked.append(statement)
+        return await run(link, statement, *values)
+
+    monkeypatch.setattr(Link, "run", noted)
+    seen: list[str] = []
+    monkeypatch.setattr(nodes[0]._marks, "saw", seen.append)
+    ann, bob = await people(nodes[0], "ann", "bob")
+    group = await group_of(nodes[0], ann)
+
+    async def seq(*draft: Any) -> int:
+        asked.clear()
+        [receipt] = await send(nodes[0], Draft(*draft))
+        if not receipt.duplicate:
+            # By this it is noticed when the database goes back.
+            assert [(seen[-1],)] == migrated.query("SELECT xact || ' ' || at FROM moves ORDER BY xact DESC LIMIT 1")
+        return receipt.seq
+
+    assert (await seq(ann, bob, 0, "1"), asked) == (1, [KNOWN])
+    assert (await seq(ann, bob, 0, "2", "k"), asked) == (2, [ALONE])
+    assert (await seq(ann, bob, 0, "3"), asked) == (3, [ALONE])
+    assert (await seq(ann, bob, 0, "2", "k"), asked) == (2, [ALONE, KNOWN])
+    assert (await seq(ann, 0, group, "1"), asked) == (1, [KNOWN])
+    await nodes[0].block(ann, bob)
+    assert (await seq(ann, bob, 0, "4"), asked) == (4, [ALONE, KNOWN])
+    await nodes[0].unblock(ann, bob)
+    # Another machine's clock was ahead.
+    [(ahead, _)] = migrated.query("UPDATE chats SET at = at + 1000000 WHERE low IS NOT NULL RETURNING at, id")
+    [receipt] = await send(nodes[0], Draft(ann, bob, 0, "5"))
+    assert (receipt.seq, receipt.at, asked[-1]) == (5, ahead, ALONE)
 
 
 async def test_what_is_set_aside_leaves_no_gap_and_its_neighbours_go_the_quick_way(nodes, looked_at) -> None:
@@ -298,5 +337,8 @@ async def test_a_text_that_no_database_takes_shifts_no_other(nodes, wrong: str) 
     [first] = await send(store, Draft(ann, bob, 0, "1"))
     outcomes = await store.append([Draft(ann, bob, 0, wrong), Draft(ann, bob, 0, "2"), Draft(ann, bob, 0, "3", wrong)])
     assert [type(outcome) for outcome in outcomes] == [BadRequest, Receipt, BadRequest]
+    for draft in (Draft(ann, bob, 0, wrong), Draft(ann, bob, 0, "3", wrong)):
+        [outcome] = await store.append([draft])
+        assert isinstance(outcome, BadRequest)
     page = await store.history(bob, first.chat, 0, 0, 0, 0, 99)
     assert [message.text for message in page.messages] == ["1", "2"]

@@ -92,6 +92,38 @@ async def test_the_same_cid_committed_by_who_held_the_chat(migrated, nodes, othe
     assert isinstance(reused, BadRequest)
 
 
+MEANWHILE = {
+    "another message": (APPEND, ["k"], ["x"], 3),
+    "another message without cid": (APPEND, [""], ["x"], 3),
+    "the same message": (APPEND, ["m"], ["2"], 2),
+    "its cid, for another text": (APPEND, ["m"], ["x"], BadRequest),
+    "a block": ("SELECT set_block(%s, %s, true)", Forbidden),
+}
+
+
+@pytest.mark.parametrize("case", MEANWHILE)
+async def test_a_message_by_itself_after_what_was_done_by_who_held_the_chat(migrated, nodes, other, case) -> None:
+    statement, *texts, expected = MEANWHILE[case]
+    store = nodes[0]
+    ann, bob = await people(store, "ann", "bob")
+    [first] = await send(store, Draft(ann, bob, 0, "1"))
+    hold(other, first.chat)
+    meanwhile(other, statement, *([[first.chat], [ann], [bob], *texts] if texts else [bob, ann]))
+    waiting = store.append([Draft(ann, bob, 0, "2", "m")])
+    await migrated.until_somebody_waits()
+    assert not settled(waiting)
+    other.commit()
+    [outcome] = await waiting
+    if isinstance(expected, int):
+        assert (outcome.chat, outcome.seq, outcome.duplicate) == (first.chat, expected, expected == 2)
+        _, *others = await store.fill(bob, first.chat, 0, 9)
+        assert [message.seq for message in others] == list(range(2, expected + 1))
+        assert [message.at for message in others] == sorted(message.at for message in others)
+        assert others[-1].at == outcome.at
+    else:
+        assert isinstance(outcome, expected)
+
+
 @pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
 async def test_a_removal_by_who_held_the_chat(migrated, nodes, other, known) -> None:
     store = nodes[0]

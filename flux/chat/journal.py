@@ -8,6 +8,7 @@ When a batch has been committed, the next one begins::
 
     at once                     where many wait: the store works while this one is told to everybody
     after one look at sockets   where few do: who was just told answers, and one commit does for all
+    with what comes next        after a message by itself, which nobody else may answer
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ class Journal:
                     batch, running = self._begin()
                 self._tell(settled, outcomes)
                 if not batch:
-                    await turn(self._clock)
+                    if len(settled) > 1 or self._waiting:
+                        await turn(self._clock)
                     batch, running = self._begin()
         finally:
             self._running = False
