@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from flux.config import Settings
 from flux.lifecycle import CannotStart
+from flux.model.checks import Step
 
 log = Logger(namespace="fake")
 
@@ -78,11 +79,11 @@ def assemble(settings: Settings, roles: frozenset[str], reactor: Any, worker: bo
 def checks(settings: Settings, reactor: Any, roles: frozenset[str]) -> list[Any]:
     if "." in settings.store.kind:
         raise CannotStart(f"store.kind: {settings.store.kind}: there is none")
-    return [("store: opens", lambda: succeed(f"at {settings.store.path}"))]
+    return [Step("store: opens", lambda: succeed(f"at {settings.store.path}"))]
 
 
 def mail_check(settings: Settings, reactor: Any, to: str) -> Any:
-    return f"e-mail to {to}", lambda: succeed("sent")
+    return Step(f"e-mail to {to}", lambda: succeed("sent"))
 
 
 def tls_checks(settings: Settings) -> list[Any]:

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 
 from flux.cli import check, main
 from flux.config import ChatServer, load
+from flux.model.checks import Step
 
 
 def outcomes(output: str) -> list[tuple[str, str]]:
@@ -39,7 +40,7 @@ async def test_each_step_is_a_line_with_its_time(capsys: pytest.CaptureFixture[s
         await task.deferLater(clock, 1.25)
         return "schema 3"
 
-    done = Deferred.fromCoroutine(check.attempt([("store: opens", opens)], clock))
+    done = Deferred.fromCoroutine(check.attempt([Step("store: opens", opens)], clock))
     clock.advance(1.25)
     assert await done is True
     assert capsys.readouterr().out == "ok        1250 ms  store: opens\n                   schema 3\n"
@@ -56,7 +57,8 @@ async def test_a_failed_step_says_why_and_the_others_go_on(capsys: pytest.Captur
         return
 
     clock = task.Clock()
-    assert await check.attempt([("a", fails), ("b", breaks), ("c", works), ("d", works)], clock) is False
+    steps = [Step("a", fails), Step("b", breaks), Step("c", works), Step("d", works)]
+    assert await check.attempt(steps, clock) is False
     output = capsys.readouterr().out
     assert outcomes(output) == [("FAILED", "a"), ("FAILED", "b"), ("ok", "c"), ("ok", "d")]
     assert "\n                   the disk is full\n                   Make room.\n" in output
@@ -65,7 +67,7 @@ async def test_a_failed_step_says_why_and_the_others_go_on(capsys: pytest.Captur
 
 async def test_a_step_that_hangs_fails(capsys: pytest.CaptureFixture[str]) -> None:
     clock = task.Clock()
-    done = Deferred.fromCoroutine(check.attempt([("a", Deferred)], clock))
+    done = Deferred.fromCoroutine(check.attempt([Step("a", Deferred)], clock))
     clock.advance(check.STEP_WITHIN)
     assert await done is False
     assert capsys.readouterr().out == "FAILED   10000 ms  a\n                   a: nothing after 10 s\n"
@@ -193,10 +195,10 @@ EVERYTHING = [
 def test_a_part_tries_only_what_it_opens_and_uses(part: str, names: str) -> None:
     from twisted.internet import reactor
 
-    found = [name for name, _ in check.steps(load(None, EVERYTHING), reactor, roles=check.PARTS[part].roles)]
+    steps = check.steps(load(None, EVERYTHING), reactor, roles=check.PARTS[part].roles)
     kinds = [
         name.replace("status service", "status-service").replace("chat server old", "old").split(" ")[0]
-        for name in found
+        for name in (step.name for step in steps)
     ]
     assert list(dict.fromkeys(kinds)) == names.split()
 
@@ -205,7 +207,7 @@ def test_an_admin_port_that_is_told_belongs_to_each_part() -> None:
     settings = load(None, [*EVERYTHING, "admin.listen=tcp:0:interface=127.0.0.1"])
     for part in check.PARTS.values():
         assert "admin.listen tcp:0:interface=127.0.0.1" in [
-            step[0] for step in check.steps(settings, task.Clock(), "", part.roles)
+            step.name for step in check.steps(settings, task.Clock(), "", part.roles)
         ]
 
 
@@ -282,8 +284,11 @@ def test_who_reads_no_further_ends_the_command_quietly(tmp_path: Path) -> None:
 
 def test_who_stops_reading_within_the_reactor_ends_the_command_quietly(tmp_path: Path) -> None:
     # The first step closes what reads, after the line of the configuration has gone there.
-    leaves = "import os; reads, writes = os.pipe(); os.dup2(writes, 1); leave = ('leave', lambda: os.close(reads))"
-    prelude = f"{FAKE}; {leaves}; fake_assembly.checks = lambda *_: [leave, ('never', lambda: print(file=sys.stderr))]"
+    leaves = "import os; reads, writes = os.pipe(); os.dup2(writes, 1); leave = Step('leave', lambda: os.close(reads))"
+    never = "Step('never', lambda: print(file=sys.stderr))"
+    prelude = (
+        f"from flux.model.checks import Step; {FAKE}; {leaves}; fake_assembly.checks = lambda *_: [leave, {never}]"
+    )
     done = flux("check", *ANY_PORT, cwd=tmp_path, prelude=prelude)
     assert (done.returncode, done.stderr) == (141, "")
 
@@ -335,9 +340,9 @@ async def test_the_mailer_and_the_status_services_of_the_gate(
         ],
     )
     found = [
-        step for step in check.steps(settings, reactor, "ann@example.org") if step[0].startswith(("m", "e", "stat"))
+        step for step in check.steps(settings, reactor, "ann@example.org") if step.name.startswith(("m", "e", "stat"))
     ]
-    found = [step for step in found if not step[0].startswith(("status.listen", "state"))]
+    found = [step for step in found if not step.name.startswith(("status.listen", "state"))]
     assert await check.attempt(found, reactor) is False
     output = capsys.readouterr().out
     assert outcomes(output) == [
@@ -354,7 +359,7 @@ async def test_what_the_log_mailer_says(tmp_path: Path, capsys: pytest.CaptureFi
     from twisted.internet import reactor
 
     settings = load(None, [f"store.path={tmp_path / 'flux.db'}"])
-    found = [step for step in check.steps(settings, reactor, "ann@example.org") if "mail" in step[0]]
+    found = [step for step in check.steps(settings, reactor, "ann@example.org") if "mail" in step.name]
     assert await check.attempt(found, reactor) is True
     assert "codes included" in capsys.readouterr().out
 

@@ -24,7 +24,7 @@ from flux.errors import Unavailable
 async def checked(path: Path) -> dict[str, str]:
     from twisted.internet import reactor
 
-    return {name: await step() for name, step in check_sqlite(path, reactor)}
+    return {step.name: await step.attempt() for step in check_sqlite(path, reactor)}
 
 
 def everything(folder: Path) -> dict[str, tuple[bytes, int]]:

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,11 @@ def store_on(dsn: str, **options: Any) -> PostgresStore:
     from twisted.internet import reactor
 
     return PostgresStore(dsn, reactor, **{"require_fsync": False, "pool": 1} | options)
+
+
+def attempts(store: PostgresStore) -> dict[str, Callable[[], Awaitable[object]]]:
+    """What ``flux check`` tries of it."""
+    return {step.name: step.attempt for step in store.checks()}
 
 
 async def refusal(dsn: str, **options: Any) -> str:
@@ -221,7 +226,7 @@ async def test_a_role_without_rights(database: Database, quick_postgres: Postgre
     )
     dsn = f"postgresql://guest:guest-word@127.0.0.1:{quick_postgres.port}/start"
     assert "store.dsn: permission denied for schema public" in await refusal(dsn)
-    steps = dict(store_on(dsn).checks())
+    steps = attempts(store_on(dsn))
     with pytest.raises(Unavailable, match=r"a start would apply 0001_initial.*, and its role may make no tables: run"):
         await steps["schema"]()
     database.migrate()
@@ -235,7 +240,7 @@ async def test_a_role_without_rights(database: Database, quick_postgres: Postgre
     store = store_on(dsn)
     await store.start()
     assert await people(store, "ann", "bob") == [1, 2]
-    assert [step for step, _ in store.checks()] == ["connect", "schema", "write and fsync", "close"]
+    assert [step.name for step in store.checks()] == ["connect", "schema", "write and fsync", "close"]
     await store.stop()
     database.query("ALTER ROLE guest CONNECTION LIMIT 2")
     assert 'too many connections for role "guest"' in await refusal(dsn, pool=3)
@@ -254,7 +259,7 @@ async def test_a_role_that_does_not_own_what_is_there_is_told_so_before_a_start(
     dsn = f"postgresql://helper:helper-word@127.0.0.1:{quick_postgres.port}/start"
     assert await refusal(dsn) == "store.dsn: must be owner of table moves_kept"
     with pytest.raises(Unavailable) as raised:
-        await dict(store_on(dsn).checks())["schema"]()
+        await attempts(store_on(dsn))["schema"]()
     assert re.fullmatch(
         r"store\.dsn: a start would apply 0003_\w+, 0004_\w+, and its role does not own the tables and functions that "
         r"are there, but flux: run flux migrate --apply as a role that owns them",
@@ -262,7 +267,7 @@ async def test_a_role_that_does_not_own_what_is_there_is_told_so_before_a_start(
     )
     # Who is a member of the owner may do what that may.
     database.query("GRANT flux TO helper")
-    assert "a start applies 0003_" in await dict(store_on(dsn).checks())["schema"]()
+    assert "a start applies 0003_" in await attempts(store_on(dsn))["schema"]()
     store = store_on(dsn)
     await store.start()
     await store.stop()

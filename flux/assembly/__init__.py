@@ -16,12 +16,11 @@ from flux.assembly.backends import (
     make_store,
     see_whether_idle,
 )
-from flux.assembly.checks import Step, checks, mail_check, tls_checks
+from flux.assembly.checks import checks, mail_check, tls_checks
 from flux.assembly.services import Assembly, assemble
 
 __all__ = [
     "Assembly",
-    "Step",
     "assemble",
     "back_up_store",
     "checks",

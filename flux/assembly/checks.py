@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from flux.accounts.rules import check_email
@@ -18,31 +17,15 @@ from flux.errors import Unavailable
 from flux.gate.status_client import StatusClient
 from flux.gate.status_connection import Lost
 from flux.lifecycle import CannotStart
+from flux.model.checks import Step
 from flux.tls.client import tls_endpoints
 from flux.tls.identity import BadIdentity, read_identity
 from flux.tls.server import describe, server_options
 from flux.workers.supervisor import worker_settings
 
-Step = tuple[str, Callable[[], Awaitable[object]]]
-"""A name, and what tries it: returns a sentence or nothing, or raises."""
-
-
-class Patient:
-    """Tries what may take ``longer`` than other steps, by so many seconds."""
-
-    def __init__(self, step: Callable[[], Awaitable[object]], longer: float) -> None:
-        self._step = step
-        self.longer = longer
-
-    def __call__(self) -> Awaitable[object]:
-        return self._step()
-
 
 def checks(settings: Settings, reactor: Any, roles: frozenset[str]) -> list[Step]:
-    """What ``flux check`` tries of the backends that a process of these roles uses.
-
-    A name and a coroutine function each.
-    """
+    """What ``flux check`` tries of the backends that a process of these roles uses."""
     steps = store_checks(settings, reactor) if roles & {"chat", "gate"} else []
     shared = settings.state
     if shared.kind == "redis":
@@ -50,14 +33,14 @@ def checks(settings: Settings, reactor: Any, roles: frozenset[str]) -> list[Step
             found = check_redis(shared.url, shared.prefix, shared.ca, reactor)
         except Unavailable as problem:
             raise CannotStart(problem.detail) from None
-        steps += [(f"state redis: {name}", step) for name, step in found]
+        steps += [step.of("state redis") for step in found]
     else:
         state, bus = make_state(settings, reactor)
         steps += [
-            (f"state {settings.state.kind}: starts", state.start),
-            (f"bus of state {settings.state.kind}: starts", bus.start),
-            ("bus: stops", bus.stop),
-            ("state: stops", state.stop),
+            Step(f"state {settings.state.kind}: starts", state.start),
+            Step(f"bus of state {settings.state.kind}: starts", bus.start),
+            Step("bus: stops", bus.stop),
+            Step("state: stops", state.stop),
         ]
     if "chat" in roles and shared.kind != "memory":
         steps += name_checks(settings, reactor)
@@ -76,7 +59,7 @@ def name_checks(settings: Settings, reactor: Any) -> list[Step]:
             return settings.chat.advertise if not number else None
         return advertised(settings.chat, listens._replace(port=listens.port + number), listens.port)
 
-    def check(name: str, number: int) -> Patient:
+    def check(name: str, number: int) -> Step:
         async def check() -> str:
             state, _ = make_state(settings, reactor)
             await state.start()
@@ -86,24 +69,24 @@ def name_checks(settings: Settings, reactor: Any) -> list[Step]:
                 await state.stop()
             return "no live chat server has it"
 
-        return Patient(check, settings.status.lease)
+        return Step(f"chat.name {name}", check, settings.status.lease)
 
     numbers = range(1, workers + 1) if workers > 1 else [0]
     names = {
         number: worker_settings(settings, number).chat.name if number else settings.chat.name for number in numbers
     }
-    return [(f"chat.name {name}", check(name, number)) for number, name in names.items()]
+    return [check(name, number) for number, name in names.items()]
 
 
 def store_checks(settings: Settings, reactor: Any) -> list[Step]:
     """What ``flux check`` tries of the store."""
     if settings.store.kind == "sqlite":
         path = settings.store.path
-        return [(f"store {path}: {name}", step) for name, step in check_sqlite(path, reactor)]
+        return [step.of(f"store {path}") for step in check_sqlite(path, reactor)]
     store = make_store(settings, reactor)
     if isinstance(store, PostgresStore):
-        return [(f"store postgres: {name}", step) for name, step in store.checks()]
-    return [("store: starts", store.start), ("store: stops", store.stop)]
+        return [step.of("store postgres") for step in store.checks()]
+    return [Step("store: starts", store.start), Step("store: stops", store.stop)]
 
 
 def tls_checks(settings: Settings) -> list[Step]:
@@ -124,7 +107,7 @@ def tls_checks(settings: Settings) -> list[Step]:
         about = f"it is {describe(identity, now)}" + ("; renew it" if identity.days_left(now) < tls.warn_days else "")
         return f"{about}\nfor {', '.join(tls.listeners) or 'no listener'} (tls.listeners)"
 
-    return [(f"certificate {path}", check)]
+    return [Step(f"certificate {path}", check)]
 
 
 def gate_checks(settings: Settings, reactor: Any) -> list[Step]:
@@ -136,7 +119,7 @@ def gate_checks(settings: Settings, reactor: Any) -> list[Step]:
         await mailer.start()
         return await mailer.check()
 
-    def check_status(address: HostPort) -> Callable[[], Awaitable[None]]:
+    def check_status(address: HostPort) -> Step:
         async def check() -> None:
             try:
                 endpoint = tls_endpoints(reactor, trust) if settings.gate.status_tls else None
@@ -144,12 +127,9 @@ def gate_checks(settings: Settings, reactor: Any) -> list[Step]:
             except Lost as problem:
                 raise Unavailable(f"{problem}\nStart that service, or correct gate.status.") from problem
 
-        return check
+        return Step(f"status service {address} of gate.status", check)
 
-    steps: list[Step] = [(f"mailer {settings.mail.kind}", check_mailer)]
-    return steps + [
-        (f"status service {address} of gate.status", check_status(address)) for address in settings.gate.status
-    ]
+    return [Step(f"mailer {settings.mail.kind}", check_mailer), *map(check_status, settings.gate.status)]
 
 
 def mail_check(settings: Settings, reactor: Any, to: str) -> Step:
@@ -162,4 +142,4 @@ def mail_check(settings: Settings, reactor: Any, to: str) -> Step:
         await mailer.send(to, "A test of flux", "This e-mail was sent by `flux check`. The mailer works.\n")
         return "sent" if settings.mail.kind != "log" else "in the log"
 
-    return f"e-mail to {to}", send
+    return Step(f"e-mail to {to}", send)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -27,11 +27,9 @@ from twisted.python.failure import Failure
 from flux.config import ChatServer, ConfigError, HostPort, Settings, load
 from flux.errors import in_words
 from flux.lifecycle import CannotStart, react, within
+from flux.model.checks import Step
 from flux.tap import flux_all, flux_chat, flux_gate, flux_status
 from flux.tls.client import TlsEndpoint, Trust
-
-#: A name, and what tries it; a text that it returns is shown, an error is what is wrong and what to do.
-Step = tuple[str, Callable[[], Awaitable[object]]]
 
 #: What a file may be for: as twistd has it.
 PARTS = {"flux": flux_all, "chat": flux_chat, "status": flux_status, "gate": flux_gate}
@@ -115,9 +113,13 @@ def steps(settings: Settings, reactor: Any, mail_to: str = "", roles: frozenset[
         *tls_checks(settings),
         *checks(settings, reactor, roles),
         *([mail_check(settings, reactor, mail_to)] if mail_to else []),
-        *((f"{key} {endpoint}", partial(can_listen, key, endpoint, reactor)) for key, endpoint in ports if endpoint),
         *(
-            (
+            Step(f"{key} {endpoint}", partial(can_listen, key, endpoint, reactor))
+            for key, endpoint in ports
+            if endpoint
+        ),
+        *(
+            Step(
                 f"chat server {server.name} at {HostPort(server.host, server.port)}",
                 partial(answers, server, settings, reactor),
             )
@@ -130,15 +132,15 @@ def steps(settings: Settings, reactor: Any, mail_to: str = "", roles: frozenset[
 async def attempt(steps: Iterable[Step], clock: IReactorTime) -> bool:
     """Try ``steps`` one after the other, a line each; whether all went well."""
     good = True
-    for name, step in steps:
+    for step in steps:
         began = clock.seconds()
         try:
-            result = await within(STEP_WITHIN + getattr(step, "longer", 0.0), step(), clock, name)
+            result = await within(STEP_WITHIN + step.longer, step.attempt(), clock, step.name)
         except Exception as error:
             good = False
-            print(_line("FAILED", clock.seconds() - began, name, in_words(error)))
+            print(_line("FAILED", clock.seconds() - began, step.name, in_words(error)))
         else:
-            print(_line("ok", clock.seconds() - began, name, result if isinstance(result, str) else ""))
+            print(_line("ok", clock.seconds() - began, step.name, result if isinstance(result, str) else ""))
     return good
 
 

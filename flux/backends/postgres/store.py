@@ -32,6 +32,7 @@ from flux.errors import FluxError, Unavailable
 from flux.interfaces import IStore
 from flux.lifecycle import START_WITHIN, DeadlineExceeded, within
 from flux.model.chats import CursorMove, Group, Member, MemberChange, Membership, Role
+from flux.model.checks import Step
 from flux.model.messages import Conversation, Draft, Message, Page, Receipt
 from flux.model.overview import Changes, Overview
 from flux.model.people import Ban, Credentials, Friend, FriendRequest, FriendStatus, Profile
@@ -162,7 +163,7 @@ class PostgresStore:
         applied: list[str] = await self.with_link(self._bring_up)
         return applied
 
-    def checks(self) -> list[tuple[str, Callable[[], Awaitable[str]]]]:
+    def checks(self) -> list[Step]:
         """Steps that show whether this store can be used, in order; each returns a sentence or raises.
 
         The store is opened and closed in them, so that the one who asks needs no more than this. Nothing is changed:
@@ -204,7 +205,12 @@ class PostgresStore:
             await self.stop()
             return "closed"
 
-        return [("connect", connects), ("schema", migrated), ("write and fsync", commits), ("close", close)]
+        return [
+            Step("connect", connects),
+            Step("schema", migrated),
+            Step("write and fsync", commits),
+            Step("close", close),
+        ]
 
     @property
     def _clock(self) -> int | None:

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from flux.backends.redis.bus import RedisBus
-from flux.backends.redis.checks import RedisChecks, Step
+from flux.backends.redis.checks import RedisChecks
 from flux.backends.redis.dial import Dialer
 from flux.backends.redis.link import Link
 from flux.backends.redis.state import RedisState
 from flux.backends.redis.url import parse_url
+from flux.model.checks import Step
 
 __all__ = ["RedisBus", "RedisState", "check_redis", "make_redis"]
 

@@ -18,9 +18,7 @@ from flux.errors import Unavailable
 from flux.interfaces import IBusSink
 from flux.lifecycle import within
 from flux.model.bus import BusEvent, Kick
-
-#: A name, and what tries it; the text that it returns is shown.
-Step = tuple[str, Callable[[], Awaitable[str]]]
+from flux.model.checks import Step
 
 PROBES = 20
 """Answers whose times are taken."""
@@ -58,26 +56,26 @@ class RedisChecks:
 
     def steps(self) -> list[Step]:
         """In order; the last one leaves nothing open."""
-        steps: list[Step] = [
-            ("connects", self._connects),
-            ("authenticates", self._authenticates),
-            ("is a primary that drops nothing", self._policy),
-            ("runs scripts", self._scripts),
-            ("publishes and hears", self._hears),
+        return [
+            self._unless_failed("connects", self._connects),
+            self._unless_failed("authenticates", self._authenticates),
+            self._unless_failed("is a primary that drops nothing", self._policy),
+            self._unless_failed("runs scripts", self._scripts),
+            self._unless_failed("publishes and hears", self._hears),
+            Step("disconnects", self._close),
         ]
-        return [*((name, self._unless_failed(name, step)) for name, step in steps), ("disconnects", self._close)]
 
-    def _unless_failed(self, name: str, step: Callable[[], Awaitable[str]]) -> Callable[[], Awaitable[str]]:
-        async def attempt() -> str:
+    def _unless_failed(self, name: str, attempt: Callable[[], Awaitable[str]]) -> Step:
+        async def attempt_it() -> str:
             if self._failed:
                 raise Unavailable(f"not tried, since {self._failed!r} failed")
             try:
-                return await step()
+                return await attempt()
             except BaseException:
                 self._failed = name
                 raise
 
-        return attempt
+        return Step(name, attempt_it)
 
     async def _connects(self) -> str:
         host, port = await self._dialer.find()

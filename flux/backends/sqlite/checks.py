@@ -14,7 +14,7 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from statistics import median
@@ -24,8 +24,7 @@ from twisted.internet.threads import deferToThreadPool
 
 from flux.backends.sqlite.schema import log_file, migrations, need_sqlite, recognise, see_whether_free, verify
 from flux.errors import Unavailable
-
-Step = tuple[str, Callable[[], Awaitable[str]]]
+from flux.model.checks import Step
 
 PROBES = 20
 """Writes that are measured."""
@@ -41,20 +40,20 @@ def check_sqlite(path: Path, reactor: Any) -> list[Step]:
     """
     path = path.absolute()
 
-    def step(work: Callable[[Path], str]) -> Callable[[], Awaitable[str]]:
+    def step(name: str, work: Callable[[Path], str]) -> Step:
         def run() -> str:
             try:
                 return work(path)
             except (OSError, sqlite3.Error) as error:
                 raise Unavailable(f"{path} cannot be used (store.path): {_why(error)}") from error
 
-        return lambda: deferToThreadPool(reactor, reactor.getThreadPool(), run)
+        return Step(name, lambda: deferToThreadPool(reactor, reactor.getThreadPool(), run))
 
-    writes = ("write and fsync", step(_writes))
+    writes = step("write and fsync", _writes)
     # Not Path.exists: where the directory may not be entered, that is told by the steps.
     if not os.path.exists(path):
-        return [("file", step(_none_yet)), writes]
-    return [("file", step(_file)), ("schema", step(_schema)), writes]
+        return [step("file", _none_yet), writes]
+    return [step("file", _file), step("schema", _schema), writes]
 
 
 def _why(error: OSError | sqlite3.Error) -> str:
