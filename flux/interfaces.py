@@ -412,10 +412,13 @@ class IBus(Interface):
     def multicast(events: Sequence[Addressed], but: tuple[str, int] | None = None) -> Awaitable[int]:
         """Send each event to the nodes where some of its ``uids`` have live routes, naming those alone.
 
-        The routes are those that the shared state has at some moment after the call.
+        Each uid is named once. The routes are those that the shared state has at some moment after the call. What is
+        for the same accounts keeps its order. :func:`flux.backends.multicast.multicast` does this with the other
+        methods.
 
         :param but: the node and boot to which nothing is sent.
-        :return: how many events are on their way.
+        :return: how many events are on their way, one for each node, or more where many accounts are there.
+        :raises flux.errors.Unavailable: not all are on their way.
         """
 
     def listen(node: str, boot: int, sink: IBusSink) -> Awaitable[None]:

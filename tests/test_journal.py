@@ -73,6 +73,38 @@ async def test_an_answer_that_makes_no_sense_fails_its_batch_and_the_next_one_co
     await tasks.stop()
 
 
+async def test_after_a_message_by_itself_the_next_one_is_stored_at_once() -> None:
+    """After more than one the journal first lets all be read that answers them."""
+    store, clock, tasks = HangingStore(), Clock(), Tasks(Logger())
+    journal = Journal(store, lambda entries, outcomes: None, tasks, clock)  # type: ignore[arg-type]
+
+    def send(*drafts: str) -> None:
+        for draft in drafts:
+            journal.append((None, None, draft))  # type: ignore[arg-type]
+
+    def look() -> None:
+        for _ in range(3):
+            clock.advance(0)
+
+    send("one")
+    store.answers[0].callback(["a receipt"])
+    send("two", "three")
+    assert store.batches == [["one"], ["two"]]
+    # The third has waited.
+    store.answers[1].callback(["a receipt"])
+    send("four")
+    assert len(store.batches) == 2
+    look()
+    assert store.batches[2:] == [["three", "four"]]
+    store.answers[2].callback(["a receipt"] * 2)
+    send("five", "six")
+    assert len(store.batches) == 3
+    look()
+    assert store.batches[3:] == [["five", "six"]]
+    store.answers[3].callback(["a receipt"] * 2)
+    await tasks.stop()
+
+
 async def test_who_cannot_be_told_keeps_nobody_else_from_being_told(flush_logged_errors: Any) -> None:
     """The next batch is under way already when the outcomes of this one are told."""
     store, clock, tasks = HangingStore(), Clock(), Tasks(Logger())

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg2
 import pytest
 import pytest_twisted
 from postgres_database import Database
@@ -73,12 +74,27 @@ def looked_at(migrated: Database) -> Callable[[], list[str]]:
     return texts
 
 
-async def test_a_retry_leaves_nothing_in_the_log_of_the_server(quick_postgres: PostgresServer, nodes) -> None:
+async def test_a_retry_leaves_nothing_in_the_log_of_the_server(
+    quick_postgres: PostgresServer, migrated: Database, nodes
+) -> None:
     ann, bob, cat, dan = await people(nodes[0], "ann", "bob", "cat", "dan")
     await send(nodes[0], Draft(ann, bob, 0, "hello", "k"), Draft(cat, dan, 0, "hi"))
     log = quick_postgres.directory / "output"
     before = log.read_text()
     _, repeated = await nodes[0].append([Draft(cat, dan, 0, "for dan alone"), Draft(ann, bob, 0, "hello", "k")])
+    assert repeated.duplicate
+    [repeated] = await nodes[0].append([Draft(ann, bob, 0, "hello", "k")])
+    assert repeated.duplicate
+    # On another node, while the first attempt is not committed yet.
+    other = psycopg2.connect(migrated.dsn)
+    with other.cursor() as cursor:
+        cursor.execute("SELECT FROM chats WHERE id = %s FOR NO KEY UPDATE", (repeated.chat,))
+        cursor.execute("SELECT append_singly(%s, %s, %s, '{m}', '{hi}', NULL)", ([repeated.chat], [ann], [bob]))
+    waiting = nodes[0].append([Draft(ann, bob, 0, "hi", "m")])
+    await migrated.until_somebody_waits()
+    other.commit()
+    other.close()
+    [repeated] = await waiting
     assert repeated.duplicate
     assert log.read_text()[len(before) :] == ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,8 +15,8 @@ from store_contract_groups import group_of
 from store_contract_messages import send
 from store_contract_people import people, together
 
-from flux.backends.postgres import PostgresStore, changes
-from flux.backends.postgres.connection import Run
+from flux.backends.postgres import PostgresStore, append, changes
+from flux.backends.postgres.connection import Prepared, Run
 from flux.bench.engines import PostgresServer
 from flux.errors import BadRequest, Forbidden, Unavailable
 from flux.model.chats import CursorMove
@@ -101,9 +102,18 @@ MEANWHILE = {
 }
 
 
+@pytest.mark.parametrize("seen", [True, False], ids=["seen in time", "not seen in time"])
 @pytest.mark.parametrize("case", MEANWHILE)
-async def test_a_message_by_itself_after_what_was_done_by_who_held_the_chat(migrated, nodes, other, case) -> None:
+async def test_a_message_by_itself_after_what_was_done_by_who_held_the_chat(
+    migrated, nodes, other, monkeypatch, case, seen
+) -> None:
+    """
+    :param seen: False where the statement begins before the other transaction ends, and does not notice it.
+    """
     statement, *texts, expected = MEANWHILE[case]
+    if not seen:
+        waits = re.sub(r"\$\d+", "%s", append.ALONE.text.replace("SKIP LOCKED", ""))
+        monkeypatch.setattr(append, "ALONE", Prepared(waits))
     store = nodes[0]
     ann, bob = await people(store, "ann", "bob")
     [first] = await send(store, Draft(ann, bob, 0, "1"))

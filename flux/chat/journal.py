@@ -8,7 +8,7 @@ When a batch has been committed, the next one begins::
 
     at once                     where many wait: the store works while this one is told to everybody
     after one look at sockets   where few do: who was just told answers, and one commit does for all
-    with what comes next        after a message by itself, which nobody else may answer
+    as soon as a message comes  where nothing waits and that was one message: there are few to answer it
 """
 
 from __future__ import annotations

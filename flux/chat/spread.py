@@ -20,9 +20,12 @@ from flux.model.bus import Hint
 MAX_WAITING = 20_000
 """Hints waiting to be published; beyond, the receivers' sweeps find the messages."""
 
+AT_ONCE = 2_000
+"""Hints published in one go."""
+
 
 class Spread:
-    """Has them published batch by batch.
+    """Has hints published batch by batch.
 
     :param here: the node and boot that this process is.
     :ivar degraded: True when hints were lost: the node then sweeps more often.
@@ -59,7 +62,7 @@ class Spread:
     async def _run(self) -> None:
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting, []
+                batch, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
                 try:
                     self._metrics.hints.inc(await self._bus.multicast(batch, self._here()))
                 except FluxError as error:

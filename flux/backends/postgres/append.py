@@ -6,7 +6,7 @@ supposed, inserts, and returns the heads.  Messages for which it is not (a cid t
 not) are set aside within that call: the rest of the batch does not pay for them.
 
 A server that has little to do mostly stores one message at a time, to somebody who was written to before: that is one
-statement, for half of what the call costs.
+statement, for 0.6 of what the call costs the database.
 
 Who writes to somebody for the first time, or for the first time in a while, is not known here.  The chats of such pairs
 have a negative number for the time being; that call begins with looking them up, and makes those that are missing.
@@ -32,12 +32,13 @@ KNOWN = Prepared("""
     SELECT pairs::text, heads::text, versions::text, ats::text, move, apart
     FROM append_batch(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""")
 
-# Where another transaction holds the chat, everything but `chats` is looked at as it was before that one. So this is
-# not for groups, whose members may have changed; and a cid that came meanwhile is refused by its index.
+# One statement has one snapshot: what another transaction does before this one has the chat shows in `chats` alone. So
+# this is not for groups, whose members may change, nor for a chat that somebody holds, as a cid might come meanwhile.
+# One that comes in the moment until the chat is locked is refused by its index, and the server logs the statement.
 ALONE = Prepared("""
     WITH chat AS (
         UPDATE chats SET head = head + 1, at = greatest(at, coalesce(%s, now_ms()))
-        WHERE id = %s AND NOT barred AND NOT EXISTS (
+        WHERE id = (SELECT id FROM chats WHERE id = %s AND NOT barred FOR NO KEY UPDATE SKIP LOCKED) AND NOT EXISTS (
             SELECT FROM messages m WHERE m.cid = %s AND m.cid <> '' AND m.sender = %s AND m.chat = %s)
         RETURNING id, head, version, at
     ), message AS (

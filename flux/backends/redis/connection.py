@@ -3,10 +3,10 @@
 txredisapi speaks the protocol: its :class:`HiredisProtocol` writes commands and has hiredis
 read the replies, here without its own reconnecting, waiting and converting.  (Its other reader,
 in Python, goes back to the reactor after every string of a reply: three times for each event
-that is pushed.)  What it does not have is a deadline that costs nothing per command: replies come in the order of the
-commands, so it is enough to look every half second how many of those there were at
-earlier looks are answered by now.  One that is not after three looks means that the link
-is dead, whether or not anybody closed it.
+that is pushed.)  What it does not have is a deadline that costs nothing per command: replies
+come in the order of the commands, so it is enough to look every half second how many of those
+there were at earlier looks are answered by now.  One that is not after three looks means that
+the link is dead, whether or not anybody closed it.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flux.backends.redis.link import Link
 
 PART = 4000
-"""Accounts that one call is about, at most: Redis serves nobody else for the 3 ms that it takes."""
+"""Accounts that one call is about, at most: to look them up takes 3 ms, for which Redis serves nobody else."""
 
 _FOLDER = Path(__file__).parent
 _pack = msgspec.msgpack.Encoder().encode
