@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from bus_contract import BusContract, Recorder, kick, place
+from bus_contract import BusContract, Recorder, kick, note, place
 from redis_parts import new_prefix, parts, started
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from flux.backends.redis import bus as bus_module
+from flux.errors import Unavailable
 from flux.model.bus import Hint
 from flux.model.messages import Message
 
@@ -132,6 +133,20 @@ async def test_no_message_and_no_script_is_too_large(bus, other_bus, state, sett
             rest = [message for message in sent if message.seq % 7]
             assert [message for message in told if message in rest] == rest
             assert [message for message in told if message not in rest] == alone
+
+
+async def test_what_waits_is_counted_and_bounded(bus, state, settle, monkeypatch) -> None:
+    monkeypatch.setattr(bus_module, "MOST_WAITING", 3)
+    await place(state, a=[1])
+    sink = Recorder()
+    await bus.listen("a", 1, sink)
+    under_way = Deferred.fromCoroutine(bus.multicast([note(1), note(1)]))
+    assert bus.waiting == 2
+    with pytest.raises(Unavailable, match="2 events are waiting"):
+        await bus.multicast([note(1), note(1)])
+    assert (await bus.multicast([note(1)]), await under_way, bus.waiting) == (1, 2, 0)
+    await settle()
+    assert sink.events == [note(1)] * 3
 
 
 # --- gaps --------------------------------------------------------------------

@@ -36,7 +36,7 @@ from flux.lifecycle import Tasks, together
 from flux.model.bus import Addressed, BusEvent, FriendsChanged, Hint, Kick, MembersChanged, Notify, Online
 
 MOST_WAITING = 10_000
-"""Events waiting to be published; more are refused."""
+"""Events waiting to be published; more are refused. Those for accounts count by themselves."""
 
 MOST_BYTES_WAITING = 16 * 2**20
 """The same in bytes."""
@@ -98,6 +98,7 @@ class RedisBus:
         self._waiting: dict[bytes, list[bytes]] = {}
         self._count = self._bytes = 0
         self._publishing = False
+        self._multicasting = 0
         self._malformed = False
         link.on_connected(self._connected)
 
@@ -109,7 +110,7 @@ class RedisBus:
     @property
     def waiting(self) -> int:
         """See :attr:`IBus.waiting`."""
-        return self._count
+        return self._count + self._multicasting
 
     async def start(self) -> None:
         """Connect for publishing.
@@ -158,17 +159,17 @@ class RedisBus:
 
         :raises flux.errors.Unavailable: not all were published, or perhaps not.
         """
-        if self._count + len(events) > MOST_WAITING:
-            raise Unavailable(f"nothing can be published: {self._count} events are waiting for Redis")
+        if self._multicasting + len(events) > MOST_WAITING:
+            raise Unavailable(f"nothing can be published: {self._multicasting} events are waiting for Redis")
         node, boot = but or ("", 0)
         published = 0
-        self._count += len(events)
+        self._multicasting += len(events)
         try:
             for part in _scripts(events):
                 arguments = (self._channels, node, str(boot), part, MOST_IN_MESSAGE, MOST_BYTES_IN_MESSAGE)
                 published += int(await run(self._link, MULTICAST, self._prefix, arguments))
         finally:
-            self._count -= len(events)
+            self._multicasting -= len(events)
         return published
 
     def _send(self, channel: bytes, event: BusEvent) -> None:
