@@ -64,6 +64,8 @@ class Nginx:
         arguments = [program(), "-c", self._file, "-e", self._folder / "error.log", "-g", "daemon off;"]
         self._process = subprocess.Popen(arguments)
         until(lambda: self._alive() and listens(self.ports["8090"]))
+        # That was somebody who came, too: another process of nginx may choose a server for it after the next one's.
+        until(lambda: self._alive() and bool(self.log()))
 
     def reload(self) -> None:
         """Returns when the old processes accept nothing any more."""
