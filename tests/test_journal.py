@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -31,14 +32,24 @@ class HangingStore:
         return self.answers[-1]
 
 
+def journal_on(
+    store: HangingStore, settle: Callable[[list[Any], list[Any]], object], tasks: Tasks, clock: Clock
+) -> Journal:
+    """A journal, which needs nothing of a store but ``append``."""
+    return Journal(store, settle, tasks, clock)  # type: ignore[arg-type] - the rest of IStore is not there
+
+
+def send(journal: Journal, *drafts: object) -> None:
+    """Give it drafts: it looks at neither those nor session and request."""
+    for draft in drafts:
+        journal.append((None, None, draft))  # type: ignore[arg-type] - none of the three is what it says
+
+
 async def test_a_stop_that_does_not_wait_for_the_store_stores_no_more_and_answers_nobody() -> None:
     store, clock, tasks = HangingStore(), Clock(), Tasks(Logger())
     settled: list[Any] = []
-    # The store here is nothing but `append`.
-    journal = Journal(store, lambda entries, outcomes: settled.append(outcomes), tasks, clock)  # type: ignore[arg-type]
-    for draft in ("one", "two"):
-        # The journal looks at neither session nor request.
-        journal.append((None, None, draft))  # type: ignore[arg-type]
+    journal = journal_on(store, lambda entries, outcomes: settled.append(outcomes), tasks, clock)
+    send(journal, "one", "two")
     stopped = Deferred.fromCoroutine(tasks.stop())
     for _ in range(3):
         clock.advance(0)
@@ -53,11 +64,9 @@ async def test_an_answer_that_makes_no_sense_fails_its_batch_and_the_next_one_co
 ) -> None:
     store, clock, tasks = HangingStore(), Clock(), Tasks(Logger())
     settled: list[Any] = []
-    # The store here is nothing but `append`.
-    journal = Journal(store, lambda entries, outcomes: settled.append(outcomes), tasks, clock)  # type: ignore[arg-type]
+    journal = journal_on(store, lambda entries, outcomes: settled.append(outcomes), tasks, clock)
     for draft in ("lone", "one", "two", "next"):
-        # The journal looks at neither session nor request.
-        journal.append((None, None, draft))  # type: ignore[arg-type]
+        send(journal, draft)
         if draft == "two":
             store.answers[0].callback(["a receipt"])
             for _ in range(3):
@@ -76,28 +85,24 @@ async def test_an_answer_that_makes_no_sense_fails_its_batch_and_the_next_one_co
 async def test_after_a_message_by_itself_the_next_one_is_stored_at_once() -> None:
     """After more than one the journal first lets all be read that answers them."""
     store, clock, tasks = HangingStore(), Clock(), Tasks(Logger())
-    journal = Journal(store, lambda entries, outcomes: None, tasks, clock)  # type: ignore[arg-type]
-
-    def send(*drafts: str) -> None:
-        for draft in drafts:
-            journal.append((None, None, draft))  # type: ignore[arg-type]
+    journal = journal_on(store, lambda entries, outcomes: None, tasks, clock)
 
     def look() -> None:
         for _ in range(3):
             clock.advance(0)
 
-    send("one")
+    send(journal, "one")
     store.answers[0].callback(["a receipt"])
-    send("two", "three")
+    send(journal, "two", "three")
     assert store.batches == [["one"], ["two"]]
     # The third has waited.
     store.answers[1].callback(["a receipt"])
-    send("four")
+    send(journal, "four")
     assert len(store.batches) == 2
     look()
     assert store.batches[2:] == [["three", "four"]]
     store.answers[2].callback(["a receipt"] * 2)
-    send("five", "six")
+    send(journal, "five", "six")
     assert len(store.batches) == 3
     look()
     assert store.batches[3:] == [["five", "six"]]
@@ -115,11 +120,8 @@ async def test_who_cannot_be_told_keeps_nobody_else_from_being_told(flush_logged
         if len(told) == 1:
             raise KeyError("of somebody who is gone")
 
-    # The store here is nothing but `append`.
-    journal = Journal(store, tell, tasks, clock)  # type: ignore[arg-type]
-    for draft in range(1 + LARGE_BATCH):
-        # The journal looks at neither session nor request.
-        journal.append((None, None, draft))  # type: ignore[arg-type]
+    journal = journal_on(store, tell, tasks, clock)
+    send(journal, *range(1 + LARGE_BATCH))
     store.answers[0].callback(["a receipt"])
     store.answers[1].callback(["a receipt"] * LARGE_BATCH)
     assert told == [1, LARGE_BATCH]

@@ -66,8 +66,8 @@ class Pairs:
 
     def find(self, pair: tuple[int, int]) -> int:
         """The chat of (sender, receiver), or 0."""
-        chat = self._old.get(pair, 0)
-        if chat:
+        chat = self.young.get(pair, 0)
+        if not chat and (chat := self._old.get(pair, 0)):
             self.remember(pair, chat)
         return chat
 
@@ -192,7 +192,7 @@ async def _append(
 async def _alone(run: Run, pairs: Pairs, saw: Callable[[str], None], clock: int | None, draft: Draft) -> Receipt | None:
     """Append a message to a pair's chat; None where nothing was written, since it is not as simple as that."""
     sender, cid, text = draft.sender, draft.cid, draft.text
-    chat = pairs.young.get((sender, draft.to)) or pairs.find((sender, draft.to))
+    chat = pairs.find((sender, draft.to))
     if not chat:
         return None
     try:

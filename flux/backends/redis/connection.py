@@ -76,7 +76,7 @@ def _protocol() -> Any:
     # Importing txredisapi chooses the reactor, so not at the top.
     import txredisapi
 
-    class Protocol(txredisapi.HiredisProtocol):  # type: ignore[misc]
+    class Protocol(txredisapi.HiredisProtocol):  # type: ignore[misc]  # txredisapi has no types
         """Replies are counted, and what comes unasked goes its own way."""
 
         def __init__(self) -> None:

@@ -60,6 +60,6 @@ for _, group in ipairs(groups) do
   end
 end
 for channel in pairs(waiting) do
-  call('PUBLISH', channel, '[' .. table.concat(waiting[channel], ',') .. ']')
+  publish(channel)
 end
 return tostring(published)
