@@ -258,19 +258,19 @@ class Fault:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, after: bool) -> None:
         self.left = 0
         self.hit = False
-        original = connection.Link._await
+        original = connection.Link._run
 
-        async def run(link: Any, method: Any, *arguments: Any) -> Any:
+        async def run(link: Any, statement: str, values: Any) -> Any:
             self.left -= 1
             if self.left != 0:
-                return await original(link, method, *arguments)
+                return await original(link, statement, values)
             self.hit = True
             if after:
-                await original(link, method, *arguments)
+                await original(link, statement, values)
             link.abandon("cut")
             raise Unavailable("the connection to the database was lost")
 
-        monkeypatch.setattr(connection.Link, "_await", run)
+        monkeypatch.setattr(connection.Link, "_run", run)
 
 
 @pytest.mark.slow

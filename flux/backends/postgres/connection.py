@@ -7,8 +7,8 @@
                                                      v
                                                   lost(link): the pool makes another
 
-txpostgres does the waiting for sockets.  A statement is never cancelled: who does not want to wait any longer
-closes the connection.
+txpostgres opens the connection, and a :class:`~flux.backends.postgres.channel.Channel` runs the statements.  One is
+never cancelled: who does not want to wait any longer closes the connection.
 """
 
 from __future__ import annotations
@@ -19,15 +19,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import psycopg2
-from psycopg2.extensions import QueryCanceledError
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.python.failure import Failure
-from txpostgres.reconnection import DeadConnectionDetector
 from txpostgres.txpostgres import Connection
 
+from flux.backends.postgres.channel import Channel
 from flux.backends.postgres.dsn import Address, Dsn
-from flux.backends.postgres.failures import DRIVER, first_line, is_dead, unavailable
+from flux.backends.postgres.failures import first_line, unavailable
 from flux.errors import Unavailable
 from flux.lifecycle import DeadlineExceeded, within
 
@@ -62,49 +60,28 @@ class Run(Protocol):
         """:raises psycopg2.Error: as the server says; for what is not the statement's fault ``Unavailable``."""
 
 
-class _Detector(DeadConnectionDetector):  # type: ignore[misc]
-    """Tells when the connection is dead; to make it again is the pool's, which can be stopped."""
-
-    def __init__(self, reactor: Any, lost: Callable[[Failure], None]) -> None:
-        super().__init__(deathChecker=lambda failure: is_dead(failure.value), reactor=reactor)
-        self._lost = lost
-
-    def startReconnecting(self, f: Failure) -> None:  # noqa: N802
-        self._lost(f)
-
-
-class _Connection(Connection):  # type: ignore[misc]
-    """txpostgres' connection, without three of its flaws."""
+class _Opening(Connection):  # type: ignore[misc]  # txpostgres has no types
+    """txpostgres' connection while it is made, without two of its flaws."""
 
     def doRead(self) -> None:
-        """Go on with what is under way, and watch on.
+        """Go on, and be watched for what libpq waits for and nothing else.
 
-        An idle connection that was lost says so instead of raising into the reactor, which would log a traceback.
-
-        One that is being made is watched for what libpq waits for and nothing else: where writing fails, libpq closes
-        the socket, and a reader that is left would pass for the next one with the same file number, which would then
-        never be read.
+        Where writing fails, libpq closes the socket, and a reader that is left would pass for the next one with the
+        same file number, which would then never be read.
         """
         self.reactor.removeReader(self)
-        if self._connection.closed:
-            return
-        connecting = self._pollingD is not None
-        try:
+        if not self._connection.closed:
             self.continuePolling()
-        except psycopg2.Error as error:
-            self.close()
-            self.detector.checkForDeadConnection(Failure(psycopg2.InterfaceError(first_line(error))))
-        else:
-            if not connecting and self.fileno() >= 0:
-                self.reactor.addReader(self)
 
     def close(self) -> None:
-        """Leave no cursor behind in the reactor: it would pass for the next connection with the same file number."""
-        for cursor in self._cursors:
-            self.reactor.removeReader(cursor)
-            self.reactor.removeWriter(cursor)
+        """Close it, also where it was not begun."""
         if self._connection is not None:
             super().close()
+
+    def opened(self) -> Any:
+        """The connection of psycopg2, which the reactor does not watch any more."""
+        self.reactor.removeReader(self)
+        return self._connection
 
 
 class Link:
@@ -114,19 +91,25 @@ class Link:
     """
 
     def __init__(self, reactor: Any, lost: Callable[[Link, str], None]) -> None:
+        self._reactor = reactor
         self._tell = lost
-        self._connection = _Connection(reactor, detector=_Detector(reactor, self._lost))
+        self._opening = _Opening(reactor)
+        self._channel: Channel | None = None
         self._prepared: set[str] = set()
         self.closed = False
 
     async def connect(self, parameters: dict[str, str]) -> None:
         """Connect. :raises psycopg2.Error: as the server says."""
-        await _shielded(self._connection.connect(**parameters))
+        await _shielded(self._opening.connect(**parameters))
+        self._channel = Channel(self._opening.opened(), self._reactor, self.abandon)
 
     def close(self) -> None:
         """Close the connection, whatever it is doing."""
         self.closed = True
-        self._connection.close()
+        if self._channel is not None:
+            self._channel.close()
+        else:
+            self._opening.close()
 
     def abandon(self, reason: str) -> None:
         """Close the connection, and tell that it is lost."""
@@ -136,10 +119,6 @@ class Link:
             self._tell(self, reason)
             self.close()
 
-    def _lost(self, failure: Failure) -> None:
-        assert failure.value is not None
-        self.abandon(first_line(failure.value))
-
     async def run(self, statement: str | Prepared, values: Values = ()) -> list[Row]:
         """See :class:`Run`."""
         if isinstance(statement, Prepared):
@@ -147,22 +126,23 @@ class Link:
                 await self.execute(f"PREPARE {statement.name} AS {statement.text}")
                 self._prepared.add(statement.name)
             statement = statement.call
-        rows: list[Row] = await self._await(self._connection.runQuery, statement, values or None)
+        rows: list[Row] = (await self._run(statement, values)).fetchall()
         return rows
 
     async def execute(self, script: str, values: Values = ()) -> None:
         """Run statements that return nothing."""
-        await self._await(self._connection.runOperation, script, values or None)
+        await self._run(script, values)
 
-    async def _await(self, method: Callable[..., Deferred[T]], *arguments: object) -> T:
+    async def _run(self, statement: str, values: Values) -> Any:
         if self.closed:
             raise _gone()
+        assert self._channel is not None
         try:
-            return await _shielded(method(*arguments))
+            return await self._channel.run(statement, values or None)
         except Exception as error:
             if self.closed:
                 raise _gone() from None
-            if isinstance(error, DRIVER) and (away := unavailable(error)):
+            if isinstance(error, psycopg2.Error) and (away := unavailable(error)):
                 raise away from error
             raise
 
@@ -233,17 +213,7 @@ def _refusal(error: BaseException) -> str:
 
 
 def _shielded(inner: Deferred[T]) -> Deferred[T]:
-    """The same result; cancelling it leaves the statement alone (txpostgres would block, and raise)."""
+    """The same result; cancelling it leaves the connection alone (txpostgres would block, and raise)."""
     outer: Deferred[T] = Deferred()
-
-    def pass_on(result: T | Failure) -> None:
-        if isinstance(result, Failure):
-            if result.check(CancelledError):
-                # So txpostgres calls it when the server has cancelled the statement. Nobody here has.
-                result = Failure(QueryCanceledError("the statement was cancelled"))
-            outer.errback(result)
-        else:
-            outer.callback(result)
-
-    _ = inner.addBoth(pass_on)
+    _ = inner.addCallbacks(outer.callback, outer.errback)
     return outer

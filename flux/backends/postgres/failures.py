@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import psycopg2
-from psycopg2.extensions import QueryCanceledError
-from txpostgres.reconnection import ConnectionDead
-from txpostgres.txpostgres import RollbackFailed
 
 from flux.errors import Unavailable
 
@@ -36,16 +33,13 @@ ADVICE = {
 #: Nothing was done, and it may be tried again: a deadlock, a serialization failure.
 AGAIN = ("40P01", "40001")
 
-DRIVER = (psycopg2.Error, ConnectionDead, RollbackFailed)
-"""What a statement may raise."""
-
 
 def is_dead(error: BaseException) -> bool:
     """Whether the connection that raised this cannot be used any more."""
     if isinstance(error, psycopg2.OperationalError):
         # A lock timeout or a deadlock is one too, but those have codes of their own.
         return error.pgcode is None or error.pgcode.startswith(("08", "57P"))
-    return isinstance(error, (psycopg2.InterfaceError, RollbackFailed, ConnectionDead))
+    return isinstance(error, psycopg2.InterfaceError)
 
 
 def unavailable(error: BaseException) -> Unavailable | None:
@@ -70,9 +64,6 @@ def complaint(error: BaseException) -> str:
 
 
 def _code(error: BaseException) -> str:
-    if isinstance(error, QueryCanceledError):
-        # Which txpostgres has made anew, without its code.
-        return "57014"
     return getattr(error, "pgcode", None) or ""
 
 
