@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from flux.net import eager
-from flux.net.eager import EagerServer, SharedPoll, make_eager
+from flux.net.eager import EagerClient, EagerServer, SharedPoll, hurry, make_eager
 
 DEADLINE = 10.0
 
@@ -126,6 +127,48 @@ async def test_who_says_something_does_not_wait_for_all_who_leave_at_once(
         gone.close()
     await service.until(lambda: echo.lost is not None)
     await service.port.stopListening()
+
+
+class Hurried(Protocol):
+    """A client of ours that sends at once."""
+
+    gone = False
+
+    def makeConnection(self, transport: Any) -> None:
+        hurry(transport)
+        super().makeConnection(transport)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted's has a default
+        self.gone = True
+
+
+async def test_a_client_sends_at_once_and_in_order_what_the_kernel_does_not_take(reactor: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = await HostnameEndpoint(reactor, *listening.getsockname()).connect(Factory.forProtocol(Hurried))
+        there, _ = listening.accept()
+    transport = client.transport
+    assert isinstance(transport, EagerClient)
+    transport.write(b"hello")
+    assert there.recv(100) == b"hello"
+    large = bytes(range(256)) * 65536
+    transport.write(large)
+    assert transport in reactor.getWriters()
+    # There is room now, but it is not this one's turn.
+    got = bytearray()
+    while len(got) < 1_000_000:
+        got += there.recv(65536)
+    transport.write(b"bye")
+    there.setblocking(False)
+    while len(got) < len(large) + 3:
+        await deferLater(reactor, 0)
+        try:
+            got += there.recv(1_000_000)
+        except BlockingIOError:
+            continue
+    assert got == large + b"bye"
+    there.close()
+    while not client.gone:
+        await deferLater(reactor, 0)
 
 
 async def test_an_end_is_clean_and_a_reset_is_not(service: Service) -> None:

@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "net": {"wire", "lifecycle", "tls"},
     "httpclient": {"tls"},
     "tls": {"lifecycle", "metrics"},
-    "backends": {"httpclient", "lifecycle"},
+    "backends": {"httpclient", "lifecycle", "net"},
     "status": {"wire", "net", "balance", "config", "lifecycle", "metrics", "tls"},
     "chat": {"accounts", "bans", "wire", "net", "config", "lifecycle", "metrics", "tls"},
     # It knows the services by what it needs of them.

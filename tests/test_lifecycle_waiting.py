@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from flux.lifecycle import Abandoned, DeadlineExceeded, Slots, backoff, insulated, together, within
+from flux.lifecycle import Abandoned, DeadlineExceeded, Deadlines, Slots, backoff, insulated, together, within
 
 log = Logger()
 
@@ -55,6 +55,56 @@ async def test_a_cancelled_wait_is_not_a_missed_deadline() -> None:
     with pytest.raises(CancelledError):
         await waiting
     assert clock.getDelayedCalls() == []
+
+
+def test_deadlines_share_a_timer_and_only_what_is_still_running_is_late() -> None:
+    clock = Clock()
+    ended: set[str] = set()
+    late: list[tuple[float, str]] = []
+    deadlines = Deadlines[str](clock, ended.__contains__, lambda what: late.append((clock.seconds(), what)))
+    deadlines.add(3, "slow")
+    deadlines.add(3, "quick")
+    deadlines.add(1, "first")
+    ended.add("quick")
+    assert len(clock.getDelayedCalls()) == 1
+    clock.advance(1)
+    assert late == [(1, "first")]
+    deadlines.add(4, "last")
+    clock.pump([1] * 5)
+    assert late == [(1, "first"), (3, "slow"), (5, "last")]
+    assert clock.getDelayedCalls() == []
+
+
+def test_an_end_frees_what_had_a_deadline_before_it_is_due() -> None:
+    clock = Clock()
+    ended: set[int] = set()
+    deadlines = Deadlines[int](clock, ended.__contains__, lambda what: None)
+    for number in range(1000):
+        deadlines.add(10, number)
+        ended.add(number)
+    assert len(deadlines) == 1
+    deadlines.stop()
+    assert len(deadlines) == 0
+    assert clock.getDelayedCalls() == []
+
+
+def test_one_who_is_late_may_add_deadlines_and_end_others() -> None:
+    clock = Clock()
+    ended: set[str] = set()
+    late: list[str] = []
+
+    def told(what: str) -> None:
+        late.append(what)
+        if what == "first":
+            ended.add("second")
+            deadlines.add(0, "at once")
+
+    deadlines = Deadlines[str](clock, ended.__contains__, told)
+    for what in ("first", "second", "third"):
+        deadlines.add(1, what)
+    clock.advance(1)
+    clock.advance(0)
+    assert late == ["first", "third", "at once"]
 
 
 def test_backoff_doubles_to_a_maximum_and_is_jittered() -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -94,30 +94,29 @@ class Journal:
 
     async def _commit_all(self) -> None:
         try:
-            batch, running = self._begin()
+            ahead: Deferred[list[Receipt | FluxError]] | None = None
+            batch = self._next()
             while batch:
-                outcomes = await running
-                settled, batch = batch, []
+                outcomes = await (ahead or self._commit(batch))
+                settled, batch, ahead = batch, [], None
                 if len(self._waiting) >= LARGE_BATCH:
-                    batch, running = self._begin()
+                    batch = self._next()
+                    ahead = Deferred.fromCoroutine(self._commit(batch))
                 self._tell(settled, outcomes)
                 if not batch:
                     if len(settled) > 1 or self._waiting:
                         await turn(self._clock)
-                    batch, running = self._begin()
+                    batch = self._next()
         finally:
             self._running = False
             idle, self._idle = self._idle, []
             for done in idle:
                 done.callback(None)
 
-    def _begin(self) -> tuple[list[Entry], Deferred[list[Receipt | FluxError]]]:
-        """Hand what waits to the store."""
-        if len(self._waiting) <= MAX_BATCH:
-            batch, self._waiting = self._waiting, []
-        else:
-            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-        return batch, Deferred.fromCoroutine(self._commit(batch)) if batch else succeed([])
+    def _next(self) -> list[Entry]:
+        """What waits, as far as one batch takes it."""
+        batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+        return batch
 
     def _tell(self, batch: list[Entry], outcomes: list[Receipt | FluxError]) -> None:
         try:

@@ -305,8 +305,10 @@ class ChatNode:
         finally:
             self.gather.end()
         self.metrics.committed.inc(len(entries) - duplicates - failed)
-        self.metrics.duplicates.inc(duplicates)
-        self.metrics.failed.inc(failed)
+        if duplicates:
+            self.metrics.duplicates.inc(duplicates)
+        if failed:
+            self.metrics.failed.inc(failed)
 
     def _spread(self) -> None:
         if self.delivery.outgoing:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import deque
-from collections.abc import Awaitable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from heapq import heappop, heappush
+from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
@@ -99,6 +101,62 @@ async def together(work: Iterable[Awaitable[T]]) -> list[T]:
         if not succeeded:
             outcome.raiseException()
     return [outcome for _, outcome in outcomes]
+
+
+class Deadlines(Generic[T]):
+    """Deadlines of what has mostly ended long before: one timer for all of them.
+
+    A timer each, set and cancelled, is a good part of what a short call costs.
+
+    :param ended: whether something has ended, so that its deadline is of no interest.
+    :param late: called with what has not ended by its deadline.
+    """
+
+    def __init__(self, clock: IReactorTime, ended: Callable[[T], bool], late: Callable[[T], None]) -> None:
+        self._clock = clock
+        self._ended = ended
+        self._late = late
+        self._heap: list[tuple[float, int, T]] = []
+        self._numbers = itertools.count()
+        self._timer: IDelayedCall | None = None
+
+    def __len__(self) -> int:
+        """How many are kept, some of them perhaps of what has ended."""
+        return len(self._heap)
+
+    def add(self, seconds: float, what: T) -> None:
+        """``what`` has to have ended in ``seconds``."""
+        heap = self._heap
+        while heap and self._ended(heap[0][2]):
+            heappop(heap)
+        at = self._clock.seconds() + seconds
+        heappush(heap, (at, next(self._numbers), what))
+        # An earlier timer may stay: it sets the next one.
+        if self._timer is None or self._timer.getTime() > at:
+            self._set()
+
+    def stop(self) -> None:
+        """Forget everything."""
+        self._heap.clear()
+        self._set()
+
+    def _set(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        if self._heap:
+            self._timer = self._clock.callLater(max(0.0, self._heap[0][0] - self._clock.seconds()), self._expire)
+
+    def _expire(self) -> None:
+        now = self._clock.seconds()
+        heap = self._heap
+        due = []
+        while heap and (heap[0][0] <= now or self._ended(heap[0][2])):
+            due.append(heappop(heap)[2])
+        self._set()
+        for what in due:
+            if not self._ended(what):
+                self._late(what)
 
 
 class Slots:

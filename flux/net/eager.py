@@ -115,31 +115,13 @@ def _disconnect(connection: EagerServer, error: Exception) -> None:
         connection.connectionLost(Failure(error))
 
 
-class EagerServer(tcp.Server):
-    """A server connection whose ``write`` does not wait for writability, and that is read by a shared poll.
+class _Eager(tcp.Connection):
+    """``write`` does not wait for writability.
 
-    :cvar high_water: bytes buffered above which the registered push producer is paused.
-    :cvar shared_poll: reads the connections of the same port; None leaves that to the reactor.
     :ivar taken: bytes the kernel has taken so far, a sign of a reader that is alive.
     """
 
-    high_water = 256 * 1024
-    shared_poll: SharedPoll | None = None
     taken = 0
-
-    def startReading(self) -> None:  # noqa: N802 - Twisted's name
-        """Wait for something to read."""
-        if self.shared_poll is not None:
-            self.shared_poll.add(self)
-        else:
-            super().startReading()  # type: ignore[no-untyped-call]
-
-    def stopReading(self) -> None:  # noqa: N802 - Twisted's name
-        """Do not read until :meth:`startReading`."""
-        if self.shared_poll is not None:
-            self.shared_poll.remove(self)
-        else:
-            super().stopReading()  # type: ignore[no-untyped-call]
 
     def write(self, data: bytes) -> None:
         """Send what the kernel takes now, buffer the rest."""
@@ -162,6 +144,35 @@ class EagerServer(tcp.Server):
             self.taken += result
         return result
 
+
+class EagerClient(_Eager, tcp.Client):
+    """A client's connection whose ``write`` does not wait for writability."""
+
+
+class EagerServer(_Eager, tcp.Server):
+    """A server connection whose ``write`` does not wait for writability, and that is read by a shared poll.
+
+    :cvar high_water: bytes buffered above which the registered push producer is paused.
+    :cvar shared_poll: reads the connections of the same port; None leaves that to the reactor.
+    """
+
+    high_water = 256 * 1024
+    shared_poll: SharedPoll | None = None
+
+    def startReading(self) -> None:  # noqa: N802 - Twisted's name
+        """Wait for something to read."""
+        if self.shared_poll is not None:
+            self.shared_poll.add(self)
+        else:
+            super().startReading()  # type: ignore[no-untyped-call]
+
+    def stopReading(self) -> None:  # noqa: N802 - Twisted's name
+        """Do not read until :meth:`startReading`."""
+        if self.shared_poll is not None:
+            self.shared_poll.remove(self)
+        else:
+            super().stopReading()  # type: ignore[no-untyped-call]
+
     def _isSendBufferFull(self) -> bool:  # noqa: N802 - Twisted's name
         # Twisted's own limit is ``bufferSize``, which is also what every read allocates.
         return len(self.dataBuffer) - self.offset + self._tempDataLen > self.high_water
@@ -178,3 +189,10 @@ def make_eager(port: object, high_water: int) -> None:
             "shared_poll": SharedPoll(port.reactor) if hasattr(select, "epoll") else None,
         }
         port.transport = cast("type[tcp.Server]", type("EagerServer", (EagerServer,), members))
+
+
+def hurry(transport: object) -> None:
+    """Let a connection that we have made be eager, where it is one of plain TCP."""
+    if type(transport) is tcp.Client:
+        # The reactor makes them, and lets nobody choose the class.
+        transport.__class__ = EagerClient

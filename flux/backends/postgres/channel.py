@@ -131,7 +131,4 @@ class Channel:
     def connectionLost(self, reason: Failure) -> None:
         """The reactor has given the socket up, or saw that it was closed here."""
         if self._number >= 0:
-            # libpq may know why.
-            self._go_on()
-        if self._number >= 0:
             self._fail(psycopg2.OperationalError(reason.getErrorMessage()), self._taken())

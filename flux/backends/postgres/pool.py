@@ -21,7 +21,6 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import psycopg2
 from twisted.internet.defer import Deferred, DeferredList, fail
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -29,7 +28,7 @@ from flux.backends.postgres.connection import Link, Run, connect
 from flux.backends.postgres.dsn import Dsn
 from flux.backends.postgres.failures import AGAIN, complaint, first_line
 from flux.errors import Unavailable
-from flux.lifecycle import Outage, Tasks, backoff, sleep, spawn
+from flux.lifecycle import Deadlines, Outage, Tasks, backoff, sleep
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -56,7 +55,7 @@ class _Call(Generic[T]):
     :ivar link: where it runs.
     """
 
-    __slots__ = ("deferred", "keys", "link", "seconds", "timer", "work")
+    __slots__ = ("deferred", "keys", "link", "seconds", "work")
 
     def __init__(self, work: Callable[[Run], Awaitable[T]], keys: Keys | None, seconds: float) -> None:
         self.work = work
@@ -64,17 +63,18 @@ class _Call(Generic[T]):
         self.seconds = seconds
         self.deferred: Deferred[T] | None = Deferred()
         self.link: Link | None = None
-        self.timer: IDelayedCall | None = None
 
     def about(self) -> Set[object]:
         """What an ordered call is about."""
         return self.keys() if self.keys is not None else frozenset()
 
+    def over(self) -> bool:
+        """Whether it was told what became of it."""
+        return self.deferred is None
+
     def fire(self, outcome: T | Failure) -> None:
         """Hand the outcome to who waits for it, unless the deadline did so before."""
         deferred, self.deferred = self.deferred, None
-        if self.timer is not None and self.timer.active():
-            self.timer.cancel()
         if deferred is None:
             return
         if isinstance(outcome, Failure):
@@ -117,6 +117,7 @@ class Pool:
         self._ordered: deque[_Call[Any]] = deque()
         self._any: deque[_Call[Any]] = deque()
         self._ordering: list[_Call[Any]] = []
+        self._deadlines: Deadlines[_Call[Any]] = Deadlines(reactor, _Call.over, self._expire)
         self._dispatching = False
         self._unfinished = 0
         self._complained = -COMPLAIN_EVERY
@@ -151,6 +152,7 @@ class Pool:
         if self._unfinished:
             self._ended = Deferred()
             await self._ended
+        self._deadlines.stop()
         await self._tasks.stop()
         for link in self._links:
             link.close()
@@ -192,7 +194,7 @@ class Pool:
         deferred = call.deferred
         assert deferred is not None
         self._unfinished += 1
-        call.timer = self._reactor.callLater(call.seconds, self._expire, call)
+        self._deadlines.add(call.seconds, call)
         (self._any if call.keys is None else self._ordered).append(call)
         self._dispatch()
         return deferred
@@ -208,7 +210,8 @@ class Pool:
                 call.link = link = self._idle.pop()
                 if call.keys is not None:
                     self._ordering.append(call)
-                _ = spawn(self._work(call, link), "a call to the database", self._log)
+                # It raises nothing, and Twisted logs it if it does.
+                _ = Deferred.fromCoroutine(self._work(call, link))
         finally:
             self._dispatching = False
 
@@ -238,7 +241,10 @@ class Pool:
     async def _work(self, call: _Call[Any], link: Link) -> None:
         outcome: Any
         try:
-            outcome = await self._attempt(call, link)
+            try:
+                outcome = await call.work(link.run)
+            except psycopg2.Error as error:
+                outcome = await self._repeat(call, link, error)
         except Exception as error:
             outcome = Failure()
             self._complain(error)
@@ -250,15 +256,17 @@ class Pool:
         self._dispatch()
         self._finish(call, outcome)
 
-    async def _attempt(self, call: _Call[T], link: Link) -> T:
+    async def _repeat(self, call: _Call[T], link: Link, error: psycopg2.Error) -> T:
+        """Go on after an error that says that nothing was done and may be tried again; any other is raised."""
         for pause in backoff(0.01, 0.2, self._rng):
+            if error.pgcode not in AGAIN or call.deferred is None:
+                raise error
+            self._log.warn("repeating what the database broke off: {error}", error=first_line(error))
+            await sleep(pause, self._reactor)
             try:
                 return await call.work(link.run)
-            except psycopg2.Error as error:
-                if error.pgcode not in AGAIN or call.deferred is None:
-                    raise
-                self._log.warn("repeating what the database broke off: {error}", error=first_line(error))
-            await sleep(pause, self._reactor)
+            except psycopg2.Error as another:
+                error = another
         raise AssertionError("pauses do not end")
 
     def _complain(self, error: Exception) -> None:

@@ -22,6 +22,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from flux.errors import Unavailable
+from flux.net.eager import hurry
 
 LOOK = 0.5
 """Seconds between two looks at what is unanswered."""
@@ -85,6 +86,10 @@ def _protocol() -> Any:
             self.pushed: Pushed = lambda channel, payload: None
             self.gone: Callable[[Failure], None] = lambda reason: None
             self.garbled: Callable[[], None] = lambda: self.transport.abortConnection()
+
+        def makeConnection(self, transport: Any) -> None:
+            hurry(transport)
+            super().makeConnection(transport)
 
         def dataReceived(self, data: bytes) -> None:
             try:
