@@ -132,7 +132,14 @@ def test_a_pace_is_kept_whatever_is_answered() -> None:
 # --- what is promised, and what came of it ---
 
 MB = 1_000_000
-WELL = Across(Percentiles(2.0, 9.0, 20.0), Percentiles(4.0, 90.0, 200.0), (1.1, 2.0, 9.0), (Tally(), Tally()))
+WELL = Across(
+    Percentiles(2.0, 9.0, 20.0),
+    Percentiles(4.0, 90.0, 200.0),
+    (1.1, 2.0, 9.0),
+    (Tally(), Tally()),
+    (600.0, 1234.0),
+    (0.3, 0.617),
+)
 CALM = Storm(
     [Phase(name, 100, 1.0, 3, 0, 0, 2.0, 9.0) for name in ("storm", "again", "return")],
     [
@@ -179,6 +186,16 @@ def test_what_does_not_hold_is_said(case: str) -> None:
     assert [each.what for each in storm.judge(measured) if not each.holds] == [promise]
 
 
+def test_that_the_processor_was_full_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for busy, said in ((0.9, False), (0.91, True)):
+        measured = replace(WELL, busy=(0.5, busy))
+        monkeypatch.setattr(across, "measure", lambda *_, measured=measured: measured)
+        assert main(["bench", "nodes", "--scenario", "across", "--data", str(tmp_path)]) == 0
+        assert ("The processor was full" in capsys.readouterr().out) == said
+
+
 def test_what_another_node_adds_and_loses_is_judged() -> None:
     slow = replace(WELL, added=(1.1, 2.1, 2.1))
     lossy = replace(WELL, tallies=(Tally(), Tally(lost=1)))
@@ -202,6 +219,7 @@ def test_the_command_prints_every_verdict_and_its_status_is_theirs(
         [each.what, each.found, each.limit, verdict] for each, verdict in zip(promises, verdicts, strict=True)
     ]
     assert "p50 added, part by part: +1.10, +2.00, +9.00" in output
+    assert ["two nodes", "4.00", "90.00", "200.00", "1,234", "62%", "0", "0", "0"] in printed
     assert ["storm gone", "2.0", "249.0", "0", "0", "0", str(measured.meanwhile[1].memory // MB)] in printed
 
 
@@ -235,6 +253,8 @@ def test_the_command(tmp_path: Path) -> None:
     assert figures["across"]["same"]["p50"] > 0
     assert figures["across"]["between"]["p50"] > 0
     assert len(figures["across"]["added"]) == across.PARTS
+    assert all(cpu > 100 for cpu in figures["across"]["cpu"])
+    assert all(0 < busy < 1.1 for busy in figures["across"]["busy"])
     assert [(phase["name"], phase["sessions"], phase["refused"]) for phase in figures["storm"]["phases"]] == [
         ("storm", 50, 0),
         ("again", 50, 0),

@@ -33,12 +33,16 @@ class Across:
     """From sending to arrival, in ms: on the same node, and on another one; and what became of all messages.
 
     :ivar added: how much higher the median was from node to node, in each part.
+    :ivar cpu: of both nodes, PostgreSQL and Redis, for a message, in µs; and of both ways.
+    :ivar busy: which share of their one processor that was.
     """
 
     same: Percentiles
     between: Percentiles
     added: Sequence[float]
     tallies: tuple[Tally, Tally]
+    cpu: tuple[float, float]
+    busy: tuple[float, float]
 
 
 def judge(across: Across) -> list[Judgement]:
@@ -70,6 +74,8 @@ def measure(directory: Path, seconds: float, progress: Callable[[float], None]) 
         percentiles(between.delivery),
         [there - here for here, there in zip(same.medians, between.medians, strict=True)],
         (same.tally, between.tally),
+        (same.cpu / same.messages * 1e6, between.cpu / between.messages * 1e6),
+        (same.cpu / same.seconds, between.cpu / between.seconds),
     )
 
 
@@ -83,6 +89,8 @@ class _Way:
         self.delivery = new_histogram()
         self.medians: list[float] = []
         self.tally = Tally()
+        self.messages = 0
+        self.cpu = self.seconds = 0.0
         self._homes = homes
 
     def talk(self, cluster: Nodes, first: int, seconds: float) -> None:
@@ -107,3 +115,6 @@ class _Way:
         self.medians.append(percentiles(measured.delivery).p50)
         self.delivery.add(measured.delivery)
         self.tally.add(measured.total)
+        self.messages += measured.delivered
+        self.cpu += measured.server_cpu
+        self.seconds += measured.seconds

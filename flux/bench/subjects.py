@@ -85,10 +85,10 @@ def _relay(subject: Subject, parent: Path, clients: int, group_size: int) -> Ite
 
 @contextlib.contextmanager
 def _flux(subject: Subject, parent: Path, clients: int, group_size: int) -> Iterator[Running]:
-    with _pinned(parent) as (cpus, directory), contextlib.ExitStack() as engines:
-        backends: dict[str, str] = {"store.path": str(directory / "flux.db")}
+    with _pinned(parent) as (cpus, directory), contextlib.ExitStack() as running:
+        backends = {"store.path": str(directory / "flux.db")}
         if subject == "cluster":
-            backends = cluster_settings(directory, engines, cpus)
+            backends = running.enter_context(engines(directory, cpus)).settings
         group = populate(backends, clients, group_size)
         chat_port, status_port = free_port(), free_port()
         settings = flux_settings(chat_port, status_port) | backends
@@ -113,10 +113,11 @@ class Nodes:
     status_port: int
     directory: Path
     cpus: Sequence[int]
+    engines: Engines
 
     def cpu_seconds(self) -> float:
-        """CPU time of all nodes so far."""
-        return sum(process.cpu_seconds() for process in self.processes)
+        """CPU time of all nodes, of PostgreSQL and of Redis so far."""
+        return sum(process.cpu_seconds() for process in self.processes) + self.engines.cpu_seconds()
 
 
 @contextlib.contextmanager
@@ -126,7 +127,8 @@ def nodes(parent: Path, count: int, accounts: int) -> Iterator[Nodes]:
     :raises flux.bench.servers.ServerFailed: one of them does not come up.
     """
     with _pinned(parent) as (cpus, directory), contextlib.ExitStack() as running:
-        settings = cluster_settings(directory, running, cpus)
+        used = running.enter_context(engines(directory, cpus))
+        settings = used.settings
         populate(settings, accounts, 0)
         status_port = free_port()
         ports = [free_port() for _ in range(count)]
@@ -141,18 +143,45 @@ def nodes(parent: Path, count: int, accounts: int) -> Iterator[Nodes]:
         ]
         for process, port in zip(processes, [status_port, *ports], strict=True):
             process.wait_until_listening(port)
-        yield Nodes(processes[1:], commands[1:], ports, status_port, directory, cpus)
+        yield Nodes(processes[1:], commands[1:], ports, status_port, directory, cpus, used)
 
 
-def cluster_settings(directory: Path, engines: contextlib.ExitStack, cpus: Sequence[int] = ()) -> dict[str, str]:
-    """Start a PostgreSQL and a Redis that live as long as ``engines``; the settings that use them."""
-    postgres = PostgresServer(directory / "postgres")
-    engines.callback(postgres.close)
-    redis = RedisServer(directory / "redis")
-    engines.callback(redis.close)
-    postgres.start(cpus)
-    redis.start(cpus)
-    return {"store.kind": "postgres", "store.dsn": postgres.dsn, "state.kind": "redis", "state.url": redis.url}
+@dataclass(frozen=True)
+class Engines:
+    """A PostgreSQL and a Redis."""
+
+    postgres: PostgresServer
+    redis: RedisServer
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Of a server that uses them."""
+        return {
+            "store.kind": "postgres",
+            "store.dsn": self.postgres.dsn,
+            "state.kind": "redis",
+            "state.url": self.redis.url,
+        }
+
+    def cpu_seconds(self) -> float:
+        """CPU time of both so far."""
+        return sum(each.process.family_cpu_seconds() for each in (self.postgres, self.redis) if each.process)
+
+
+@contextlib.contextmanager
+def engines(directory: Path, cpus: Sequence[int] = ()) -> Iterator[Engines]:
+    """Start a PostgreSQL and a Redis.
+
+    :raises flux.bench.servers.ServerFailed: one of them does not come up.
+    """
+    with contextlib.ExitStack() as running:
+        postgres = PostgresServer(directory / "postgres")
+        running.callback(postgres.close)
+        redis = RedisServer(directory / "redis")
+        running.callback(redis.close)
+        postgres.start(cpus)
+        redis.start(cpus)
+        yield Engines(postgres, redis)
 
 
 def populate(settings: Mapping[str, str], accounts: int, group_size: int) -> int:

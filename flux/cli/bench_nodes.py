@@ -23,6 +23,8 @@ from flux.bench.storm import Storm
 from flux.cli.progress import ProgressBar
 
 SCENARIOS = ("across", "storm")
+#: From which share of the processor on messages wait for it, as each of them needs it several times.
+TOO_BUSY = 0.9
 _MB = 1e6
 
 
@@ -100,12 +102,24 @@ def _faults(tally: Tally) -> tuple[str, str, str]:
 
 
 def _across(between: Across) -> Table:
-    table = _table("from sending to arrival, in ms", "p50", "p99", "p99.9", "lost", "duplicated", "reordered")
-    for name, times, tally in zip(
-        ("on the same node", "from node to node"), (between.same, between.between), between.tallies, strict=True
-    ):
-        table.add_row(name, f"{times.p50:.2f}", f"{times.p99:.2f}", f"{times.p999:.2f}", *_faults(tally))
+    table = _table(
+        "from sending to arrival, in ms",
+        "p50", "p99", "p99.9", "CPU µs", "busy", "lost", "duplicated", "reordered",
+    )  # fmt: skip
+    ways = zip(
+        ("same node", "two nodes"),
+        (between.same, between.between),
+        between.cpu,
+        between.busy,
+        between.tallies,
+        strict=True,
+    )
+    for name, times, cpu, busy, tally in ways:
+        percentiles = (f"{each:.2f}" for each in (times.p50, times.p99, times.p999))
+        table.add_row(name, *percentiles, f"{cpu:,.0f}", f"{busy:.0%}", *_faults(tally))
     table.caption = "p50 added, part by part: " + ", ".join(f"{added:+.2f}" for added in between.added)
+    if max(between.busy) > TOO_BUSY:
+        table.caption += "\nThe processor was full: what is added is mostly the time that messages wait for it."
     table.caption_justify = "left"
     return table
 
