@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import gc
+import os
 import random
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import psycopg2
@@ -17,7 +22,8 @@ from store_invariants import check_dsn
 from test_store_faults import a_day, insist
 from twisted.internet.task import deferLater
 
-from flux.backends.postgres import PostgresStore, connection, pool
+from flux.backends.postgres import PostgresStore, channel, connection, pool
+from flux.backends.postgres.connection import Run
 from flux.bench.engines import PostgresServer
 from flux.errors import FluxError, Unavailable
 from flux.model.messages import Draft
@@ -50,6 +56,14 @@ async def opened(migrated):
     for store in stores:
         await store.stop()
     migrated.check()
+
+
+class Argument:
+    """What a call is about."""
+
+
+async def sleeping(run: Run, seconds: float, about: object = None) -> None:
+    await run("SELECT pg_sleep(%s)::text", (seconds,))
 
 
 async def turns(seconds: float = 0.0) -> None:
@@ -117,6 +131,48 @@ async def test_calls_fail_at_once_while_there_is_no_connection(migrated, opened)
     late = store.next_boot("a")
     assert settled(late)
     assert isinstance(await _outcome(late), Unavailable)
+
+
+async def test_a_connection_for_which_there_is_no_file_is_tried_again(
+    migrated, opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened()
+    monkeypatch.setattr(pool, "PAUSES", (0.002, 0.01))
+    refused = 0
+    real = os.dup
+
+    def dup(number: int) -> int:
+        nonlocal refused
+        refused += 1
+        if refused < 5:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(number)
+
+    monkeypatch.setattr(channel.os, "dup", dup)
+    for link in tuple(store._pool._links):
+        link.abandon("cut")
+    while len(store._pool._links) < 2:
+        await turns(0.001)
+    assert refused == 6
+    assert await store.next_boot("a") > 0
+
+
+async def test_a_call_that_has_ended_keeps_nothing_though_an_earlier_one_still_runs(opened) -> None:
+    """Thousands end within the deadline of one, and each may have been about megabytes."""
+    store = await opened()
+    slow = store._pool.call(sleeping, 0.3)
+    quick = [store._pool.call_in_order(partial(frozenset, [each]), sleeping, 0, Argument()) for each in range(20)]
+    kept = [weakref.ref(each) for each in gc.get_objects() if isinstance(each, Argument)]
+    assert len(kept) == 20
+    await together(quick)
+    del quick
+    # Out of the last one's callback.
+    await turns()
+    gc.collect()
+    assert not slow.called
+    assert len(store._pool._deadlines) > 20
+    assert [each for each in kept if each() is not None] == []
+    await slow
 
 
 async def test_too_many_calls_are_refused_at_once(opened) -> None:

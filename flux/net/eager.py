@@ -2,8 +2,8 @@
 
 Writing: Twisted's own transport puts every write into a buffer, registers for
 writability and sends one reactor turn later: two system calls more and a turn of
-latency for each answer.  :class:`EagerServer` tries ``send`` immediately when nothing
-is buffered and falls back to the buffer for what the kernel did not take.
+latency for each answer.  :class:`EagerServer` and :class:`EagerClient` try ``send``
+immediately when nothing is buffered, and buffer what the kernel did not take.
 
 Reading: the reactor calls each connection that has something to read in a logging
 context of its own, which costs as much as decoding a request.  Nothing here logs by

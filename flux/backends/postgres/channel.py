@@ -114,7 +114,7 @@ class Channel:
         """Of the socket, for the reactor; -1 when it is closed."""
         return self._number
 
-    def logPrefix(self) -> str:  # noqa: N802
+    def logPrefix(self) -> str:  # noqa: N802 - Twisted's name
         """Whose log lines are written meanwhile."""
         return "PostgreSQL"
 

@@ -101,7 +101,11 @@ class Link:
     async def connect(self, parameters: dict[str, str]) -> None:
         """Connect. :raises psycopg2.Error: as the server says."""
         await _shielded(self._opening.connect(**parameters))
-        self._channel = Channel(self._opening.opened(), self._reactor, self.abandon)
+        try:
+            self._channel = Channel(self._opening.opened(), self._reactor, self.abandon)
+        except OSError as error:
+            # One more open file than this process may have.
+            raise psycopg2.OperationalError(error.strerror) from error
 
     def close(self) -> None:
         """Close the connection, whatever it is doing."""

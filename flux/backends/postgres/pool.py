@@ -72,6 +72,11 @@ class _Call(Generic[T]):
         """Whether it was told what became of it."""
         return self.deferred is None
 
+    def forget(self) -> None:
+        """Keep nothing of what it was about: it may be kept itself until its deadline."""
+        self.work = _nothing
+        self.keys = None
+
     def fire(self, outcome: T | Failure) -> None:
         """Hand the outcome to who waits for it, unless the deadline did so before."""
         deferred, self.deferred = self.deferred, None
@@ -279,6 +284,7 @@ class Pool:
 
     def _finish(self, call: _Call[Any], outcome: Any) -> None:
         self._unfinished -= 1
+        call.forget()
         call.fire(outcome)
         if self._ended is not None and not self._unfinished and not self._ended.called:
             self._ended.callback(None)
@@ -326,6 +332,10 @@ class Pool:
             self._outage.over("all connections to the database are there again, after {seconds} s")
         self._idle.append(link)
         self._dispatch()
+
+
+async def _nothing(run: Run) -> Any:
+    raise AssertionError("this call has ended")
 
 
 def _first(waiting: deque[_Call[Any]]) -> _Call[Any] | None:
