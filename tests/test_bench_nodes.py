@@ -254,7 +254,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert figures["across"]["between"]["p50"] > 0
     assert len(figures["across"]["added"]) == across.PARTS
     assert all(cpu > 100 for cpu in figures["across"]["cpu"])
-    assert all(0 < busy < 1.1 for busy in figures["across"]["busy"])
+    assert all(busy > 0 for busy in figures["across"]["busy"])
     assert [(phase["name"], phase["sessions"], phase["refused"]) for phase in figures["storm"]["phases"]] == [
         ("storm", 50, 0),
         ("again", 50, 0),

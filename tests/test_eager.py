@@ -148,6 +148,7 @@ async def test_a_client_sends_at_once_and_in_order_what_the_kernel_does_not_take
         there, _ = listening.accept()
     transport = client.transport
     assert isinstance(transport, EagerClient)
+    assert transport.getTcpNoDelay()
     transport.write(b"hello")
     assert there.recv(100) == b"hello"
     large = bytes(range(256)) * 65536

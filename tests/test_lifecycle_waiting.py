@@ -88,6 +88,24 @@ def test_an_end_frees_what_had_a_deadline_before_it_is_due() -> None:
     assert clock.getDelayedCalls() == []
 
 
+def test_where_telling_of_one_fails_the_others_are_told() -> None:
+    clock = Clock()
+    late: list[str] = []
+
+    def told(what: str) -> None:
+        late.append(what)
+        if what == "first":
+            raise ZeroDivisionError
+
+    deadlines = Deadlines[str](clock, late.__contains__, told)
+    for what in ("first", "second"):
+        deadlines.add(1, what)
+    with pytest.raises(ZeroDivisionError):
+        clock.advance(1)
+    clock.advance(0)
+    assert late == ["first", "second"]
+
+
 def test_one_who_is_late_may_add_deadlines_and_end_others() -> None:
     clock = Clock()
     ended: set[str] = set()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import select
 from collections.abc import AsyncIterator
 from typing import Any
@@ -105,9 +107,15 @@ async def test_an_error_is_the_statements_own(one: Opened) -> None:
 
 async def test_a_second_statement_is_refused_and_harms_nothing(one: Opened) -> None:
     first = one.channel.run("SELECT pg_sleep(0.05)::text, 1", None)
-    with pytest.raises(psycopg2.ProgrammingError, match="asynchronous query is underway"):
+    with pytest.raises(psycopg2.ProgrammingError, match="under way"):
         await one.rows("SELECT 2")
     assert (await first).fetchall() == [("", 1)]
+    # The same where libpq has the whole answer, and it was not told yet.
+    one.channel._connection = Slow(one.connection)
+    first = one.channel.run("SELECT 1", None)
+    with pytest.raises(psycopg2.ProgrammingError, match="under way"):
+        await one.rows("SELECT 2")
+    assert (await first).fetchall() == [(1,)]
 
 
 async def test_what_does_not_fit_into_the_socket_is_sent_as_there_is_room(one: Opened) -> None:
@@ -129,6 +137,33 @@ async def test_who_does_not_wait_any_longer_leaves_the_statement_alone(one: Open
     while one.connection.isexecuting():
         await deferLater(one.reactor, 0.001)
     assert await one.rows("SELECT count(*) FROM done") == [(1,)]
+
+
+async def test_a_connection_that_the_driver_has_given_up_is_dead_whatever_it_raises(one: Opened) -> None:
+    one.connection.close()
+    with pytest.raises(psycopg2.InterfaceError):
+        await one.rows("SELECT 1")
+    assert len(one.dead) == 1
+
+
+async def test_a_socket_that_the_reactor_does_not_take_is_closed(one: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    real = os.dup
+
+    def dup(number: int) -> int:
+        made.append(real(number))
+        return made[-1]
+
+    class Full:
+        def addReader(self, reader: object) -> None:  # noqa: N802 - Twisted's name
+            raise OSError(errno.ENOSPC, "no more can be watched")
+
+    monkeypatch.setattr("flux.backends.postgres.channel.os.dup", dup)
+    with pytest.raises(OSError, match="watched"):
+        Channel(one.connection, Full(), one.died)
+    [number] = made
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
 
 
 @pytest.mark.parametrize("running", [False, True], ids=["idle", "running"])

@@ -74,7 +74,7 @@ def measure(directory: Path, seconds: float, progress: Callable[[float], None]) 
         percentiles(between.delivery),
         [there - here for here, there in zip(same.medians, between.medians, strict=True)],
         (same.tally, between.tally),
-        (same.cpu / same.messages * 1e6, between.cpu / between.messages * 1e6),
+        (same.cpu / max(1, same.messages) * 1e6, between.cpu / max(1, between.messages) * 1e6),
         (same.cpu / same.seconds, between.cpu / between.seconds),
     )
 

@@ -216,8 +216,8 @@ class Load:
             self._poll(begin + whole, lambda now: (now - begin) / whole)
             while lasting():
                 self._poll(time.monotonic() + seconds, lambda now: 1.0)
-            measured.seconds = time.monotonic() - start
             measured.server_cpu = self._server_cpu() - server
+            measured.seconds = time.monotonic() - start
             measured.load_cpu = time.process_time() - own
             measured.delivered = tally.delivered - delivered
             measured.acknowledged = tally.acknowledged - acknowledged

@@ -150,13 +150,14 @@ class Deadlines(Generic[T]):
     def _expire(self) -> None:
         now = self._clock.seconds()
         heap = self._heap
-        due = []
-        while heap and (heap[0][0] <= now or self._ended(heap[0][2])):
-            due.append(heappop(heap)[2])
-        self._set()
-        for what in due:
-            if not self._ended(what):
-                self._late(what)
+        try:
+            while heap and (heap[0][0] <= now or self._ended(heap[0][2])):
+                what = heappop(heap)[2]
+                if not self._ended(what):
+                    self._late(what)
+        finally:
+            # Where one raises, the others have their turn.
+            self._set()
 
 
 class Slots:

@@ -196,3 +196,5 @@ def hurry(transport: object) -> None:
     if type(transport) is tcp.Client:
         # The reactor makes them, and lets nobody choose the class.
         transport.__class__ = EagerClient
+        # What is written in one turn is several segments now, which are not to wait for each other's acknowledgement.
+        transport.setTcpNoDelay(True)

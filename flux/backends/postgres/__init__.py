@@ -4,7 +4,9 @@
 
     store.py      IStore: what each method runs, and on which lane
     pool.py       calls and connections: who gets one, deadlines, what waits
-    connection.py one connection: set up, lost, made again
+    gathering.py  calls that share a statement
+    connection.py one connection: opened, set up, lost
+    channel.py    its socket, and the statement that runs there
     dsn.py        where the database is              failures.py   its errors, in our words
     append.py     messages into chats
     accounts.py  friends.py  groups.py  cursors.py  history.py: the statements by subject

@@ -20,7 +20,7 @@ from typing import Any
 
 import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_WRITE
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -46,16 +46,23 @@ class Channel:
         self._answer: Deferred[Any] | None = None
         self._cursor: Any = None
         self._number = os.dup(connection.fileno())
-        reactor.addReader(self)
+        try:
+            reactor.addReader(self)
+        except BaseException:
+            os.close(self._number)
+            raise
 
     def run(self, statement: str, values: object) -> Deferred[Any]:
         """Send a statement; fires with psycopg2's cursor, which has what came of it.
 
-        Cancelling the Deferred leaves the statement alone. Fails with what psycopg2 raises.
+        Cancelling the Deferred leaves the statement alone; nothing else can be run until it has ended. Fails with what
+        psycopg2 raises.
         """
         answer: Deferred[Any] = Deferred()
-        cursor = self._connection.cursor()
+        if self._answer is not None:
+            return fail(psycopg2.ProgrammingError("another statement is under way"))
         try:
+            cursor = self._connection.cursor()
             cursor.execute(statement, values)
         except Exception as error:
             self._fail(error, answer)
@@ -103,7 +110,7 @@ class Channel:
         return answer
 
     def _fail(self, error: Exception, answer: Deferred[Any] | None) -> None:
-        if is_dead(error):
+        if is_dead(error) or self._connection.closed:
             self._dead(first_line(error))
         if answer is not None:
             answer.errback(error)
@@ -125,8 +132,9 @@ class Channel:
 
     def doWrite(self) -> None:
         """There is room for the rest of the statement."""
-        self._reactor.removeWriter(self)
-        self.doRead()
+        if self._number >= 0:
+            self._reactor.removeWriter(self)
+            self.doRead()
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor has given the socket up, or saw that it was closed here."""

@@ -152,7 +152,10 @@ class Link:
 
 
 def bounded(run: Run, seconds: float, clock: IReactorTime) -> Run:
-    """The same, where every statement has a deadline: it goes on, but is not waited for."""
+    """The same, where every statement has a deadline: it goes on, but is not waited for.
+
+    Nothing else can be run on the connection then.
+    """
 
     async def in_time(statement: str | Prepared, values: Values = ()) -> list[Row]:
         try:

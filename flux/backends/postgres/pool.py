@@ -50,7 +50,7 @@ class _Call(Generic[T]):
     """A call that waits or runs.
 
     :ivar deferred: None once it was fired.
-    :ivar keys: None where it is not ordered.
+    :ivar keys: None where it is not ordered, and when it has ended.
     :ivar seconds: until it fails, from when it was made.
     :ivar link: where it runs.
     """
