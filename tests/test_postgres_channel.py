@@ -140,8 +140,17 @@ async def test_who_does_not_wait_any_longer_leaves_the_statement_alone(one: Open
 
 
 async def test_a_connection_that_the_driver_has_given_up_is_dead_whatever_it_raises(one: Opened) -> None:
-    one.connection.close()
-    with pytest.raises(psycopg2.InterfaceError):
+
+    class GivenUp(Slow):
+        """It cannot be used any more after an error that is not about the connection."""
+
+        closed = 2
+
+        def poll(self) -> int:
+            raise psycopg2.InternalError("the server goes")
+
+    one.channel._connection = GivenUp(one.connection)
+    with pytest.raises(psycopg2.InternalError):
         await one.rows("SELECT 1")
     assert len(one.dead) == 1
 

@@ -348,6 +348,7 @@ class Load:
         whole = int((self._next - now) * 1000)
         if whole > 0:
             return (whole - 0.5) / 1000
+        # The load has a processor of its own, and a nap is short against what is measured.
         time.sleep(_NAP)
         return 0.0
 

@@ -135,7 +135,7 @@ class _Eager(tcp.Connection):
             if taken == len(data):
                 return
             data = data[taken:]
-        super().write(data)  # type: ignore[no-untyped-call]
+        super().write(data)  # type: ignore[no-untyped-call]  # Twisted has no types there
 
     def writeSomeData(self, data: bytes) -> Any:
         """Send from the buffer, as Twisted does, and keep count."""
@@ -164,14 +164,14 @@ class EagerServer(_Eager, tcp.Server):
         if self.shared_poll is not None:
             self.shared_poll.add(self)
         else:
-            super().startReading()  # type: ignore[no-untyped-call]
+            super().startReading()  # type: ignore[no-untyped-call]  # Twisted has no types there
 
     def stopReading(self) -> None:  # noqa: N802 - Twisted's name
         """Do not read until :meth:`startReading`."""
         if self.shared_poll is not None:
             self.shared_poll.remove(self)
         else:
-            super().stopReading()  # type: ignore[no-untyped-call]
+            super().stopReading()  # type: ignore[no-untyped-call]  # Twisted has no types there
 
     def _isSendBufferFull(self) -> bool:  # noqa: N802 - Twisted's name
         # Twisted's own limit is ``bufferSize``, which is also what every read allocates.

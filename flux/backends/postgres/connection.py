@@ -104,7 +104,7 @@ class Link:
         try:
             self._channel = Channel(self._opening.opened(), self._reactor, self.abandon)
         except OSError as error:
-            # One more open file than this process may have.
+            # One more file than this process may open, or watch.
             raise psycopg2.OperationalError(error.strerror) from error
 
     def close(self) -> None:
