@@ -156,6 +156,19 @@ async def test_a_reload_changes_the_list_the_checks_and_the_tokens(run) -> None:
     assert await one.state.token_digest(1) is None
 
 
+async def test_assignments_are_told_where_the_level_shows_them(run) -> None:
+    one = run(log={"level": "warn"})
+    await one.state.renew(lease("a"), [])
+    await one.service.start()
+    with capturedLogs() as logged:
+        await one.assign(1)
+        one.service.reload(settings(log={"level": "info"}))
+        await one.assign(2)
+        one.service.reload(settings(log={"level": "error"}))
+        await one.assign(3)
+    assert [event["uid"] for event in logged if "is assigned" in event["log_format"]] == [2]
+
+
 # --- the balancer ---
 
 

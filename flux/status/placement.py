@@ -132,6 +132,7 @@ class Placement:
     :param wall: the time of day in seconds since the epoch.
     :ivar balancer: chooses the server; may be replaced at any time.
     :ivar token_ttl: seconds a login token may be used; may be changed at any time.
+    :ivar logs_each: whether every assignment is logged; may be changed at any time.
     """
 
     log = Logger()
@@ -149,6 +150,7 @@ class Placement:
     ) -> None:
         self.balancer = balancer
         self.token_ttl = token_ttl
+        self.logs_each = True
         self._state = state
         self._servers = servers
         self._clock = clock
@@ -370,11 +372,12 @@ class Placement:
 
     def _answer(self, batch: _Batch, by: str) -> None:
         self._metrics.assigned(batch.per_server)
-        for assignment, loads in batch.chosen.values():
-            self.log.info(
-                "user {uid} is assigned to {server} by {balancer}, loads {loads}; token issued until {expires}",
-                uid=assignment.uid, server=assignment.server, expires=assignment.expires, balancer=by, loads=loads,
-            )  # fmt: skip
+        if self.logs_each:
+            for assignment, loads in batch.chosen.values():
+                self.log.info(
+                    "user {uid} is assigned to {server} by {balancer}, loads {loads}; token issued until {expires}",
+                    uid=assignment.uid, server=assignment.server, expires=assignment.expires, balancer=by, loads=loads,
+                )  # fmt: skip
         for request, assignments in batch.requests:
             self._accounts -= len(request.uids)
             request.answer.callback(assignments)

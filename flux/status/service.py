@@ -88,6 +88,7 @@ class StatusService:
             max(HOLD, 2 * status.heartbeat),
             metrics=metrics,
         )
+        self.placement.logs_each = _logs_each(settings)
         if metrics is not None:
             metrics.servers(self.servers)
 
@@ -120,6 +121,7 @@ class StatusService:
         """
         status = settings.status
         self.placement.token_ttl = status.token_ttl
+        self.placement.logs_each = _logs_each(settings)
         self._health.interval = status.check_interval
         self._health.timeout = status.check_timeout
         if settings.chatservers != self._static:
@@ -189,3 +191,8 @@ class StatusService:
     def _is_static(self, name: str) -> bool:
         """Whether only a health check can tell how the server is."""
         return not self._servers.has_lease(name)
+
+
+def _logs_each(settings: Settings) -> bool:
+    """Whether anybody sees that a user was assigned. To make an event and throw it away costs as much as the choice."""
+    return settings.log.level in ("debug", "info")
