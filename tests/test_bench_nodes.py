@@ -19,7 +19,7 @@ from server_process import environment
 
 from flux.bench import across, storm
 from flux.bench.across import Across
-from flux.bench.load import Client, Load, Tally
+from flux.bench.load import Client, Load, Measured, Tally
 from flux.bench.logins import close, login_line
 from flux.bench.scenarios import Percentiles
 from flux.bench.storm import Meanwhile, Phase, Storm, arrive
@@ -135,7 +135,8 @@ MB = 1_000_000
 WELL = Across(
     Percentiles(2.0, 9.0, 20.0),
     Percentiles(4.0, 90.0, 200.0),
-    (1.1, 2.0, 9.0),
+    (1.1, 9.0, 2.0, 2.1),
+    (True, False, True, True),
     (Tally(), Tally()),
     (600.0, 1234.0),
     (0.3, 0.617),
@@ -196,8 +197,32 @@ def test_that_the_processor_was_full_is_said(
         assert ("The processor was full" in capsys.readouterr().out) == said
 
 
+def part(milliseconds: float, cpu: float, lost: int = 0) -> Measured:
+    """Of ten messages, each of which took so long, and so much of the processor."""
+    measured = Measured(seconds=2.0, delivered=10, server_cpu=10 * cpu, total=Tally(lost=lost))
+    measured.delivery.record_value(int(milliseconds * 1000), 10)
+    return measured
+
+
+def test_parts_for_which_the_processor_was_slower_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(across, "COUNTED", 2)
+    measured = across.summary([
+        (part(1.0, 0.01), part(7.0, 0.04, lost=1)),
+        (part(1.0, 0.01), part(2.5, 0.02)),
+        (part(3.0, 0.02), part(2.0, 0.02)),
+        (part(1.0, 0.011), part(2.0, 0.02)),
+    ])  # fmt: skip
+    assert measured.added == pytest.approx([6.0, 1.5, -1.0, 1.0], abs=0.01)
+    assert measured.counted == [False, True, False, True]
+    assert measured.between.p50 == pytest.approx(2.0, abs=0.01)
+    assert measured.between.p99 == pytest.approx(2.5, abs=0.01)
+    assert measured.cpu == pytest.approx((10_500, 20_000))
+    assert measured.busy == pytest.approx((0.0525, 0.1))
+    assert [tally.lost for tally in measured.tallies] == [0, 1]
+
+
 def test_what_another_node_adds_and_loses_is_judged() -> None:
-    slow = replace(WELL, added=(1.1, 2.1, 2.1))
+    slow = replace(WELL, added=(1.1, 0.0, 2.1, 2.2))
     lossy = replace(WELL, tallies=(Tally(), Tally(lost=1)))
     assert [each.holds for each in across.judge(slow)] == [False, True]
     assert [each.holds for each in across.judge(lossy)] == [True, False]
@@ -218,7 +243,7 @@ def test_the_command_prints_every_verdict_and_its_status_is_theirs(
     assert printed[-len(promises) :] == [
         [each.what, each.found, each.limit, verdict] for each, verdict in zip(promises, verdicts, strict=True)
     ]
-    assert "p50 added, part by part: +1.10, +2.00, +9.00" in output
+    assert "p50 added, part by part: +1.10, (+9.00), +2.00, +2.10" in output
     assert ["two nodes", "4.00", "90.00", "200.00", "1,234", "62%", "0", "0", "0"] in printed
     assert ["storm gone", "2.0", "249.0", "0", "0", "0", str(measured.meanwhile[1].memory // MB)] in printed
 
@@ -230,6 +255,7 @@ from flux.bench import across, storm
 from flux.cli.main import main
 
 across.WARM_UP = storm._WARM_UP = storm.SETTLE = 0.1
+across.PARTS = 6
 sys.exit(main())
 """
 
@@ -252,7 +278,8 @@ def test_the_command(tmp_path: Path) -> None:
     assert verdicts[FAULTS]
     assert figures["across"]["same"]["p50"] > 0
     assert figures["across"]["between"]["p50"] > 0
-    assert len(figures["across"]["added"]) == across.PARTS
+    assert len(figures["across"]["added"]) == 6
+    assert sum(figures["across"]["counted"]) == across.COUNTED
     assert all(cpu > 100 for cpu in figures["across"]["cpu"])
     assert all(busy > 0 for busy in figures["across"]["busy"])
     assert [(phase["name"], phase["sessions"], phase["refused"]) for phase in figures["storm"]["phases"]] == [

@@ -39,8 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "when they have gone, and many that come back at once after a restart, while others chat (both)",
     )
     parser.add_argument(
-        "--seconds", type=float, default=10.0, metavar="S",
-        help=f"measured of each of the two ways of across, which take turns in {across.PARTS} parts (10)",
+        "--seconds", type=float, default=15.0, metavar="S",
+        help=f"measured of each of the two ways of across, which take turns in {across.PARTS} parts (15)",
     )  # fmt: skip
     parser.add_argument(
         "--rate", type=float, default=200.0, metavar="N", help="new clients a second of the storm (200)"
@@ -117,7 +117,11 @@ def _across(between: Across) -> Table:
     for name, times, cpu, busy, tally in ways:
         percentiles = (f"{each:.2f}" for each in (times.p50, times.p99, times.p999))
         table.add_row(name, *percentiles, f"{cpu:,.0f}", f"{busy:.0%}", *_faults(tally))
-    table.caption = "p50 added, part by part: " + ", ".join(f"{added:+.2f}" for added in between.added)
+    parts = zip(between.added, between.counted, strict=True)
+    table.caption = "p50 added, part by part: " + ", ".join(
+        f"{added:+.2f}" if counted else f"({added:+.2f})" for added, counted in parts
+    )
+    table.caption += "\nLeft out, in brackets: parts in which the same messages took more of the processor."
     if max(between.busy) > TOO_BUSY:
         table.caption += "\nThe processor was full: what is added is mostly the time that messages wait for it."
     table.caption_justify = "left"
