@@ -72,6 +72,30 @@ class TestRedisBus(BusContract):
     pass
 
 
+async def test_what_comes_after_something_large_stays_behind_it(bus, other_bus, state, settle, monkeypatch) -> None:
+    """It takes several scripts, and Redis serves others between them."""
+    monkeypatch.setattr(bus_module, "MOST_IN_SCRIPT", 1)
+    await place(state, a=[1, 2])
+    sink = Recorder()
+    await bus.listen("a", 1, sink)
+    sizes = (3, 1, 1, 2, 1)
+    seqs = iter(range(1, sum(sizes) + 1))
+    batches = [[Hint(message(next(seqs)), 1, (1 + place % 2,)) for place in range(size)] for size in sizes]
+    under_way = [Deferred.fromCoroutine(other_bus.multicast(batch)) for batch in batches]
+    assert other_bus.waiting == sum(sizes)
+    assert [await published for published in under_way] == list(sizes)
+    await settle()
+    # Those of one batch are grouped by the accounts that they are for.
+    arrived = [event.message.seq for event in sink.events]
+    batch_of = {hint.message.seq: number for number, batch in enumerate(batches) for hint in batch}
+    assert [batch_of[seq] for seq in arrived] == [0, 0, 0, 1, 2, 3, 3, 4]
+    assert other_bus.waiting == 0
+
+
+def message(seq: int) -> Message:
+    return Message(chat=1, seq=seq, sender=9, name="ann", text="hello", at=1, to=1)
+
+
 @pytest.mark.parametrize(
     "bounds",
     [
@@ -97,11 +121,11 @@ async def test_no_message_and_no_script_is_too_large(bus, other_bus, state, sett
         messages.append((len(decode(message)), len(message)))
         return decode(message)
 
-    async def ran(*arguments: Any) -> Any:
-        _, _, _, groups, _, _ = arguments[-1]
+    async def ran(link: Any, script: Any, prefix: str, arguments: Any, hurried: bool) -> Any:
+        _, _, _, groups, _, _ = arguments
         # Of two nodes.
         text = sum(len(head) * min(len(uids), 2) + len(uids) for uids, heads in groups for head in heads)
-        published = await run(*arguments)
+        published = await run(link, script, prefix, arguments, hurried)
         events = sum(len(heads) for _, heads in groups)
         scripts.append((sum(len(uids) for uids, _ in groups), events, int(published), text))
         return published

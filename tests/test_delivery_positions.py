@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from delivery_backends import InlineStore, opened_store
@@ -357,6 +359,28 @@ def test_a_shared_state_that_is_away_is_complained_about_once(lab: Lab) -> None:
         events = [event for event in logged if event["log_namespace"] == "flux.chat.spread.Spread"]
         levels = [event["log_level"] for event in events]
         assert levels == [LogLevel.warn, *[LogLevel.debug] * 4, LogLevel.info]
+
+
+def test_hints_do_not_wait_for_those_before_them(lab: Lab) -> None:
+    """Each would wait until another node, and Redis, get at a processor that is busy."""
+    pair = Pair(lab)
+    spread = lab.nodes["A"].spread
+    real, answers = spread._bus.multicast, []
+
+    async def multicast(*arguments: Any) -> int:
+        published = await real(*arguments)
+        answers.append(Deferred())
+        await answers[-1]
+        return published
+
+    spread._bus = SimpleNamespace(multicast=multicast)
+    pair.send()
+    pair.send()
+    assert pair.pushed() == [1, 2]
+    assert spread.waiting == len(answers) == 2
+    for answer in answers:
+        answer.callback(None)
+    assert spread.waiting == 0
 
 
 def test_hints_that_cannot_be_sent_make_the_sweeps_frequent(lab: Lab) -> None:

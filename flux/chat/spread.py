@@ -18,63 +18,51 @@ from flux.metrics import ChatMetrics
 from flux.model.bus import Hint
 
 MAX_WAITING = 20_000
-"""Hints waiting to be published; beyond, the receivers' sweeps find the messages."""
-
-AT_ONCE = 2_000
-"""Hints published in one go."""
+"""Hints under way; beyond, the receivers' sweeps find the messages."""
 
 
 class Spread:
-    """Has hints published batch by batch.
+    """Has hints published, in the order in which they come.
 
     :param here: the node and boot that this process is.
     :ivar degraded: True when hints were lost: the node then sweeps more often.
+    :ivar waiting: hints that wait to be published, or for the answer that they are.
     """
 
     log = Logger()
 
     def __init__(self, bus: IBus, tasks: Tasks, here: Callable[[], tuple[str, int]], metrics: ChatMetrics) -> None:
         self.degraded = False
+        self.waiting = 0
         self._bus = bus
         self._tasks = tasks
         self._here = here
         self._metrics = metrics
-        self._waiting: list[Hint] = []
-        self._running = False
         self._failing = False
-
-    @property
-    def waiting(self) -> int:
-        """Hints that wait to be published."""
-        return len(self._waiting)
 
     def hint(self, hints: Sequence[Hint]) -> None:
         """Tell the nodes of the receivers, who are not here."""
-        if len(self._waiting) >= MAX_WAITING:
+        if self.waiting >= MAX_WAITING:
             self.degraded = True
             self._metrics.hints_lost.inc(len(hints))
             return
-        self._waiting.extend(hints)
-        if not self._running:
-            self._running = True
-            self._tasks.spawn(self._run(), "telling other nodes")
+        self._tasks.spawn(self._tell(hints), "telling other nodes")
 
-    async def _run(self) -> None:
+    async def _tell(self, hints: Sequence[Hint]) -> None:
+        self.waiting += len(hints)
         try:
-            while self._waiting:
-                batch, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
-                try:
-                    self._metrics.hints.inc(await self._bus.multicast(batch, self._here()))
-                except FluxError as error:
-                    self.degraded = True
-                    self._metrics.hints_lost.inc(len(batch))
-                    # Once: with the shared state away this happens with every batch.
-                    log = self.log.debug if self._failing else self.log.warn
-                    self._failing = True
-                    log("other nodes are not told of new messages, and look for them themselves: {error}", error=error)
-                else:
-                    if self._failing:
-                        self._failing = False
-                        self.log.info("other nodes can be told again")
+            published = await self._bus.multicast(hints, self._here())
+        except FluxError as error:
+            self.degraded = True
+            self._metrics.hints_lost.inc(len(hints))
+            # Once: with the shared state away this happens with all of them.
+            log = self.log.debug if self._failing else self.log.warn
+            self._failing = True
+            log("other nodes are not told of new messages, and look for them themselves: {error}", error=error)
+        else:
+            self._metrics.hints.inc(published)
+            if self._failing:
+                self._failing = False
+                self.log.info("other nodes can be told again")
         finally:
-            self._running = False
+            self.waiting -= len(hints)

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -93,6 +93,8 @@ class RedisBus:
         self._started = False
         self._subscribing = False
         self._lock = DeferredLock()
+        #: Held while one script after the other says the parts of something large: what comes after it waits.
+        self._parts = DeferredLock()
         self._listeners: dict[bytes, _Listener] = {}
         self._tasks = Tasks(self.log)
         self._waiting: dict[bytes, list[bytes]] = {}
@@ -161,16 +163,29 @@ class RedisBus:
         """
         if self._multicasting + len(events) > MOST_WAITING:
             raise Unavailable(f"nothing can be published: {self._multicasting} events are waiting for Redis")
-        node, boot = but or ("", 0)
-        published = 0
         self._multicasting += len(events)
         try:
-            for part in _scripts(events):
-                arguments = (self._channels, node, str(boot), part, MOST_IN_MESSAGE, MOST_BYTES_IN_MESSAGE)
-                published += int(await run(self._link, MULTICAST, self._prefix, arguments))
+            scripts = list(_scripts(events))
+            if not scripts:
+                return 0
+            if len(scripts) == 1 and not self._parts.locked:
+                return int(await self._tell(scripts[0], but, hurried=False))
+            await self._parts.acquire()
+            try:
+                published = 0
+                for script in scripts[:-1]:
+                    published += int(await self._tell(script, but, hurried=True))
+                last = self._tell(scripts[-1], but, hurried=False)
+            finally:
+                self._parts.release()
+            return published + int(await last)
         finally:
             self._multicasting -= len(events)
-        return published
+
+    def _tell(self, script: list[_Group], but: tuple[str, int] | None, hurried: bool) -> Deferred[bytes]:
+        node, boot = but or ("", 0)
+        arguments = (self._channels, node, str(boot), script, MOST_IN_MESSAGE, MOST_BYTES_IN_MESSAGE)
+        return run(self._link, MULTICAST, self._prefix, arguments, hurried)
 
     def _send(self, channel: bytes, event: BusEvent) -> None:
         if not self._link.connected:

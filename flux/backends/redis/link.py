@@ -109,14 +109,14 @@ class Link:
             if connection is not None:
                 connection.close(self._problem)
 
-    def command(self, *arguments: str | bytes | int) -> Deferred[Any]:
+    def command(self, *arguments: str | bytes | int, hurried: bool = True) -> Deferred[Any]:
         """See :meth:`Connection.command`; fails at once while there is no connection.
 
         :raises flux.errors.Unavailable: its ``detail`` is for clients, its ``reason`` for admins.
         """
         if self._connection is None:
             return fail(Unavailable(AWAY, f"{AWAY}: {self._problem}"))
-        return self._connection.command(*arguments).addErrback(self._for_clients)
+        return self._connection.command(*arguments, hurried=hurried).addErrback(self._for_clients)
 
     def _for_clients(self, failure: Failure) -> Failure:
         error = failure.value

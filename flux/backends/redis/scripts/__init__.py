@@ -32,10 +32,11 @@ class Script(NamedTuple):
     sha: str
 
 
-def run(link: Link, script: Script, prefix: str, arguments: object) -> Deferred[bytes]:
+def run(link: Link, script: Script, prefix: str, arguments: object, hurried: bool = True) -> Deferred[bytes]:
     """Run a script; one that Redis does not have (any more) is sent along.
 
     :param prefix: of the keys.
+    :param hurried: whether its answer is wanted as soon as it is there.
     :raises flux.errors.Unavailable: as :meth:`Link.command` does.
     """
     payload = _pack(arguments)
@@ -45,7 +46,7 @@ def run(link: Link, script: Script, prefix: str, arguments: object) -> Deferred[
             return link.command("EVAL", script.source, 0, prefix, payload)
         return failure
 
-    return link.command("EVALSHA", script.sha, 0, prefix, payload).addErrback(perhaps_unknown)
+    return link.command("EVALSHA", script.sha, 0, prefix, payload, hurried=hurried).addErrback(perhaps_unknown)
 
 
 def _load(name: str) -> Script:

@@ -1,0 +1,79 @@
+"""A connection to Redis, on a simulated socket: answers that nobody hurries for are read several at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+
+from flux.backends.redis.connection import LATER, LOOK, PATIENCE, Connection, make_protocol
+from flux.errors import Unavailable
+
+
+class Peer:
+    """A connection, and what there is of it on the other side."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.transport = StringTransport()
+        self.protocol = make_protocol()
+        self.protocol.makeConnection(self.transport)
+        self.connection = Connection(self.protocol, "here", self.clock)
+        self.answers: list[Any] = []
+
+    def command(self, hurried: bool) -> None:
+        self.connection.command("GET", "key", hurried=hurried).addBoth(self.answers.append)
+
+    @property
+    def reads(self) -> bool:
+        return bool(self.transport.producerState == "producing")
+
+
+@pytest.fixture
+def peer() -> Peer:
+    return Peer()
+
+
+def test_answers_that_nobody_hurries_for_are_read_together(peer: Peer) -> None:
+    peer.command(hurried=False)
+    peer.clock.advance(LATER / 2)
+    peer.command(hurried=False)
+    assert not peer.reads
+    peer.clock.advance(LATER / 2)
+    assert peer.reads
+    peer.protocol.dataReceived(b"$1\r\na\r\n$1\r\nb\r\n")
+    assert peer.answers == [b"a", b"b"]
+
+
+def test_an_answer_that_is_wanted_at_once_is_read_at_once(peer: Peer) -> None:
+    peer.command(hurried=False)
+    peer.command(hurried=True)
+    assert peer.reads
+    # Its answer is still to come.
+    peer.command(hurried=False)
+    peer.protocol.dataReceived(b"$1\r\na\r\n")
+    peer.command(hurried=False)
+    assert peer.reads
+    peer.protocol.dataReceived(b"$1\r\nb\r\n")
+    peer.command(hurried=False)
+    assert not peer.reads
+
+
+def test_a_server_that_does_not_answer_is_given_up_all_the_same(peer: Peer) -> None:
+    for _ in range(PATIENCE + 2):
+        peer.command(hurried=False)
+        peer.clock.advance(LOOK)
+    assert not peer.connection.alive
+    assert f"{LOOK * PATIENCE:g} s" in peer.connection.reason
+
+
+@pytest.mark.parametrize("hurried", [True, False])
+def test_a_connection_that_is_closed_leaves_nothing_behind(peer: Peer, hurried: bool) -> None:
+    peer.command(hurried=hurried)
+    peer.connection.close("enough")
+    assert peer.clock.getDelayedCalls() == []
+    peer.command(hurried=False)
+    assert peer.answers[-1].check(Unavailable)
+    assert peer.clock.getDelayedCalls() == []
