@@ -10,6 +10,7 @@ from argon2 import PasswordHasher
 from chat_server import HASH, ChatServer, with_changes
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 
 from flux import ending
 from flux.accounts.accounts import Accounts
@@ -235,6 +236,14 @@ async def test_a_name_that_folds_to_nothing_is_nobody(accounts: Accounts) -> Non
     await accounts.register("ann", GOOD, HOME, "c1")
     with pytest.raises(PasswordInvalid):
         await accounts.authenticate(GOOD, HOME, "c1", name="\u200b")
+
+
+async def test_the_log_tells_from_where_a_wrong_password_came(accounts: Accounts) -> None:
+    """Also of somebody who never gets in."""
+    ann = await accounts.register("ann", GOOD, HOME, "c1")
+    with capturedLogs() as logged, pytest.raises(PasswordInvalid):
+        await accounts.authenticate("another password", "192.0.2.2", "c9", name="ann")
+    assert [formatEvent(event) for event in logged] == [f"wrong password for {ann} from 192.0.2.2"]
 
 
 async def test_a_verified_address_is_taken_once(accounts: Accounts) -> None:

@@ -309,3 +309,16 @@ def test_the_log_tells_a_stop_from_a_death_and_from_a_state_that_was_emptied(ser
     clock.advance(2 * HEARTBEAT)
     missing = "chat server c at c.example:8090 is down: it has not reported since the shared state was emptied"
     assert logged(emptied(), emptied()) == [(LogLevel.warn, missing)]
+
+
+@pytest.mark.parametrize("elapsed", [9.1, 24.0])
+def test_a_server_that_went_while_nobody_looked_may_have_stopped(servers, clock, elapsed) -> None:
+    """As a chat server looks at the others: now and then, when an admin asks it."""
+    servers.adopt(snapshot(node("a", heartbeat_age=1.0)))
+    clock.advance(elapsed)
+    with capturedLogs() as events:
+        servers.adopt(snapshot())
+    assert texts(events) == [
+        "chat server a at a.example:8090 is down: it has stopped, or died, while the shared state was not looked at"
+    ]
+    assert events[0]["log_level"] == LogLevel.info

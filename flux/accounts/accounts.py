@@ -169,7 +169,7 @@ class Accounts:
         right, renewed = await self._passwords.verify(password, stored, allowed)
         if not right or credentials is None:
             self._metrics.wrong_password.inc()
-            self.log.info("wrong password for {account}", account=account, conn=conn)
+            self.log.info("wrong password for {account} from {address}", account=account, address=address, conn=conn)
             try:
                 await self._throttle.failed(account, address, "password")
             except Unavailable as error:

@@ -109,7 +109,9 @@ class Departure:
             except FluxError as error:
                 pause = next(pauses)
                 self.log.warn(
-                    "no other server for clients, the next try is in {pause:.1f} s: {error}", pause=pause, error=error
+                    "no other server for clients, the next try is in {pause:.1f} s or later: {error}",
+                    pause=pause,
+                    error=error,
                 )
                 plan.begin_again(self._clock.seconds() + pause)
             if late := plan.give_up(self._clock.seconds()):

@@ -99,7 +99,9 @@ class Chat:
         "Origins of the web pages that may open WebSockets; empty: pages from the same host name.",
         live=True,
     )
-    capacity: int = _key(COUNT, "0", "Sessions this server takes; 0: no limit.")
+    capacity: int = _key(
+        COUNT, "0", "Sessions up to which users are sent here; who comes by itself may log in. 0: no limit."
+    )
     weight: int = _key(whole(1, 100), "1", "Its share of the users, relative to other servers.")
     workers: int = _key(
         whole(1, MOST_WORKERS),

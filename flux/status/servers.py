@@ -11,7 +11,8 @@ held one by its health check.  A server whose lease has ended is down, also wher
 static list has it: a stopped process still accepts connections, so a health check
 would vouch for it.
 
-A lease that is gone before it could lapse was given up, in an orderly stop.
+A lease that is gone before it could lapse was given up, in an orderly stop.  Where nobody
+looked for as long as a lease lasts, that cannot be told.
 
 Shared state that was emptied does not take the servers with it: for as long as they
 need to report again, those that it knew before go on being known.
@@ -34,6 +35,7 @@ LATE = 1.5
 NEARLY = 0.9
 """Part of a lease after which one that is gone has lapsed: answers take their time, so ages are not exact."""
 
+UNSEEN = "it has stopped, or died, while the shared state was not looked at"
 NOT_BACK = "it has not reported since the shared state was emptied"
 
 SHOWN_DOWN = 3600.0
@@ -136,7 +138,7 @@ class Servers:
             self._remembered = {}
         for name, node in known.items():
             if name not in leased:
-                self._ended[name] = (now, node, NOT_BACK if name in missing else self._lapsed(node))
+                self._ended[name] = (now, node, NOT_BACK if name in missing else self._lapsed(node, elapsed))
         for name in leased:
             self._ended.pop(name, None)
         if self._ended:
@@ -146,10 +148,13 @@ class Servers:
         self._adopted = now
         self._update()
 
-    def _lapsed(self, node: Node) -> str:
-        """What is wrong with a server whose lease is gone."""
+    def _lapsed(self, node: Node, elapsed: float) -> str:
+        """What is wrong with a server whose lease is gone since it was looked at ``elapsed`` seconds ago."""
         if node.heartbeat_age < NEARLY * self._lease:
             return ""
+        if node.heartbeat_age - elapsed <= LATE * self._heartbeat:
+            # It was well then.
+            return UNSEEN
         return f"its lease has lapsed, last heartbeat {node.heartbeat_age:.0f} s ago"
 
     def configure(self, static: Sequence[ChatServer]) -> None:
@@ -210,7 +215,7 @@ class Servers:
             if node.state == "down":
                 why = self._ended[name][2] if name in self._ended else self._problems[name]
             orderly = node.state == "down" and not why
-            log = self.log.warn if why else self.log.info
+            log = self.log.warn if why not in ("", UNSEEN) else self.log.info
             log(
                 "chat server {server} at {host}:{port} {became}{why}",
                 server=name, host=node.host, port=node.port, became="has stopped" if orderly else f"is {node.state}",
