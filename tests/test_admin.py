@@ -224,6 +224,15 @@ async def test_who_cannot_be_asked_is_named(start: Start, tmp_path: Path) -> Non
     assert (status, "servers" in errors) == (2, True)
 
 
+async def test_to_resume_a_server_that_has_ended_does_not_succeed(start: Start) -> None:
+    cluster = await start()
+    await cluster.state.retire("chat2", 1)
+    await cluster.service.placement.refresh()
+    status, output, errors = await flux_admin("resume", "chat?", "--status", cluster.address)
+    assert (status, output) == (1, "chat1 is up\nchat2 is down\n")
+    assert errors == "flux admin: no users for chat2 before it runs again; --wait waits for that\n"
+
+
 # --- in this process ---------------------------------------------------------
 
 
@@ -279,6 +288,21 @@ async def looks(cluster: Cluster, count: int) -> None:
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admin, "LOOK_EVERY", 0.01)
     monkeypatch.setattr("flux.cli.progress.REFRESH", 0.0)
+
+
+@pytest.mark.usefixtures("_quickly")
+async def test_waiting_for_a_server_ends_when_it_takes_users(
+    client: StatusClient, cluster: Cluster, capsys: Any
+) -> None:
+    await cluster.state.retire("chat1", 1)
+    screen = Console(force_terminal=True, width=100, file=(shown := _Shown()))
+    waiting = Deferred.fromCoroutine(act(client, "resume", "chat1", "chat2", "--wait", output=screen))
+    await looks(cluster, 3)
+    assert not waiting.called
+    assert "waiting for chat1" in shown.text
+    await cluster.report("chat1", 0)
+    await waiting
+    assert capsys.readouterr().out == "chat1 is up\nchat2 is up\n"
 
 
 @pytest.mark.usefixtures("_quickly")

@@ -5,7 +5,7 @@
     flux admin servers                       who is there, with how many sessions
     flux admin drain chat1 --wait            no new users; returns when those it has are elsewhere
     flux admin drain 'chat1-*'               all workers of a machine
-    flux admin resume chat1                  users again
+    flux admin resume chat1 --wait           users again; returns when it takes them
 
 Address and key come from the configuration of the status service (``--config``), or
 the address alone from ``--status``.  What asks an admin port instead is in :mod:`flux.cli.admin_port`
@@ -74,6 +74,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         each.add_argument("names", nargs="+", metavar="NAME", help="a server; with * or ? all that match, quoted")
     admin_bans.configure(admin_port.configure(commands))
     drain.add_argument("--wait", action="store_true", help="return when the server is empty, or has ended")
+    resume.add_argument("--wait", action="store_true", help="return when the server takes users")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -157,11 +158,15 @@ async def _act(args: argparse.Namespace, client: StatusClient, reactor: Any, sta
     if args.action == "drain" and args.wait:
         known = {node.name: node for node in servers}
         states = await _wait(client, {name: known[name] for name in states}, reactor, status)
+    if args.action == "resume" and args.wait:
+        states = await _wait_until_up(client, list(states), reactor, status)
     if args.json:
         print(json.dumps([{"server": name, "state": state} for name, state in states.items()]))
-        return
-    for name, state in states.items():
-        print(f"{name} is {state}")
+    else:
+        for name, state in states.items():
+            print(f"{name} is {state}")
+    if args.action == "resume" and (still := [name for name, state in states.items() if state != "up"]):
+        raise AdminFailed(f"no users for {', '.join(still)} before it runs again; --wait waits for that")
 
 
 def _matching(patterns: Sequence[str], servers: Sequence[Node]) -> list[str]:
@@ -214,6 +219,20 @@ async def _wait(client: StatusClient, drained: dict[str, Node], reactor: Any, st
                 empty_since = reactor.seconds()
             elif reactor.seconds() - empty_since >= GONE_WITHIN:
                 return states
+            await sleep(LOOK_EVERY, reactor)
+
+
+async def _wait_until_up(
+    client: StatusClient, names: Sequence[str], reactor: Any, status: Console
+) -> dict[str, NodeState]:
+    """Wait until all of them get users, however long that takes; their states then."""
+    with ProgressBar(status, len(names)) as bar:
+        while True:
+            now: dict[str, NodeState] = {node.name: node.state for node in await client.servers()}
+            waiting = [name for name in names if now.get(name) != "up"]
+            if not waiting:
+                return {name: now[name] for name in names}
+            bar.show(len(names) - len(waiting), f"waiting for {', '.join(waiting)}")
             await sleep(LOOK_EVERY, reactor)
 
 
