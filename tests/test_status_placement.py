@@ -15,7 +15,6 @@ from flux import tokens
 from flux.errors import Internal, NoServer, Unavailable
 from flux.interfaces import IPlacement
 from flux.model.placement import Choice
-from flux.status import placement as module
 
 
 @pytest.fixture
@@ -138,7 +137,7 @@ async def test_the_answer_of_the_state_is_the_next_snapshot(setup) -> None:
     reserved = (await setup.state.snapshot()).reserved
     busy = next(iter(reserved))
     for uid in range(100, 110):
-        await setup.state.assign([module.Choice(uid, busy, b"")], 30, 60)
+        await setup.state.assign([Choice(uid, busy, b"")], 30, 60)
     await setup.assign(2)
     looked = setup.state.snapshots
     for uid in range(3, 12):

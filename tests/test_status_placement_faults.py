@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from placement_parts import Setup
 from status_parts import First, settled
+from twisted.logger import capturedLogs
 from zope.interface import implementer
 
 from flux.errors import Internal, NoServer, Unavailable
@@ -54,6 +55,30 @@ async def test_requests_that_arrive_while_the_loads_are_read_wait_for_them(setup
     setup.state.release()
     assert [setup.answers(answer)["a"] for answer in (first, second)] == [1, 1]
     assert setup.state.assigned == [[1, 2]]
+
+
+@pytest.mark.parametrize("stops", [True, False], ids=["ended", "draining"])
+async def test_a_server_that_has_just_gone_is_given_to_nobody(setup, stops) -> None:
+    """What records the choice says so."""
+    await setup.lease("a", "b", sessions=1)
+    await setup.placement.refresh()
+    await (setup.state.retire("a", 1) if stops else setup.state.drain("a", True))
+    answers = [setup.placement.assign([uid]) for uid in range(1, 9)]
+    both = setup.placement.assign([9, 10])
+    with capturedLogs() as logged:
+        settled(setup.clock)
+    assert [setup.answers(answer) for answer in answers] == [{"b": 1}] * 8
+    assert setup.answers(both) == {"b": 2}
+    first, second = setup.state.assigned
+    assert len(first) == 10
+    assert set(second) >= {9, 10}
+    assert sorted(event["uid"] for event in logged if "is assigned" in event["log_format"]) == list(range(1, 11))
+    # Nobody else is left.
+    await (setup.state.retire("b", 1) if stops else setup.state.drain("b", True))
+    last = setup.placement.assign([11])
+    settled(setup.clock)
+    with pytest.raises(NoServer):
+        await last
 
 
 async def test_a_server_that_has_just_come_is_found_before_somebody_is_refused(setup) -> None:

@@ -19,18 +19,17 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from copy import copy
 
-from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from flux import tokens
 from flux.errors import FluxError, Internal, NoServer, Unavailable
 from flux.interfaces import IBalancer, IPlacement, IState
 from flux.lifecycle import DeadlineExceeded, Tasks, within
 from flux.metrics import StatusMetrics
-from flux.model.placement import Assignment, Choice, Node
+from flux.model.placement import Assignment, Node
+from flux.status.batch import Batch, Candidates, Request
 from flux.status.servers import Servers
 
 DEADLINE = 2.0
@@ -44,83 +43,6 @@ BATCH = 1000
 
 LOOK_AGAIN = 0.1
 """Seconds after which it is worth looking again whether there is really no server."""
-
-
-class _Request:
-    """Accounts that somebody waits for."""
-
-    __slots__ = ("answer", "leaving", "uids")
-
-    def __init__(self, uids: Sequence[int], leaving: str) -> None:
-        self.uids = uids
-        self.leaving = leaving
-        self.answer: Deferred[list[Assignment]] = Deferred()
-
-
-class _Candidates:
-    """The servers that may get a user, and their loads while a batch is being chosen."""
-
-    def __init__(self, nodes: Sequence[Node], unanswered: Counter[str], leaving: Collection[str] = ()) -> None:
-        self.nodes: list[Node] = []
-        self.loads: dict[str, int] = {}
-        for node in nodes:
-            if node.state == "up" and node.weight > 0 and node.name not in leaving:
-                extra = unanswered[node.name]
-                self._add(replace(node, reserved=node.reserved + extra) if extra else node)
-        self._reindex()
-
-    def _add(self, node: Node) -> None:
-        if not node.capacity or node.load < node.capacity:
-            self.nodes.append(node)
-            self.loads[node.name] = node.load
-
-    def _reindex(self) -> None:
-        self._index = {node.name: position for position, node in enumerate(self.nodes)}
-
-    def __contains__(self, node: Node) -> bool:
-        return node.name in self._index
-
-    def take(self, node: Node) -> None:
-        """One more is on the way to ``node``; a server that is full then is no candidate any more."""
-        position = self._index[node.name]
-        node = replace(self.nodes[position], reserved=self.nodes[position].reserved + 1)
-        if node.capacity and node.load >= node.capacity:
-            del self.nodes[position]
-            del self.loads[node.name]
-            self._reindex()
-        else:
-            self.nodes[position] = node
-            self.loads[node.name] += 1
-
-
-class _Batch:
-    """Requests and what was chosen for them."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[_Request, list[Assignment]]] = []
-        self.choices: list[Choice] = []
-        self.chosen: dict[int, tuple[Assignment, dict[str, int]]] = {}
-        self.per_server: Counter[str] = Counter()
-        #: Those for whom every server is full.
-        self.turned_away: list[_Request] = []
-
-    def add(self, uid: int, node: Node, loads: dict[str, int], expires: int) -> Assignment:
-        """``uid`` gets ``node``, and a fresh token."""
-        token = tokens.new_token()
-        assignment = Assignment(uid, node.host, node.port, node.name, token, expires, node.websocket, node.tls)
-        self.chosen[uid] = assignment, loads
-        self.choices.append(Choice(uid, node.name, tokens.digest(token)))
-        self.per_server[node.name] += 1
-        return assignment
-
-    def undo(self, length: int) -> bool:
-        """Take back all choices but the first ``length``; whether there were any."""
-        undone = self.choices[length:]
-        del self.choices[length:]
-        for choice in undone:
-            del self.chosen[choice.uid]
-            self.per_server[choice.server] -= 1
-        return bool(undone)
 
 
 @implementer(IPlacement)
@@ -157,7 +79,7 @@ class Placement:
         self._hold = hold
         self._wall = wall
         self._tasks = Tasks(self.log)
-        self._waiting: deque[_Request] = deque()
+        self._waiting: deque[Request] = deque()
         self._accounts = 0
         self._unanswered: Counter[str] = Counter()
         self._turn: IDelayedCall | None = None
@@ -175,7 +97,7 @@ class Placement:
             return fail(Unavailable("the status service is stopping"))
         if self._accounts + len(uids) > MOST_WAITING:
             return fail(Unavailable("too many requests are waiting for a chat server; try again"))
-        request = _Request(uids, leaving)
+        request = Request(uids, leaving)
         self._accounts += len(uids)
         self._waiting.append(request)
         if self._turn is None:
@@ -238,21 +160,21 @@ class Placement:
         else:
             self._serve()
 
-    def _take(self, accounts: int) -> list[_Request]:
+    def _take(self, accounts: int) -> list[Request]:
         """Requests from the front of the queue, until they hold ``accounts`` or there are no more."""
-        taken: list[_Request] = []
+        taken: list[Request] = []
         while self._waiting and accounts > 0:
             request = self._waiting.popleft()
             accounts -= len(request.uids)
             taken.append(request)
         return taken
 
-    def _candidates(self, leaving: Collection[str] = ()) -> _Candidates:
-        return _Candidates(self._servers.nodes, self._unanswered, leaving)
+    def _candidates(self, leaving: Collection[str] = ()) -> Candidates:
+        return Candidates(self._servers.nodes, self._unanswered, leaving)
 
-    def _choose(self, requests: list[_Request], candidates: _Candidates) -> _Batch:
+    def _choose(self, requests: list[Request], candidates: Candidates) -> Batch:
         """Choose for all; those for whom there is no server are answered at once."""
-        batch = _Batch()
+        batch = Batch()
         # A server that sends its users away is none for others either, though this snapshot may not know yet.
         leaving = {request.leaving for request in requests if request.leaving}
         if leaving:
@@ -275,7 +197,7 @@ class Placement:
                 batch.requests.append((request, assignments))
                 continue
             if batch.undo(before):
-                candidates = _Candidates(self._servers.nodes, self._unanswered + batch.per_server, leaving)
+                candidates = Candidates(self._servers.nodes, self._unanswered + batch.per_server, leaving)
             if isinstance(problem, NoServer) and not request.leaving and self._up():
                 batch.turned_away.append(request)
             else:
@@ -288,7 +210,7 @@ class Placement:
     def _up(self) -> dict[str, Node]:
         return {node.name: node for node in self._servers.nodes if node.state == "up" and node.weight > 0}
 
-    def _assignment(self, uid: int, batch: _Batch, candidates: _Candidates, expires: int) -> Assignment:
+    def _assignment(self, uid: int, batch: Batch, candidates: Candidates, expires: int) -> Assignment:
         """The assignment of one account; who asks twice in one batch gets the same answer twice."""
         known = batch.chosen.get(uid)
         if known is not None:
@@ -310,7 +232,7 @@ class Placement:
             return f"no {'other ' if leaving else ''}chat server is known"
         return "no chat server can take a user: " + ", ".join(f"{count} {state}" for state, count in states.items())
 
-    async def _let_back(self, requests: list[_Request]) -> None:
+    async def _let_back(self, requests: list[Request]) -> None:
         """Give those who have a place on a full server that place again: its load has them in it already."""
         uids = list({uid for request in requests for uid in request.uids})
         try:
@@ -327,7 +249,7 @@ class Placement:
         except Exception:
             self._fail(requests, Internal("looking who has a place failed"))
             raise
-        batch, up, expires = _Batch(), self._up(), self._expires()
+        batch, up, expires = Batch(), self._up(), self._expires()
         for request in requests:
             nodes = [up.get(places.get(uid, "")) for uid in request.uids]
             if None in nodes:
@@ -348,7 +270,7 @@ class Placement:
         routes = await self._state.routes(uids)
         return {uid: route.node for uid, route in routes.items()} | await self._state.reserved(uids)
 
-    async def _record(self, batch: _Batch, by: str) -> None:
+    async def _record(self, batch: Batch, by: str) -> None:
         """Let the shared state have a batch, then tell those who wait."""
         requests = [request for request, _ in batch.requests]
         try:
@@ -370,7 +292,14 @@ class Placement:
         finally:
             self._unanswered -= batch.per_server
 
-    def _answer(self, batch: _Batch, by: str) -> None:
+    def _answer(self, batch: Batch, by: str) -> None:
+        up = self._up()
+        if not up.keys() >= batch.per_server.keys():
+            # What recorded the choices says that a server has ended, or begun to drain, since it was chosen.
+            batch, again = batch.divided(up)
+            self._waiting.extendleft(reversed(again))
+            if self._turn is None:
+                self._turn = self._clock.callLater(0, self._serve)
         self._metrics.assigned(batch.per_server)
         if self.logs_each:
             for assignment, loads in batch.chosen.values():
@@ -382,7 +311,7 @@ class Placement:
             self._accounts -= len(request.uids)
             request.answer.callback(assignments)
 
-    def _fail(self, requests: Sequence[_Request], error: FluxError) -> None:
+    def _fail(self, requests: Sequence[Request], error: FluxError) -> None:
         for request in requests:
             self._metrics.failed(error.name, len(request.uids))
             self._accounts -= len(request.uids)
