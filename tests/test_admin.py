@@ -259,7 +259,7 @@ async def act(client: StatusClient, *arguments: str, output: Console | None = No
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("chat3", "no chat server is called 'chat3'; there are chat1, chat2, old"), ("gate*", "no chat server matches")],
+    [("chat3", "no chat server is called 'chat3'; known: chat1, chat2, old"), ("gate*", "no chat server matches")],
 )
 async def test_an_unknown_name_changes_nothing(client: StatusClient, cluster: Cluster, name: str, said: str) -> None:
     with pytest.raises(AdminFailed, match=said):

@@ -130,8 +130,12 @@ async def test_who_does_not_go_is_closed_after_the_grace(server: ChatServer) -> 
     await ann.told("moved")
     # In between everything works as before.
     assert (await ann.ok("profile.get"))["id"] == ann.id
-    await server.advance(DRAIN)
-    assert await ann.ended() == [{"type": "kicked", "reason": "shutdown"}]
+    with capturedLogs() as logged:
+        await server.advance(DRAIN)
+        assert await ann.ended() == [{"type": "kicked", "reason": "shutdown"}]
+        await server.advance(1)
+    told = [formatEvent(event) for event in logged]
+    assert any(line.endswith("clients closed that were told where to go, and stayed: 1") for line in told)
 
 
 async def test_a_drain_that_is_taken_back_closes_nobody(server: ChatServer) -> None:

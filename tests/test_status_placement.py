@@ -299,7 +299,7 @@ async def test_who_leaves_the_only_server_gets_none(setup) -> None:
     await setup.lease("a")
     answer = setup.placement.assign([1], "a")
     settled(setup.clock)
-    with pytest.raises(NoServer, match="no other chat server is known"):
+    with pytest.raises(NoServer, match="no other chat server is up"):
         await answer
     await setup.lease("b", capacity=1, sessions=1)
     await setup.state.assign([Choice(1, "a", b""), Choice(2, "b", b"")], 30, 600)

@@ -122,7 +122,14 @@ class Departure:
             while plan.close(self._clock.seconds()):
                 await sleep(0, self._clock)
             await sleep(plan.pause(now), self._clock)
-        self.log.info("nobody is left after {seconds:.1f} s", seconds=self._clock.seconds() - began)
+        seconds = self._clock.seconds() - began
+        if plan.stayed:
+            closed = (
+                "nobody is left after {seconds:.1f} s; clients closed that were told where to go, and stayed: {count}"
+            )
+            self.log.info(closed, seconds=seconds, count=plan.stayed)
+        else:
+            self.log.info("nobody is left after {seconds:.1f} s", seconds=seconds)
 
     async def _move(self, portion: list[Session], plan: _Plan) -> None:
         """Ask some to go; those for whom there is no place are put back into the plan."""
@@ -164,6 +171,8 @@ class _Plan:
     """Who is asked when, and closed when.
 
     Half of the time that is left is for asking, and the other half for going.
+
+    :ivar stayed: how many had to be closed since they did not go in their time.
     """
 
     def __init__(self, sessions: Iterable[Session], start: float, spread: float, rng: random.Random) -> None:
@@ -172,7 +181,9 @@ class _Plan:
         self._rng = rng
         self._order = itertools.count()
         self._staying: list[tuple[float, int, Session]] = []
-        self._going: deque[tuple[float, Session]] = deque()
+        #: Until when, who, and whether it was told where to go.
+        self._going: deque[tuple[float, Session, bool]] = deque()
+        self.stayed = 0
         for session in sessions:
             self._stays(session, self._some_moment(start))
 
@@ -183,7 +194,7 @@ class _Plan:
 
     def add(self, sessions: Iterable[Session], now: float) -> None:
         """It is the turn of those that are not in the plan yet."""
-        going = {session for _, session in self._going}
+        going = {session for _, session, _ in self._going}
         for session in sessions:
             if session not in going:
                 self._stays(session, now)
@@ -216,7 +227,7 @@ class _Plan:
     def asked(self, session: Session, now: float) -> float:
         """It is told where to go, and has so many seconds for that."""
         grace = max(0.0, min(self._spread, self._deadline - now))
-        self._going.append((now + grace, session))
+        self._going.append((now + grace, session, True))
         return grace
 
     def give_up(self, now: float) -> int:
@@ -225,7 +236,7 @@ class _Plan:
             return 0
         left = [session for _, _, session in self._staying if not session.ended]
         self._staying = []
-        self._going.extendleft((now, session) for session in left)
+        self._going.extendleft((now, session, False) for session in left)
         return len(left)
 
     def close(self, now: float) -> bool:
@@ -233,7 +244,9 @@ class _Plan:
         for _ in range(PORTION):
             if not self._going or self._going[0][0] > now:
                 return False
-            self._going.popleft()[1].kick("shutdown")
+            _, session, told = self._going.popleft()
+            self.stayed += told and not session.ended
+            session.kick("shutdown")
         return True
 
     def pause(self, now: float) -> float:

@@ -179,11 +179,11 @@ def _matching(patterns: Sequence[str], servers: Sequence[Node]) -> list[str]:
         if set(pattern) & set("*?["):
             found = sorted(node.name for node in servers if fnmatchcase(node.name, pattern))
             if not found:
-                raise AdminFailed(f"no chat server matches {pattern!r}; there are {_listed(servers)}")
+                raise AdminFailed(f"no chat server matches {pattern!r}; known: {_listed(servers)}")
         elif any(node.name == pattern for node in servers):
             found = [pattern]
         else:
-            raise AdminFailed(f"no chat server is called {pattern!r}; there are {_listed(servers)}")
+            raise AdminFailed(f"no chat server is called {pattern!r}; known: {_listed(servers)}")
         names.update(dict.fromkeys(found))
     return list(names)
 

@@ -229,7 +229,7 @@ class Placement:
             "full" if node.state == "up" else node.state for node in self._servers.nodes if node.name not in leaving
         )
         if not states:
-            return f"no {'other ' if leaving else ''}chat server is known"
+            return "no other chat server is up" if leaving else "no chat server is known"
         return "no chat server can take a user: " + ", ".join(f"{count} {state}" for state, count in states.items())
 
     async def _let_back(self, requests: list[Request]) -> None:
