@@ -122,14 +122,9 @@ class Departure:
             while plan.close(self._clock.seconds()):
                 await sleep(0, self._clock)
             await sleep(plan.pause(now), self._clock)
+        stayed = "; clients closed that were told where to go, and stayed: {count}" if plan.stayed else ""
         seconds = self._clock.seconds() - began
-        if plan.stayed:
-            closed = (
-                "nobody is left after {seconds:.1f} s; clients closed that were told where to go, and stayed: {count}"
-            )
-            self.log.info(closed, seconds=seconds, count=plan.stayed)
-        else:
-            self.log.info("nobody is left after {seconds:.1f} s", seconds=seconds)
+        self.log.info("nobody is left after {seconds:.1f} s" + stayed, seconds=seconds, count=plan.stayed)
 
     async def _move(self, portion: list[Session], plan: _Plan) -> None:
         """Ask some to go; those for whom there is no place are put back into the plan."""
