@@ -205,7 +205,7 @@ def part(milliseconds: float, cpu: float, lost: int = 0) -> Measured:
 
 
 def test_parts_for_which_the_processor_was_slower_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(across, "COUNTED", 2)
+    monkeypatch.setattr(across, "COUNTED", 1)
     measured = across.summary([
         (part(1.0, 0.01), part(7.0, 0.04, lost=1)),
         (part(1.0, 0.01), part(2.5, 0.02)),
@@ -219,6 +219,12 @@ def test_parts_for_which_the_processor_was_slower_do_not_count(monkeypatch: pyte
     assert measured.cpu == pytest.approx((10_500, 20_000))
     assert measured.busy == pytest.approx((0.0525, 0.1))
     assert [tally.lost for tally in measured.tallies] == [0, 1]
+
+
+def test_some_parts_count_however_unsteady_the_processor_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(across, "COUNTED", 3)
+    measured = across.summary([(part(1.0, cpu), part(2.0, 0.02)) for cpu in (0.04, 0.01, 0.03, 0.02)])
+    assert measured.counted == [False, True, True, True]
 
 
 def test_what_another_node_adds_and_loses_is_judged() -> None:
@@ -279,7 +285,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert figures["across"]["same"]["p50"] > 0
     assert figures["across"]["between"]["p50"] > 0
     assert len(figures["across"]["added"]) == 6
-    assert sum(figures["across"]["counted"]) == across.COUNTED
+    assert sum(figures["across"]["counted"]) >= across.COUNTED
     assert all(cpu > 100 for cpu in figures["across"]["cpu"])
     assert all(busy > 0 for busy in figures["across"]["busy"])
     assert [(phase["name"], phase["sessions"], phase["refused"]) for phase in figures["storm"]["phases"]] == [

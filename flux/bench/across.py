@@ -3,13 +3,15 @@
 The two ways take turns, part by part, and each part is held against the one before it: the processor of a virtual
 machine may be half as fast a minute later, when others use it too.  The same messages take more of it then, in every
 process, which tells such parts; that many wait for a full processor, as they do between nodes first, says nothing about
-the way.  So a third of the parts counts, those that took the least.  What became of the messages is counted in all.
+the way.  So parts count in which they took little more than where they took the least, and five in any case.  What
+became of the messages is counted in all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from statistics import median
 
@@ -24,8 +26,10 @@ CLIENTS = 40
 PACE = 500.0
 #: Most that another node may add to the median, in ms.
 LIMIT = 2.0
-#: Of each way, and how many of them count. What another node adds is the median over those.
+#: Of each way. What another node adds is the median over those that count.
 PARTS = 15
+#: A part counts where neither way took more than this of the least CPU that it took in any part; so many do at least.
+CALM = 1.25
 COUNTED = 5
 #: Before the measured stretch of each, in seconds.
 WARM_UP = 0.5
@@ -55,7 +59,7 @@ class Across:
 
 def judge(across: Across) -> list[Judgement]:
     """What came of the promises."""
-    added = median(added for added, counted in zip(across.added, across.counted, strict=True) if counted)
+    added = median(compress(across.added, across.counted))
     faults = sum(tally.lost + tally.duplicated + tally.reordered for tally in across.tallies)
     return [
         Judgement("across: p50 added by the other node", f"{added:+.2f} ms", f"{LIMIT:+.0f} ms", added <= LIMIT),
@@ -85,10 +89,12 @@ def summary(parts: Sequence[tuple[Measured, Measured]]) -> Across:
     least = [min(map(_cpu, way)) for way in zip(*parts, strict=True)]
 
     def slowness(part: tuple[Measured, Measured]) -> float:
-        return sum(_cpu(way) / fastest for way, fastest in zip(part, least, strict=True))
+        # None at all is what the system's clock of it shows of a stretch that is too short.
+        return max(_cpu(way) / (fastest or 1.0) for way, fastest in zip(part, least, strict=True))
 
-    calm = sorted(range(len(parts)), key=lambda number: slowness(parts[number]))[:COUNTED]
-    same, between = (_together([part[way] for number, part in enumerate(parts) if number in calm]) for way in (0, 1))
+    slow = max(CALM, *sorted(map(slowness, parts))[:COUNTED])
+    counted = [slowness(part) <= slow for part in parts]
+    same, between = map(_together, zip(*compress(parts, counted), strict=True))
     tallies = (Tally(), Tally())
     for part in parts:
         for tally, way in zip(tallies, part, strict=True):
@@ -97,7 +103,7 @@ def summary(parts: Sequence[tuple[Measured, Measured]]) -> Across:
         percentiles(same.delivery),
         percentiles(between.delivery),
         [percentiles(there.delivery).p50 - percentiles(here.delivery).p50 for here, there in parts],
-        [number in calm for number in range(len(parts))],
+        counted,
         tallies,
         (_cpu(same), _cpu(between)),
         (same.server_cpu / same.seconds, between.server_cpu / between.seconds),

@@ -121,7 +121,8 @@ def _across(between: Across) -> Table:
     table.caption = "p50 added, part by part: " + ", ".join(
         f"{added:+.2f}" if counted else f"({added:+.2f})" for added, counted in parts
     )
-    table.caption += "\nLeft out, in brackets: parts in which the same messages took more of the processor."
+    if not all(between.counted):
+        table.caption += "\nLeft out, in brackets: parts in which the same messages took more of the processor."
     if max(between.busy) > TOO_BUSY:
         table.caption += "\nThe processor was full: what is added is mostly the time that messages wait for it."
     table.caption_justify = "left"
