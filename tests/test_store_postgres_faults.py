@@ -25,7 +25,7 @@ from twisted.internet.task import deferLater
 from flux.backends.postgres import PostgresStore, channel, connection, pool
 from flux.backends.postgres.connection import Run
 from flux.bench.engines import PostgresServer
-from flux.errors import FluxError, Unavailable
+from flux.errors import FluxError, Unavailable, in_words
 from flux.model.messages import Draft
 
 
@@ -95,6 +95,7 @@ async def test_backends_are_killed_again_and_again_under_calls(migrated, opened)
         outcomes = await together([_outcome(call) for call in calls])
         while isinstance(outcomes[0], Unavailable):
             lost += 1
+            assert in_words(outcomes[0]).startswith("store.dsn: ")
             await turns(0.02)
             outcomes[0] = await _outcome(store.append(drafts))
         for draft, receipt in zip(drafts, outcomes[0], strict=True):
@@ -233,7 +234,10 @@ async def test_a_login_that_the_database_does_not_answer_fails_too(migrated, ope
     with holder.cursor() as cursor:
         cursor.execute("LOCK TABLE accounts, sessions")
     outcomes = await together(map(_outcome, [store.open_session(ann), store.overview(ann)]))
-    assert [str(outcome) for outcome in outcomes] == ["unavailable: the database did not answer within 0.3 s"] * 2
+    why = "the database did not answer within 0.3 s"
+    assert [(str(outcome), in_words(outcome)) for outcome in outcomes] == [
+        (f"unavailable: {why}", f"store.dsn: {why}")
+    ] * 2
     holder.rollback()
     holder.close()
     assert await insist(lambda: store.open_session(ann)) >= 1
@@ -281,7 +285,9 @@ async def test_a_message_that_cannot_be_stored_is_unavailable_and_not_lost(
         for draft in (Draft(ann, bob, 0, "2", "k"), Draft(bob, ann, 0, "3")):
             with pytest.raises(Unavailable, match=sentence) as raised:
                 await store.append([draft])
+            # Clients read the one, admins the other.
             assert "store." not in raised.value.detail
+            assert in_words(raised.value).startswith(f"store.dsn: no ({code})")
         assert [message.text for message in (await store.history(bob, 0, ann, 0, 0, -1, 9)).messages] == ["1"]
     finally:
         migrated.query("DROP TRIGGER fail ON messages; DROP FUNCTION fail")

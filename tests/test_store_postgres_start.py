@@ -257,7 +257,7 @@ async def test_a_role_that_does_not_own_what_is_there_is_told_so_before_a_start(
         " GRANT ALL ON ALL TABLES IN SCHEMA public TO helper; GRANT ALL ON SCHEMA public TO helper"
     )
     dsn = f"postgresql://helper:helper-word@127.0.0.1:{quick_postgres.port}/start"
-    assert await refusal(dsn) == "store.dsn: must be owner of table moves_kept"
+    assert (await refusal(dsn)).startswith("store.dsn: must be owner of table moves_kept (42501); ")
     with pytest.raises(Unavailable) as raised:
         await attempts(store_on(dsn))["schema"]()
     assert re.fullmatch(
@@ -408,6 +408,19 @@ def test_a_server_whose_role_may_not_use_the_tables_says_so_in_one_line(
         database.query("DROP OWNED BY visitor; DROP ROLE visitor")
     assert errors.startswith("cannot start flux: the store: store.dsn: its role may not read and write accounts, ")
     assert errors.endswith(": GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA ... TO it")
+
+
+def test_a_server_whose_database_can_store_nothing_says_so_in_one_line(database: Database, tmp_path: Path) -> None:
+    database.migrate()
+    database.query(
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END $$;"
+        " CREATE TRIGGER fail BEFORE INSERT ON boots EXECUTE FUNCTION fail()"
+    )
+    assert does_not_start(database.dsn, tmp_path) == (
+        "cannot start flux: the chat node: store.dsn: could not extend file (53100);"
+        " make room on the disk of the database; flux goes on by itself"
+    )
 
 
 def test_a_server_that_is_older_than_its_database_says_so_in_one_line(database: Database, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from txpostgres.txpostgres import Connection
 
 from flux.backends.postgres.channel import Channel
 from flux.backends.postgres.dsn import Address, Dsn
-from flux.backends.postgres.failures import first_line, unavailable
+from flux.backends.postgres.failures import away, first_line, in_full, unavailable
 from flux.errors import Unavailable
 from flux.lifecycle import DeadlineExceeded, within
 
@@ -146,8 +146,8 @@ class Link:
         except Exception as error:
             if self.closed:
                 raise _gone() from None
-            if isinstance(error, psycopg2.Error) and (away := unavailable(error)):
-                raise away from error
+            if isinstance(error, psycopg2.Error) and (told := unavailable(error)):
+                raise told from error
             raise
 
 
@@ -180,7 +180,7 @@ async def connect(
         try:
             await _connect(link, address, reactor, prepare)
         except Unavailable as error:
-            complaints.append(f"store.dsn: {address.name}: {error.detail}")
+            complaints.append(f"store.dsn: {address.name}: {in_full(error)}")
         except BaseException:
             link.close()
             raise
@@ -208,7 +208,7 @@ async def _connect(link: Link, address: Address, reactor: Any, prepare: Callable
 
 
 def _gone() -> Unavailable:
-    return Unavailable("the connection to the database was lost")
+    return away("the connection to the database was lost")
 
 
 def _refusal(error: BaseException) -> str:

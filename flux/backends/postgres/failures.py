@@ -43,17 +43,31 @@ def is_dead(error: BaseException) -> bool:
 
 
 def unavailable(error: BaseException) -> Unavailable | None:
-    """What a caller is told; None where it may be tried again, or the statement itself is to blame, which is a bug."""
+    """What a caller is told, and admins in full; None where it may be tried again, or the statement itself is to blame,
+    which is a bug.
+    """
     code = _code(error)
     if code in AGAIN:
         return None
     if sentence := _of(SENTENCES, code):
-        return Unavailable(f"the database could not do it: {sentence}")
-    if is_dead(error):
-        return Unavailable("the connection to the database was lost")
-    if isinstance(error, (psycopg2.OperationalError, psycopg2.InternalError)):
-        return Unavailable("the database could not do it")
-    return None
+        detail = f"the database could not do it: {sentence}"
+    elif is_dead(error):
+        detail = "the connection to the database was lost"
+    elif isinstance(error, (psycopg2.OperationalError, psycopg2.InternalError)):
+        detail = "the database could not do it"
+    else:
+        return None
+    return Unavailable(detail, f"store.dsn: {complaint(error)}")
+
+
+def away(detail: str) -> Unavailable:
+    """What a caller is told of a database that answers nothing, and admins together with the setting."""
+    return Unavailable(detail, f"store.dsn: {detail}")
+
+
+def in_full(error: Unavailable) -> str:
+    """What an admin is told, without the setting: what the server has said, if it has said something."""
+    return error.detail if error.__cause__ is None else complaint(error.__cause__)
 
 
 def complaint(error: BaseException) -> str:

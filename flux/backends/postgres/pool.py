@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 
 from flux.backends.postgres.connection import Link, Run, connect
 from flux.backends.postgres.dsn import Dsn
-from flux.backends.postgres.failures import AGAIN, complaint, first_line
+from flux.backends.postgres.failures import AGAIN, away, complaint, first_line
 from flux.errors import Unavailable
 from flux.lifecycle import Deadlines, Outage, Tasks, backoff, sleep
 
@@ -291,7 +291,7 @@ class Pool:
 
     def _expire(self, call: _Call[Any]) -> None:
         # Whoever asked has waited that long, also where a part of it was given to a call that others shared.
-        late = Failure(Unavailable(f"the database did not answer within {self.deadline:g} s"))
+        late = Failure(away(f"the database did not answer within {self.deadline:g} s"))
         if call.link is None:
             self._finish(call, late)
         else:
@@ -302,7 +302,7 @@ class Pool:
 
     def _away(self) -> Unavailable:
         # Clients read this. Where the database is, and why it is away, is in the log.
-        return Unavailable("the database is away")
+        return away("the database is away")
 
     def _lost(self, link: Link, reason: str) -> None:
         if link not in self._links:

@@ -25,7 +25,7 @@ from flux.backends.postgres import (
 )
 from flux.backends.postgres.connection import Link, Run, bounded, connect
 from flux.backends.postgres.dsn import Dsn
-from flux.backends.postgres.failures import first_line
+from flux.backends.postgres.failures import in_full
 from flux.backends.postgres.gathering import Gathering
 from flux.backends.postgres.pool import Pool
 from flux.errors import FluxError, Unavailable
@@ -118,8 +118,7 @@ class PostgresStore:
         try:
             return await work(link, bounded(link.run, START_WITHIN, self._reactor))
         except Unavailable as error:
-            cause = error.__cause__
-            raise Unavailable(f"store.dsn: {first_line(cause) if cause else error.detail}") from error
+            raise Unavailable(f"store.dsn: {in_full(error)}") from error
         finally:
             link.close()
 
