@@ -336,6 +336,23 @@ def test_migrate_says_what_is_wrong(configured: Path, database: Database) -> Non
     assert flux(configured, "migrate", "--set", "store.kind=oracle").returncode == 2
 
 
+def test_migrate_says_of_a_damaged_database_what_a_start_says(configured: Path, database: Database) -> None:
+    database.migrate()
+    database.query("DROP TABLE bans")
+    with closing(sqlite3.connect(configured / "flux.db")) as db:
+        migrate(db, configured / "flux.db")
+        db.execute("DROP TABLE bans")
+    for file, said in (
+        ("lite.ini", "flux.db is damaged or was altered"),
+        ("post.ini", "store.dsn: the database is half"),
+    ):
+        for arguments in ([], ["--apply"]):
+            wrong = flux(configured, "migrate", "-c", file, *arguments)
+            assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (1, "", 1)
+            assert said in wrong.stderr
+            assert "without its bans, " in wrong.stderr
+
+
 # --- flux backup ---
 
 

@@ -156,17 +156,51 @@ async def test_a_database_of_a_later_flux_is_refused(database: Database, later) 
     [
         ("DROP INDEX messages_by_cid", "half migrated or was altered (without its messages_by_cid)"),
         ("DROP FUNCTION append_batch", "half migrated or was altered (without its append_batch)"),
-        ("DROP TABLE blocks, moves CASCADE", "without its blocks, moves, moves_by_xact"),
+        ("DROP TABLE blocks, moves CASCADE", "without its blocks, moves, moves_by_xact): "),
+        ("ALTER TABLE members DROP COLUMN role", "without its members.role, members.members_role_check): "),
+        ("ALTER TABLE messages DROP CONSTRAINT messages_pkey", "without its messages.messages_pkey): "),
+        ("ALTER TABLE accounts DROP CONSTRAINT accounts_verified_key", "without its accounts.accounts_verified_key): "),
+        (
+            "ALTER TABLE accounts DROP CONSTRAINT accounts_pkey CASCADE",
+            "without its accounts.accounts_pkey, sessions.sessions_uid_fkey, friends.friends_uid_fkey,"
+            " friends.friends_friend_fkey, friend_requests.friend_requests_uid_fkey and 6 more): ",
+        ),
         ("DROP TABLE flux_migrations", "has tables that flux has not made (accounts, sessions, "),
         ("INSERT INTO flux_migrations VALUES (5, 'x')", "was written by a later flux (schema 5"),
         ("UPDATE flux_migrations SET number = number + 7", "later flux (schema 11"),
         ("DELETE FROM flux_migrations WHERE number = 1", "half migrated (there are migrations 2, 3, 4)"),
+        ("DELETE FROM flux_migrations", "half migrated (it has tables, and flux_migrations is empty): restore it"),
     ],
 )
 async def test_a_database_that_is_not_whole_is_refused(database: Database, damage: str, complaint: str) -> None:
     database.migrate()
     database.query(damage)
-    assert complaint in await refusal(database.dsn)
+    refused = await refusal(database.dsn)
+    assert complaint in refused
+    # And flux migrate says the same.
+    with pytest.raises(Unavailable) as raised:
+        await store_on(database.dsn).pending()
+    assert raised.value.detail == refused
+
+
+async def test_what_is_read_from_the_migrations_is_what_they_make(database: Database) -> None:
+    for version in range(1, len(schema.migrations()) + 1):
+        database.query("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        database.migrate(version)
+        there = database.query(
+            "SELECT relname || '.' || name FROM pg_class t,"
+            " LATERAL (SELECT attname FROM pg_attribute WHERE attrelid = t.oid AND attnum > 0"
+            "   UNION SELECT conname FROM pg_constraint WHERE conrelid = t.oid AND contype <> 'n') part (name)"
+            " WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname <> 'flux_migrations'"
+        )
+        assert sorted(schema.parts(schema.migrations()[:version])) == sorted(name for (name,) in there)
+
+
+async def test_a_damaged_database_of_an_earlier_flux_is_seen_before_a_start(database: Database) -> None:
+    database.migrate(1)
+    database.query("DROP INDEX messages_by_cid")
+    with pytest.raises(Unavailable, match=r"half migrated or was altered \(without its messages_by_cid\)"):
+        await store_on(database.dsn).pending()
 
 
 async def test_a_database_of_another_program_is_refused_and_left_alone(database: Database) -> None:
@@ -225,16 +259,30 @@ async def test_a_role_without_rights(database: Database, quick_postgres: Postgre
         " REVOKE CREATE ON SCHEMA public FROM PUBLIC"
     )
     dsn = f"postgresql://guest:guest-word@127.0.0.1:{quick_postgres.port}/start"
-    assert "store.dsn: permission denied for schema public" in await refusal(dsn)
-    steps = attempts(store_on(dsn))
-    with pytest.raises(Unavailable, match=r"a start would apply 0001_initial.*, and its role may make no tables: run"):
-        await steps["schema"]()
+    detail = await refusal(dsn)
+    assert re.fullmatch(
+        r"store\.dsn: the schema lacks 0001_initial, .*, and its role may make no tables: run flux migrate --apply as "
+        r"a role that may, or GRANT CREATE ON SCHEMA \.\.\. TO it",
+        detail,
+    )
+    with pytest.raises(Unavailable, match=re.escape(detail)):
+        await attempts(store_on(dsn))["schema"]()
+    database.query("REVOKE USAGE ON SCHEMA public FROM PUBLIC")
+    assert await refusal(dsn) == (
+        'store.dsn: its role may use no schema of its search_path ("$user", public): GRANT USAGE ON SCHEMA ... TO it'
+    )
+    database.query("GRANT USAGE ON SCHEMA public TO guest")
     database.migrate()
-    assert "permission denied for table flux_migrations" in await refusal(dsn)
+    assert await refusal(dsn) == (
+        "store.dsn: its role may not read flux_migrations: "
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA ... TO it"
+    )
     database.query("GRANT SELECT ON ALL TABLES IN SCHEMA public TO guest")
     detail = await refusal(dsn)
     assert "its role may not read and write accounts, sessions," in detail
     assert "GRANT SELECT, INSERT, UPDATE, DELETE" in detail
+    # To read which migrations there are is enough to look.
+    assert await store_on(dsn).pending() == (len(schema.migrations()), [])
     # This is enough: whoever owns the tables migrates.
     database.query("GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO guest")
     store = store_on(dsn)
@@ -242,8 +290,24 @@ async def test_a_role_without_rights(database: Database, quick_postgres: Postgre
     assert await people(store, "ann", "bob") == [1, 2]
     assert [step.name for step in store.checks()] == ["connect", "schema", "write and fsync", "close"]
     await store.stop()
-    database.query("ALTER ROLE guest CONNECTION LIMIT 2")
+    database.query("REVOKE EXECUTE ON FUNCTION pg_control_system FROM PUBLIC")
+    assert await refusal(dsn) == (
+        f"store.dsn: 127.0.0.1:{quick_postgres.port}: permission denied for function pg_control_system (42501);"
+        " GRANT the role what it lacks"
+    )
+    database.query("GRANT EXECUTE ON FUNCTION pg_control_system TO PUBLIC; ALTER ROLE guest CONNECTION LIMIT 2")
     assert 'too many connections for role "guest"' in await refusal(dsn, pool=3)
+    database.query("ALTER ROLE guest CONNECTION LIMIT -1; REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC")
+    assert re.fullmatch(
+        r"store\.dsn: its role may not call now_ms, create_account, (\w+, ){2}\w+ and \d+ more: "
+        r"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA \.\.\. TO it",
+        await refusal(dsn),
+    )
+    database.query("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO guest; REVOKE DELETE ON bans FROM guest")
+    database.query("REVOKE EXECUTE ON FUNCTION set_block FROM guest")
+    detail = await refusal(dsn)
+    assert "may not read and write bans: GRANT SELECT, " in detail
+    assert "; its role may not call set_block: GRANT EXECUTE " in detail
     database.query("DROP OWNED BY guest; DROP ROLE guest")
 
 
@@ -257,14 +321,16 @@ async def test_a_role_that_does_not_own_what_is_there_is_told_so_before_a_start(
         " GRANT ALL ON ALL TABLES IN SCHEMA public TO helper; GRANT ALL ON SCHEMA public TO helper"
     )
     dsn = f"postgresql://helper:helper-word@127.0.0.1:{quick_postgres.port}/start"
-    assert (await refusal(dsn)).startswith("store.dsn: must be owner of table moves_kept (42501); ")
-    with pytest.raises(Unavailable) as raised:
-        await attempts(store_on(dsn))["schema"]()
+    detail = await refusal(dsn)
     assert re.fullmatch(
-        r"store\.dsn: a start would apply 0003_\w+, 0004_\w+, and its role does not own the tables and functions that "
+        r"store\.dsn: the schema lacks 0003_\w+, 0004_\w+, and its role does not own the tables and functions that "
         r"are there, but flux: run flux migrate --apply as a role that owns them",
-        raised.value.detail,
+        detail,
     )
+    for attempt in (attempts(store_on(dsn))["schema"], store_on(dsn).pending):
+        with pytest.raises(Unavailable) as raised:
+            await attempt()
+        assert raised.value.detail == detail
     # Who is a member of the owner may do what that may.
     database.query("GRANT flux TO helper")
     assert "a start applies 0003_" in await attempts(store_on(dsn))["schema"]()

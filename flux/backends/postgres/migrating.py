@@ -70,6 +70,7 @@ async def migrate(link: Link, run: Run, clock: IReactorTime, rng: random.Random)
         await sleep(pause, clock)
     # Once more: it may have been done between the look and the lock.
     missing = list(enumerate(known, 1))[await schema.applied(run) :]
+    await schema.may_migrate(run, [migration.name for _, migration in missing])
     work = _Work(clock)
     telling = spawn(work.tell(), "telling of the migration", _log)
     try:

@@ -2,8 +2,9 @@
 
 Migrations are the files ``migrations/postgres/NNNN_*.sql``, numbered from 1.  ``flux_migrations`` lists those that were
 applied.  All that are missing are applied in one transaction (see ``migrating.py``), so a database is never between
-two of them.  One of a later flux is refused, and one that was restored in part or altered by hand; the role must be
-able to read and write every table.
+two of them.  One of a later flux is refused, and one that was restored in part or altered by hand: what tables,
+columns, constraints, indexes and functions there have to be is read from the scripts.  The role must be able to read
+and write every table and to call every function.
 """
 
 from __future__ import annotations
@@ -18,6 +19,20 @@ from flux.errors import Unavailable
 
 OLDEST = 14
 """Major version of PostgreSQL: connections that have gone are noticed by a waiting server (and xid8 is older)."""
+
+GRANT_TABLES = "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA ... TO it"
+"""What to do about a role that owns nothing and may not use the tables."""
+
+FEW = 5
+"""Of more things than these a message names no others, and says how many there are."""
+
+CONSTRAINTS = {
+    "PRIMARY KEY": "{0}_pkey",
+    "UNIQUE": "{0}_{1}_key",
+    "REFERENCES": "{0}_{1}_fkey",
+    "CHECK": "{0}_{1}_check",
+}
+"""What PostgreSQL calls the constraints of a table and a column that have no other name."""
 
 SET_UP = """
     SELECT set_config('synchronous_commit',
@@ -95,82 +110,139 @@ def migrations() -> list[Migration]:
 async def applied(run: Run) -> int:
     """The version of the schema: how many migrations were applied; 0 in an empty database.
 
-    :raises Unavailable: it is half migrated, or a later flux's, or has tables of another program.
+    :raises Unavailable: it is half migrated, or a later flux's, or has tables of another program; or the role may not
+        look.
     """
     known = migrations()
     # Of one moment, for another node may be making them.
     tables = _made(known, "TABLE")
-    [[is_there, strange]] = await run(
+    [[is_there, strange, readable, nowhere]] = await run(
         "SELECT coalesce(bool_or(relname = 'flux_migrations'), false),"
-        " string_agg(relname, ', ' ORDER BY array_position(%s, relname::text)) FILTER (WHERE relname = ANY (%s))"
+        " string_agg(relname, ', ' ORDER BY array_position(%s, relname::text)) FILTER (WHERE relname = ANY (%s)),"
+        " has_table_privilege(to_regclass('flux_migrations'), 'SELECT'),"
+        " CASE WHEN current_schema() IS NULL THEN current_setting('search_path') END"
         " FROM pg_class WHERE relname = ANY (%s) AND pg_table_is_visible(oid)",
         (tables, tables, ["flux_migrations", *tables]),
     )
+    if nowhere is not None:
+        raise Unavailable(f"its role may use no schema of its search_path ({nowhere}): GRANT USAGE ON SCHEMA ... TO it")
     if not is_there:
         if strange:
             raise Unavailable(
                 f"the database has tables that flux has not made ({strange}): restore it, or give flux another one"
             )
         return 0
+    if not readable:
+        raise Unavailable(f"its role may not read flux_migrations: {GRANT_TABLES}")
     numbers = [number for (number,) in await run("SELECT number FROM flux_migrations ORDER BY number")]
     if numbers and numbers[-1] > len(known):
         raise Unavailable(
             f"the database was written by a later flux (schema {numbers[-1]}, this one knows {len(known)}): "
             "install that version, or give this one another database"
         )
+    if strange and not numbers:
+        raise Unavailable("the database is half migrated (it has tables, and flux_migrations is empty): restore it")
     if numbers != list(range(1, len(numbers) + 1)):
         there = ", ".join(map(str, numbers))
         raise Unavailable(f"the database is half migrated (there are migrations {there}): restore it")
     return len(numbers)
 
 
-async def verify(run: Run) -> None:
-    """See that everything is there that the migrations make, and may be used.
+async def verify(run: Run, version: int) -> None:
+    """See that everything is there that so many migrations make.
 
-    :raises Unavailable: something is missing, or the role may not.
+    :raises Unavailable: something is missing.
     """
-    known = migrations()
-    tables = _made(known, "TABLE")
-    [[missing, forbidden]] = await run(
-        "SELECT (SELECT string_agg(name, ', ') FROM ("
-        "   SELECT name FROM unnest(%s) name WHERE to_regclass(name) IS NULL"
-        "   UNION ALL SELECT name FROM unnest(%s) name WHERE to_regproc(name) IS NULL) missing),"
-        " (SELECT string_agg(name, ', ') FROM unnest(%s) name, to_regclass(name) t"
-        "   WHERE NOT (has_table_privilege(t, 'SELECT') AND has_table_privilege(t, 'INSERT')"
-        "       AND has_table_privilege(t, 'UPDATE') AND has_table_privilege(t, 'DELETE')))",
-        (tables + _made(known, "INDEX"), _made(known, "FUNCTION"), tables),
+    if not version:
+        return
+    known = migrations()[:version]
+    [[missing]] = await run(
+        "SELECT array_agg(name) FROM ("
+        " SELECT name FROM unnest(%s) name WHERE to_regclass(name) IS NULL"
+        # Of a table that is missing nothing else has to be said.
+        " UNION ALL SELECT name FROM unnest(%s) name,"
+        "       to_regclass(split_part(name, '.', 1)) t, split_part(name, '.', 2) part WHERE t IS NOT NULL"
+        "       AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = t AND attname = part AND NOT attisdropped)"
+        "       AND NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = t AND conname = part)"
+        " UNION ALL SELECT name FROM unnest(%s) name WHERE to_regproc(name) IS NULL) missing",
+        (_made(known, "TABLE") + _made(known, "INDEX"), parts(known), _made(known, "FUNCTION")),
     )
     if missing:
-        raise Unavailable(f"the database is half migrated or was altered (without its {missing}): restore it")
-    if forbidden:
-        raise Unavailable(
-            f"its role may not read and write {forbidden}: "
-            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA ... TO it"
-        )
+        raise Unavailable(f"the database is half migrated or was altered (without its {_few(missing)}): restore it")
 
 
-async def may_not_migrate(run: Run) -> str:
-    """Why our role may not apply migrations, and what to do about it; empty where it may."""
+async def may_use(run: Run) -> None:
+    """See that our role may read and write all tables and call all functions of the current schema.
+
+    :raises Unavailable: it may not; says what to grant.
+    """
+    known = migrations()
+    [[tables, functions]] = await run(
+        "SELECT (SELECT array_agg(name) FROM unnest(%s) name, to_regclass(name) t"
+        "   WHERE NOT (has_table_privilege(t, 'SELECT') AND has_table_privilege(t, 'INSERT')"
+        "       AND has_table_privilege(t, 'UPDATE') AND has_table_privilege(t, 'DELETE'))),"
+        " (SELECT array_agg(name) FROM unnest(%s) name WHERE NOT has_function_privilege(to_regproc(name), 'EXECUTE'))",
+        (_made(known, "TABLE"), _made(known, "FUNCTION")),
+    )
+    lacks = []
+    if tables:
+        lacks.append(f"its role may not read and write {_few(tables)}: {GRANT_TABLES}")
+    if functions:
+        lacks.append(f"its role may not call {_few(functions)}: GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA ... TO it")
+    if lacks:
+        raise Unavailable("; ".join(lacks))
+
+
+async def may_migrate(run: Run, missing: Sequence[str]) -> None:
+    """See that our role may apply these migrations.
+
+    :raises Unavailable: it may not; says what to do about it.
+    """
+    if not missing:
+        return
     known = migrations()
     [[creates, owners]] = await run(
-        "SELECT coalesce(has_schema_privilege(current_schema(), 'CREATE'), false),"
+        "SELECT has_schema_privilege(current_schema(), 'CREATE'),"
         " (SELECT string_agg(pg_get_userbyid(owner), ', ') FROM ("
         "   SELECT relowner FROM unnest(%s) name JOIN pg_class ON pg_class.oid = to_regclass(name)"
         "   UNION SELECT proowner FROM unnest(%s) name JOIN pg_proc ON pg_proc.oid = to_regproc(name)) made (owner)"
         "   WHERE NOT pg_has_role(owner, 'USAGE'))",
         (["flux_migrations", *_made(known, "TABLE")], _made(known, "FUNCTION")),
     )
+    lacks = f"the schema lacks {', '.join(missing)}, and its role"
     if owners:
         # To alter a table or replace a function takes more than GRANT can give.
-        return (
-            f"its role does not own the tables and functions that are there, but {owners}: run flux migrate --apply as "
+        raise Unavailable(
+            f"{lacks} does not own the tables and functions that are there, but {owners}: run flux migrate --apply as "
             "a role that owns them"
         )
     if not creates:
-        return (
-            "its role may make no tables: run flux migrate --apply as a role that may, or GRANT CREATE ON SCHEMA to it"
+        raise Unavailable(
+            f"{lacks} may make no tables: run flux migrate --apply as a role that may, or GRANT CREATE ON SCHEMA ... "
+            "TO it"
         )
-    return ""
+
+
+def parts(known: Sequence[Migration]) -> list[str]:
+    """Columns and constraints, as ``table.name``, of all tables that migrations make and do not drop again."""
+    found = []
+    for migration in known:
+        for table, body in re.findall(r"^CREATE TABLE (\w+) \(\n(.*?)^\)", migration.script, re.MULTILINE | re.DOTALL):
+            for line in body.splitlines():
+                words = line.partition("--")[0]
+                name = words.split()[0]
+                if name.islower():
+                    found.append((table, name))
+                found += [(table, called.format(table, name)) for kind, called in CONSTRAINTS.items() if kind in words]
+        for table, changes in re.findall(r"^ALTER TABLE (\w+) (.*);", migration.script, re.MULTILINE):
+            found += [(table, column) for column in re.findall(r"\bADD (\w+)", changes)]
+    tables = _made(known, "TABLE")
+    return [f"{table}.{name}" for table, name in found if table in tables]
+
+
+def _few(names: Sequence[str]) -> str:
+    more = len(names) - FEW
+    return ", ".join(names[:FEW]) + (f" and {more} more" if more > 0 else "")
 
 
 def _made(known: Sequence[Migration], kind: str) -> list[str]:

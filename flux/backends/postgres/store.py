@@ -130,7 +130,8 @@ class PostgresStore:
 
     async def _bring_up(self, link: Link, run: Run) -> list[str]:
         applied = await migrating.migrate(link, run, self._reactor, self._rng)
-        await schema.verify(run)
+        await schema.verify(run, len(schema.migrations()))
+        await schema.may_use(run)
         if applied:
             self._log.info("the schema was brought up to date: {applied}", applied=", ".join(applied))
         return applied
@@ -149,10 +150,19 @@ class PostgresStore:
     async def pending(self) -> tuple[int, list[str]]:
         """The schema's version, and the names of the migrations that were not applied. The store is not started.
 
-        :raises Unavailable: the database cannot be reached, or is nothing for this flux.
+        :raises Unavailable: the database cannot be reached, or is nothing for this flux; or our role may not apply what
+            is missing.
         """
-        found: int = await self.with_link(lambda _, run: schema.applied(run))
-        return found, [migration.name for migration in schema.migrations()[found:]]
+
+        async def look(link: Link, run: Run) -> tuple[int, list[str]]:
+            version = await schema.applied(run)
+            await schema.verify(run, version)
+            missing = [migration.name for migration in schema.migrations()[version:]]
+            await schema.may_migrate(run, missing)
+            return version, missing
+
+        found: tuple[int, list[str]] = await self.with_link(look)
+        return found
 
     async def migrate(self) -> list[str]:
         """Apply what is missing, and return its names.
@@ -183,9 +193,6 @@ class PostgresStore:
         async def migrated() -> str:
             version, missing[:] = await self.pending()
             if missing:
-                forbidden = await self.with_link(lambda _, run: schema.may_not_migrate(run))
-                if forbidden:
-                    raise Unavailable(f"store.dsn: a start would apply {', '.join(missing)}, and {forbidden}")
                 return f"schema {version}\na start applies {', '.join(missing)}"
             await self.start()
             return f"schema {version}"

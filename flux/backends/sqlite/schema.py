@@ -173,17 +173,16 @@ def migrations() -> list[Migration]:
 def version_of(path: Path) -> int:
     """How many migrations a file has seen, without changing it; 0 where there is no file.
 
-    :raises Unavailable: it cannot be read, or is another program's or a later flux's.
+    :raises Unavailable: it cannot be read, is another program's or a later flux's, or is not whole.
     """
     if not path.exists():
         return 0
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
             recognise(db, path)
-            [(found,)] = db.execute("PRAGMA user_version").fetchall()
+            return verify(db, path)
     except sqlite3.Error as error:
         raise Unavailable(f"{path} cannot be used (store.path): {error}") from error
-    return int(found)
 
 
 def recognise(db: sqlite3.Connection, path: Path) -> None:
