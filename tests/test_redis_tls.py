@@ -132,9 +132,13 @@ async def test_for_whom_it_is_signed_is_checked(redis_server, authority) -> None
 
 
 async def test_a_port_that_speaks_no_tls_and_one_that_speaks_nothing_else(redis_server, authority, front) -> None:
-    password = redis_server.password
-    assert "state.url: " in await problem(f"rediss://:{password}@127.0.0.1:{redis_server.port}", authority.file)
-    assert "state.url: " in await problem(f"redis://:{password}@127.0.0.1:{front.port}", None)
+    password, port = redis_server.password, redis_server.port
+    assert await problem(f"rediss://:{password}@127.0.0.1:{port}", authority.file) == (
+        f"state.url: Redis at 127.0.0.1:{port}: no answer within 2 s; perhaps it wants no TLS (redis, not rediss)"
+    )
+    refused = await problem(f"redis://:{password}@127.0.0.1:{front.port}", None)
+    assert refused.startswith(f"state.url: Redis at 127.0.0.1:{front.port}: ")
+    assert refused.endswith("; perhaps it wants TLS (rediss, not redis)")
 
 
 async def test_files_that_are_no_certificates(redis_server, tmp_path) -> None:

@@ -241,7 +241,8 @@ class State:
     url: str = _key(
         secret_text("redis://[[user]:password@]host[:port][/database]"),
         "redis://127.0.0.1:6379/0",
-        "Where Redis is; rediss:// for TLS, redis+sentinel://host:port,host:port/service/database for Sentinel.",
+        "Where Redis is; rediss:// for TLS, redis+sentinel://host:port,host:port/service/database for Sentinel "
+        "(rediss+sentinel:// for TLS).",
     )
     prefix: str = _key(PREFIX, "flux:", "What all keys in Redis begin with.")
     ca: Path | None = _key(

@@ -44,6 +44,7 @@ Pushed = Callable[[bytes, bytes], None]
 _REFUSALS = {
     "WRONGPASS": "it refuses the user or the password",
     "NOAUTH": "it wants a password",
+    "NOPASS": "it has no password: leave out the one in state.url",
     "NOPERM": "its user has no right to this",
     "DENIED": "it is in protected mode and lets nobody in from another machine without a password",
     "READONLY": "it is a replica, which takes no writes; name the primary",
@@ -59,6 +60,9 @@ _CODE = re.compile(rf"\b({'|'.join(_REFUSALS)})\b")
 #: What a script may not is worded in other ways.
 _IN_SCRIPT = re.compile("ACL failure in script|The user executing the script can't")
 
+#: This has no code of its own.
+_NO_PASSWORD = re.compile("AUTH <password> called without any password")
+
 #: What only another connection can put right, perhaps one to another server.
 _ELSEWHERE = {"NOAUTH", "READONLY", "MASTERDOWN", "LOADING"}
 
@@ -71,7 +75,7 @@ class Refused(Unavailable):
     """
 
     def __init__(self, where: str, text: str) -> None:
-        found = _CODE.search(_IN_SCRIPT.sub("NOPERM", text))
+        found = _CODE.search(_NO_PASSWORD.sub("NOPASS", _IN_SCRIPT.sub("NOPERM", text)))
         self.kind = found[1] if found else text.partition(" ")[0] if text[:2].isupper() else ""
         self.text = text
         meaning = f"{_REFUSALS[self.kind]} ({text})" if found else f"it says: {text}"
@@ -153,6 +157,11 @@ class Connection:
     def alive(self) -> bool:
         """Whether commands can be sent."""
         return self._alive
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing was answered so far, on a connection that stands."""
+        return not self._protocol.answered
 
     def on_push(self, pushed: Pushed) -> None:
         """From now on call ``pushed`` with channel and payload of what is published to our subscriptions."""

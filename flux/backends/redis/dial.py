@@ -184,14 +184,21 @@ class Dialer:
         return server
 
     async def _answer(self, connection: Connection, *command: str | bytes | int) -> Any:
+        # With the first command it shows whether both mean the same by TLS. A server without it does not answer, for it
+        # waits for the rest of what it takes for a command; one with it complains in its own protocol, or closes.
+        first = connection.silent
         try:
             return await within(STEP_WITHIN, connection.command(*command), self._reactor, "answering")
-        except DeadlineExceeded as late:
-            raise Unavailable(f"state.url: Redis at {connection.where}: {late}") from None
+        except DeadlineExceeded:
+            hint = "; perhaps it wants no TLS (redis, not rediss)" if first and self.address.tls else ""
+            raise Unavailable(
+                f"state.url: Redis at {connection.where}: no answer within {STEP_WITHIN:g} s{hint}"
+            ) from None
         except Refused as refused:
             raise _with_setting(refused) from None
         except Unavailable as problem:
-            raise Unavailable(f"state.url: {problem.detail}") from None
+            hint = "; perhaps it wants TLS (rediss, not redis)" if first and not self.address.tls else ""
+            raise Unavailable(f"state.url: {problem.detail}{hint}") from None
 
 
 def _with_setting(refused: Refused) -> Refused:

@@ -123,7 +123,8 @@ class RedisState:
         try:
             await self._run(scripts.CHECK, ())
         except Refused as refused:
-            raise Unavailable(f"state.url: {in_words(refused)}; it needs all of {self._prefix}*") from None
+            rights = f"~{self._prefix}* and +@all -@admin -@dangerous"
+            raise Unavailable(f"state.url: {in_words(refused)}; it needs {rights}") from None
 
     # servers
 

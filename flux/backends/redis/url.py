@@ -5,7 +5,7 @@
     redis://[[user]:password@]host[:port][/database]                             in the clear
     rediss://...                                                                 through TLS
     redis+sentinel://[[user]:password@]host[:port][,host[:port]...]/service[/database]
-    rediss+sentinel://...
+    rediss+sentinel://...                                                        through TLS, to the Sentinels too
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flux.errors import Unavailable
 
 FORMS = (
     "redis://[[user]:password@]host[:port][/database], rediss:// for TLS, or "
-    "redis+sentinel://host:port,host:port/service[/database]"
+    "redis+sentinel://host:port,host:port/service[/database], rediss+sentinel:// for TLS to Sentinels and Redis"
 )
 
 PORT = 6379
