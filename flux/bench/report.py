@@ -12,6 +12,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from flux.bench.judgement import Judgement, as_table
 from flux.bench.load import Tally
 from flux.bench.scenarios import Idle, Percentiles, Run, Scenario
 from flux.bench.subjects import SUBJECTS, Subject
@@ -20,6 +21,10 @@ from flux.bench.subjects import SUBJECTS, Subject
 _COUNTED: dict[Scenario, str] = {"login": "logins by token", "assign": "get_chat_server, pipelined"}
 #: Above this share of a processor the load was the bottleneck, not the server.
 LOAD_TOO_BUSY = 0.95
+#: Of the relay's rate, by messages in flight: what a cluster brings from one client of ``pairs`` to another at least.
+PAIRS_OF_RELAY = {1: 0.45, 8: 0.18}
+#: Requests a second that a cluster answers in ``assign`` at least.
+ASSIGNMENTS = 15_000
 
 
 @dataclass(frozen=True)
@@ -100,13 +105,34 @@ def sound(summaries: Sequence[Summary]) -> bool:
     return not any(summary.lost or summary.duplicated or summary.reordered for summary in summaries)
 
 
+def judge(summaries: Sequence[Summary]) -> list[Judgement]:
+    """What came of the promises, of those that were measured."""
+    judgements = []
+    for summary in summaries:
+        if summary.subject != "cluster":
+            continue
+        least = PAIRS_OF_RELAY.get(summary.in_flight)
+        if summary.scenario == "pairs" and least is not None and summary.ratio is not None:
+            what = f"pairs W={summary.in_flight}: cluster's rate, of relay's"
+            judgements.append(
+                Judgement(what, f"{summary.ratio:.3f}", f"{least:.2f}", summary.ratio >= least, "at least")
+            )
+        elif summary.scenario == "assign":
+            found, limit = f"{summary.rate:,.0f}/s", f"{ASSIGNMENTS:,}/s"
+            judgements.append(
+                Judgement("assign: cluster's answers", found, limit, summary.rate >= ASSIGNMENTS, "at least")
+            )
+    return judgements
+
+
 def as_json(summaries: Sequence[Summary], idle: Sequence[Idle], sync: float) -> dict[str, Any]:
-    """For programs: rates per second, CPU in µs, latencies in ms, memory in bytes, ``fsync`` in ms."""
+    """For programs: rates per second, CPU in µs, latencies in ms, memory in bytes, ``fsync`` in ms; and promises."""
     return {
         "fsync_ms": sync * 1000,
         "processors": os.cpu_count(),
         "runs": [asdict(summary) for summary in summaries],
         "idle": [asdict(each) for each in idle],
+        "judgements": [asdict(each) for each in judge(summaries)],
     }
 
 
@@ -124,6 +150,8 @@ def show(console: Console, summaries: Sequence[Summary], idle: Sequence[Idle], s
             f"{each.subject}: idle sessions: {each.sessions:,} take {each.memory / 1024:.1f} KiB of server memory "
             f"each, and {each.cpu_share:.1%} of a processor together"
         )
+    if judgements := judge(summaries):
+        console.print(as_table(judgements))
     console.print(f"disk: a 4 KiB write is durable after {sync * 1000:.2f} ms (median)")
     for summary in summaries:
         if summary.load_share > LOAD_TOO_BUSY:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from flux.bench import report
 from flux.bench.disk import sync_latency
+from flux.bench.judgement import all_hold
 from flux.bench.load import LoadFailed
 from flux.bench.scenarios import (
     SCENARIOS,
@@ -77,7 +78,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and return 0; 1 when messages were lost, duplicated or reordered, 2 when it could not be measured."""
+    """Measure, and return 0; 1 when messages were lost, duplicated or reordered or a promise does not hold, 2 when it
+    could not be measured."""
     output, status = Console(), Console(stderr=True)
     steps = _steps(args)
     plan = Plan(args.clients, args.sessions, args.group_size, args.seconds, args.data)
@@ -95,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(report.as_json(summaries, idle, sync), indent=2))
     else:
         report.show(output, summaries, idle, sync)
-    return 0 if report.sound(summaries) else 1
+    return 0 if report.sound(summaries) and all_hold(report.judge(summaries)) else 1
 
 
 def _steps(args: argparse.Namespace) -> list[Step]:

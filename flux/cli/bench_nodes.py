@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from rich.table import Table
 
 from flux.bench import across, storm
 from flux.bench.across import Across
-from flux.bench.judgement import Judgement, all_hold
+from flux.bench.judgement import all_hold, as_table
 from flux.bench.load import LoadFailed, Tally
 from flux.bench.scenarios import make_room
 from flux.bench.servers import ServerFailed
@@ -85,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
             output.print(_across(between))
         if many:
             output.print(_storm(many), _meanwhile(many))
-        output.print(_judged(judgements))
+        output.print(as_table(judgements))
     return 0 if all_hold(judgements) else 1
 
 
@@ -164,12 +163,4 @@ def _meanwhile(many: Storm) -> Table:
             each.name, f"{each.delivery_p50:.1f}", f"{each.delivery_p99:.1f}", *_faults(each.tally),
             f"{each.memory / _MB:.0f}",
         )  # fmt: skip
-    return table
-
-
-def _judged(judgements: Sequence[Judgement]) -> Table:
-    table = _table("promises", "found", "at most", "")
-    for each in judgements:
-        verdict = "holds" if each.holds else "[bold red]does not hold[/]"
-        table.add_row(each.what, each.found, each.limit, verdict)
     return table
