@@ -87,24 +87,43 @@ def test_all_cases() -> None:
     ]
 
 
-def bench_store(*arguments: str) -> str:
-    command = "import sys; from flux.cli.main import main; sys.exit(main())"
-    done = subprocess.run(
-        [sys.executable, "-c", command, "bench", "store", *arguments],
+#: Tells of each store how many connections it is to have.
+TELLING = """
+import sys
+from flux.cli import bench_store
+from flux.cli.main import main
+
+def make_store(config, reactor, make=bench_store.make_store):
+    print(config.store.kind, config.store.pool, file=sys.stderr)
+    return make(config, reactor)
+
+bench_store.make_store = make_store
+sys.exit(main())
+"""
+
+
+def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", TELLING, "bench", "store", *arguments],
         env=environment(), capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.slow
 def test_the_table_has_both_stores_and_every_number_of_connections(tmp_path: Path) -> None:
-    printed = bench_store("--pool", "1", "3", "--seconds", "0.2", "--data", str(tmp_path))
-    rows = re.findall(r"^ +(sqlite|postgres) +(\S.*?) {2,}([\d,]+) +([\d.]+) +([\d.]+) *$", printed, re.MULTILINE)
-    ways = ["one by one, 1 at once", "one by one, 3 at once", "group commit"]
+    done = run_command("--pool", "1", "3", "--seconds", "0.2", "--data", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^postgres (\d+)$", done.stderr, re.MULTILINE) == ["1", "3", "1"]
+    rows = re.findall(r"^ +(sqlite|postgres) +(\S.*?) {2,}([\d,]+) +([\d.]+) +([\d.]+) *$", done.stdout, re.MULTILINE)
     assert [(store, way) for store, way, *_ in rows] == [
-        (store, way) for store in ("sqlite", "postgres") for way in ways
+        ("sqlite", "a call each, 1 at once"),
+        ("sqlite", "a call each, 3 at once"),
+        ("sqlite", "group commit"),
+        ("postgres", "a commit each, pool of 1"),
+        ("postgres", "a commit each, pool of 3"),
+        ("postgres", "group commit"),
     ]
+    assert "sqlite: what is called at the same time is committed together." in done.stdout
     for _, _, rate, p50, p99 in rows:
         assert int(rate.replace(",", "")) > 0
         assert 0 < float(p50) <= float(p99)
@@ -113,7 +132,9 @@ def test_the_table_has_both_stores_and_every_number_of_connections(tmp_path: Pat
 @pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     small = ["--store", "sqlite", "--pool", "1", "--seconds", "0.3", "--data", str(tmp_path), "--json"]
-    figures = json.loads(bench_store(*small, "--plot", str(tmp_path / "figure.png")))
+    done = run_command(*small, "--plot", str(tmp_path / "figure.png"))
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
     assert [outcome["case"]["way"] for outcome in figures["outcomes"]] == ["singly", "grouped"]
     assert all(outcome["rate"] > 0 for outcome in figures["outcomes"])
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")

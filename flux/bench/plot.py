@@ -28,7 +28,7 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
     )
     for (left, right), store in zip(axes, stores, strict=True):
         own = [outcome for outcome in outcomes if outcome.case.store == store]
-        names = [_name(outcome) for outcome in own]
+        names = [outcome.case.label for outcome in own]
         colours = [_COLOURS[outcome.case.way] for outcome in own]
         bars = left.barh(names, [outcome.rate for outcome in own], color=colours)
         left.bar_label(bars, [f" {outcome.rate:,.0f}" for outcome in own])
@@ -46,8 +46,3 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
             axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
-
-
-def _name(outcome: Outcome) -> str:
-    case = outcome.case
-    return "group commit" if case.way == "grouped" else f"{case.at_once} at once"

@@ -3,9 +3,11 @@
 A fixed number of senders each append a message, wait for the receipt, and append the next. Their appends
 reach the store in one of two ways::
 
-    singly    each is a call of its own, at most ``at_once`` of them at the same time: a commit per message,
-              by so many connections of a pool
+    singly    each is a call of its own, at most ``at_once`` of them at the same time
     grouped   through the journal of a chat node: one transaction for all that arrived during the last one
+
+PostgreSQL commits each call by itself, on one of ``at_once`` connections.  SQLite has one connection that writes, and
+its writer commits together the calls that wait for it: only one at once is a commit per message there.
 """
 
 from __future__ import annotations
@@ -47,12 +49,22 @@ class Case:
     """One bar of the figure.
 
     :ivar store: ``sqlite`` or ``postgres``.
-    :ivar at_once: appends under way at the same time, 1 where they are grouped; also the size of the pool.
+    :ivar at_once: calls under way at the same time, 1 where appends are grouped; with ``postgres`` also the size of
+        the pool.
     """
 
     store: str
     way: Way
     at_once: int
+
+    @property
+    def label(self) -> str:
+        """How messages are appended, for people."""
+        if self.way == "grouped":
+            return "group commit"
+        if self.store == "postgres":
+            return f"a commit each, pool of {self.at_once}"
+        return f"a call each, {self.at_once} at once"
 
 
 @dataclass(frozen=True)

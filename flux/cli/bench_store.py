@@ -43,7 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[1, 2, 4, 8],
         choices=range(1, 33),
         metavar="N",
-        help="appends at the same time where each message is a commit of its own (1 2 4 8)",
+        help="appends at the same time where each message is a call of its own; of postgres also its connections "
+        "(1 2 4 8)",
     )
     parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="measured of each case (3)")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw it; needs the extra flux-messenger[bench]")
@@ -107,23 +108,17 @@ async def _measure(
                 settings = [f"store.kind={case.store}", f"store.path={directory}/{number}.db"]
                 if case.store == "postgres":
                     dsn = postgres.create_database(f"case{number}")
-                    settings += [f"store.dsn={dsn}", f"store.pool={max(2, case.at_once)}"]
+                    settings += [f"store.dsn={dsn}", f"store.pool={case.at_once}"]
                 store = make_store(load(None, settings), reactor)
                 await store.start()
                 try:
-                    outcomes.append(await measure(store, case, seconds, reactor, bar.step(_title(case))))
+                    outcomes.append(
+                        await measure(store, case, seconds, reactor, bar.step(f"{case.store}: {case.label}"))
+                    )
                 finally:
                     await store.stop()
     finally:
         postgres.close()
-
-
-def _title(case: Case) -> str:
-    return f"{case.store}: {_way(case)}"
-
-
-def _way(case: Case) -> str:
-    return "group commit" if case.way == "grouped" else f"one by one, {case.at_once} at once"
 
 
 def _table(outcomes: list[Outcome]) -> Table:
@@ -134,6 +129,9 @@ def _table(outcomes: list[Outcome]) -> Table:
         table.add_column(heading, justify="right")
     for outcome in outcomes:
         table.add_row(
-            outcome.case.store, _way(outcome.case), f"{outcome.rate:,.0f}", f"{outcome.p50:.2f}", f"{outcome.p99:.2f}"
+            outcome.case.store, outcome.case.label, f"{outcome.rate:,.0f}", f"{outcome.p50:.2f}", f"{outcome.p99:.2f}"
         )  # fmt: skip
+    if any(outcome.case.store == "sqlite" for outcome in outcomes):
+        table.caption = "sqlite: what is called at the same time is committed together."
+        table.caption_justify = "left"
     return table
