@@ -102,9 +102,9 @@ sys.exit(main())
 """
 
 
-def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_command(*arguments: str, prelude: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", TELLING, "bench", "store", *arguments],
+        [sys.executable, "-c", prelude + TELLING, "bench", "store", *arguments],
         env=environment(), capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
@@ -129,13 +129,31 @@ def test_the_table_has_both_stores_and_every_number_of_connections(tmp_path: Pat
         assert 0 < float(p50) <= float(p99)
 
 
+def refused(*arguments: str, prelude: str = "") -> str:
+    """What the command says that ends with 2 and has not measured anything."""
+    done = run_command(*arguments, prelude=prelude)
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = done.stderr.splitlines()
+    return line
+
+
+def test_a_figure_that_cannot_be_drawn_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    nowhere = tmp_path / "missing" / "figure.png"
+    data = ("--data", str(tmp_path))
+    assert refused("--plot", str(nowhere), *data) == f"--plot: cannot write {nowhere}: No such file or directory"
+    assert refused("--plot", str(tmp_path), *data) == f"--plot: cannot write {tmp_path}: Is a directory"
+    without = "import sys; sys.modules['matplotlib'] = None"
+    assert "flux-messenger[bench]" in refused("--plot", str(tmp_path / "figure.png"), *data, prelude=without)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     small = ["--store", "sqlite", "--pool", "1", "--seconds", "0.3", "--data", str(tmp_path), "--json"]
-    done = run_command(*small, "--plot", str(tmp_path / "figure.png"))
+    done = run_command(*small, "--plot", str(tmp_path / "figure"))
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert [outcome["case"]["way"] for outcome in figures["outcomes"]] == ["singly", "grouped"]
     assert all(outcome["rate"] > 0 for outcome in figures["outcomes"])
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+    assert (tmp_path / "figure").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["figure"]

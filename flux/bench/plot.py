@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
 from flux.bench.stores import Outcome
 
 _COLOURS = {"singly": "#7f9bb8", "grouped": "#c8553d"}
@@ -13,19 +16,11 @@ _COLOURS = {"singly": "#7f9bb8", "grouped": "#c8553d"}
 def draw(outcomes: Sequence[Outcome], path: Path) -> None:
     """Write a PNG: throughput and latency of each case, one row per store.
 
-    :raises ImportError: matplotlib is not installed.
     :raises OSError: the file cannot be written.
     """
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import EngFormatter, MaxNLocator
-
     stores = list(dict.fromkeys(outcome.case.store for outcome in outcomes))
-    figure, axes = plt.subplots(
-        len(stores), 2, figsize=(10, 1.2 + 2.6 * len(stores)), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(10, 1.2 + 2.6 * len(stores)), layout="constrained")
+    axes = figure.subplots(len(stores), 2, squeeze=False)
     for (left, right), store in zip(axes, stores, strict=True):
         own = [outcome for outcome in outcomes if outcome.case.store == store]
         names = [outcome.case.label for outcome in own]
@@ -44,5 +39,4 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
             axis.xaxis.set_major_locator(MaxNLocator(6))
             axis.invert_yaxis()
             axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    figure.savefig(path, dpi=150, format="png")

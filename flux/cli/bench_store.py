@@ -80,6 +80,12 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         status.print(f"cannot measure: {error}", markup=False)
         return 2
+    if args.plot is not None:
+        try:
+            _try_to_write(args.plot)
+        except OSError as error:
+            status.print(f"--plot: cannot write {args.plot}: {error.strerror}", markup=False, soft_wrap=True)
+            return 2
     with contextlib.suppress(SystemExit):  # which is how react always ends
         react(all_cases)
     if problems:
@@ -94,6 +100,17 @@ def run(args: argparse.Namespace) -> int:
         draw(outcomes, args.plot)
         status.print(f"drawn to {args.plot}", markup=False)
     return 0
+
+
+def _try_to_write(path: Path) -> None:
+    """Find out whether a file can be written there; none is left where there was none.
+
+    :raises OSError: it cannot.
+    """
+    new = not path.exists()
+    path.open("ab").close()
+    if new:
+        path.unlink()
 
 
 async def _measure(
