@@ -438,6 +438,27 @@ def test_the_table_of_faults(capsys: pytest.CaptureFixture[str]) -> None:
     assert count(anomalies)["lost"] == 30
 
 
+@pytest.mark.parametrize(
+    ("late", "anomalies", "last"),
+    [
+        ([], [], "No anomaly."),
+        (["chat2 paused"], [], "Not everybody was served again within 15 s after: chat2 paused."),
+        ([], [Anomaly("lost", 7, 1, 3, "never shown", 0)], "Delivery is broken."),
+        (["chat2 paused"], [Anomaly("lost", 7, 1, 3, "never shown", 0)], "Delivery is broken."),
+    ],
+)
+def test_the_last_line_says_what_the_status_says(
+    late: list[str], anomalies: list[Anomaly], last: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.console import Console
+
+    verdict = Verdict(5, [Period()], 40, 30, 60, 4, True, late, anomalies)
+    verify.show(Console(width=120), verdict, replace(SMALL, recover_within=15.0))
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-1] == last
+    assert ("No anomaly." in shown) == verdict.sound
+
+
 def test_clients_of_a_cluster_have_15_s_to_come_back() -> None:
     plan = verify._plan(parse("--cluster"))
     assert (plan.clients, plan.recover_within) == (60, 15.0)

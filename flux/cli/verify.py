@@ -279,7 +279,7 @@ def show(console: Console, verdict: Verdict, plan: Plan) -> None:
         console.print(f"[bold red]Not everybody was served again within {plan.recover_within:g} s after: {late}.[/]")
     if verdict.anomalies:
         console.print("[bold red]Delivery is broken.[/]")
-    else:
+    if verdict.sound:
         console.print("[bold green]No anomaly.[/]")
 
 
