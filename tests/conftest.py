@@ -34,6 +34,8 @@ from flux.bench.engines import PostgresServer, RedisServer
 #: Turns of the reactor a closing connection gets to be gone.
 SETTLING_TURNS = 5
 
+pytest_plugins = ["no_skips"]
+
 FlushLoggedErrors = Callable[..., list[LogEvent]]
 
 
