@@ -17,6 +17,9 @@ from flux.backends.postgres.connection import Run
 from flux.backends.scripts import Migration, migrations_of
 from flux.errors import Unavailable
 
+IN_USE = 0x636F7079
+"""Key of an advisory lock, ``copy`` in ASCII: shared by all connections of stores, and alone that of ``flux copy``."""
+
 OLDEST = 14
 """Major version of PostgreSQL: connections that have gone are noticed by a waiting server (and xid8 is older)."""
 
@@ -83,7 +86,7 @@ class Server(NamedTuple):
 async def inspect(run: Run, require_fsync: bool) -> Server:
     """Set a new connection up, and see what is at its other end.
 
-    :raises Unavailable: nothing for a store.
+    :raises Unavailable: nothing for a store, or it is being copied.
     """
     await run(SET_UP)
     [row] = await run(INSPECT)
@@ -99,6 +102,9 @@ async def inspect(run: Run, require_fsync: bool) -> Server:
             "fsync is off there, so a crash of the machine loses messages that were acknowledged: "
             "switch it on, or set store.require_fsync = no"
         )
+    [[free]] = await run("SELECT pg_try_advisory_lock_shared(%s)", (IN_USE,))
+    if not free:
+        raise Unavailable("flux copy is at work on this database: start when it has ended")
     return server
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg2
 
 from flux.backends.postgres.failures import first_line
+from flux.backends.postgres.schema import IN_USE
 from flux.backends.transfer.tables import AT_ONCE, TABLES, Row
 from flux.errors import Unavailable
 
@@ -19,6 +20,10 @@ ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 PATIENCE = 20
 """Tenths of a second that connections may take to end which are being closed."""
 
+USERS = """
+    SELECT count(*) FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = %s AND objsubid = 1
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 HEADS = """
     UPDATE chats SET head = newest.seq, at = newest.at
     FROM (SELECT DISTINCT ON (chat) chat, seq, at FROM messages ORDER BY chat, seq DESC) newest
@@ -28,7 +33,7 @@ NEXT_ID = "SELECT setval(pg_get_serial_sequence('{0}', 'id'), max(id)) FROM {0} 
 
 
 class PostgresSide:
-    """A database with the current schema.
+    """A database with the current schema, which no server opens as long as this is open.
 
     :raises Unavailable: it cannot be reached, or servers use it.
     """
@@ -44,22 +49,28 @@ class PostgresSide:
             raise Unavailable(f"store.dsn: {first_line(error)}") from error
 
     def _refuse_company(self) -> None:
-        """What a server stores while its database is copied would be in one of the two only."""
+        """What a server stores while its database is copied would be in one of the two only.
+
+        Each connection of a store shares a lock as long as it lives.  Who has that lock alone, from before the snapshot
+        until after the commit, has all that was ever acknowledged, and nothing is added: a server that is started
+        meanwhile gets no connection.  It does not matter what the connections call themselves, or as whom they log in.
+        """
         for _ in range(PATIENCE):
-            [[others]] = self._query(
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'flux'"
-            )
-            # And a snapshot that is taken afterwards.
+            [[alone]] = self._query("SELECT pg_try_advisory_lock(%s)", IN_USE)
+            # And a snapshot that is taken afterwards; the lock stays.
             self._db.rollback()
-            if not others:
+            if alone:
                 return
             time.sleep(0.1)
+        [[others]] = self._query(USERS, IN_USE)
         self._db.close()
-        raise Unavailable(f"{self.name} is in use: {others} connections of chat servers are open; stop them first")
+        raise Unavailable(
+            f"{self.name} is in use: {others} connections of servers or of another flux copy are open; stop those first"
+        )
 
-    def _query(self, statement: str) -> list[Row]:
+    def _query(self, statement: str, *values: object) -> list[Row]:
         with self._db.cursor() as cursor:
-            cursor.execute(statement)
+            cursor.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
 
     def count(self, table: str) -> int:
