@@ -1,7 +1,8 @@
-"""``flux copy`` with servers in its way."""
+"""``flux copy`` that comes to nothing: interrupted, failed, or with servers in its way."""
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -11,10 +12,15 @@ import pytest
 from postgres_database import Database
 from server_process import ServerProcess, environment, server
 from store_contract_people import people
-from test_copy import flux, postgres_store
+from test_copy import flux, postgres_store, sqlite_store
 
+from flux.assembly import Interruption, copy_store
+from flux.backends.postgres.migrating import LOCK
 from flux.bench.engines import PostgresServer
+from flux.config import load
 from flux.errors import Unavailable
+
+INTERRUPTED = "flux copy: interrupted, and nothing was kept\n"
 
 
 @pytest.fixture
@@ -53,6 +59,125 @@ def barred(database: Database, table: str) -> Iterator[Database]:
         other.query("BEGIN")
         other.query(f"LOCK TABLE {table}")
         yield other
+
+
+def left(folder: Path) -> list[str]:
+    """What there is of an SQLite database."""
+    return sorted(file.name for file in (folder / "lite").iterdir())
+
+
+# --- interrupted ---
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_an_interrupted_copy_to_postgresql(number: signal.Signals, folder: Path, database: Database) -> None:
+    store = sqlite_store(folder / "lite" / "flux.db")
+    await store.start()
+    await people(store, "ann")
+    await store.stop()
+    database.migrate()
+    with barred(database, "sessions"), begin(folder, "copy", "lite.ini", "post.ini") as process:
+        await database.until_somebody_waits()
+        process.signal(number)
+        assert process.end() == (130, INTERRUPTED)
+    assert database.query("SELECT count(*) FROM accounts") == [(0,)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_an_interrupted_copy_to_sqlite(number: signal.Signals, folder: Path, database: Database) -> None:
+    store = postgres_store(database)
+    await store.start()
+    await people(store, "ann")
+    await store.stop()
+    with barred(database, "messages"), begin(folder, "copy", "post.ini", "lite.ini") as process:
+        await database.until_somebody_waits()
+        process.signal(number)
+        assert process.end() == (130, INTERRUPTED)
+    assert left(folder) == ["flux.db.lock"]
+
+
+async def test_a_copy_that_waits_for_a_migration_is_interrupted(folder: Path, database: Database) -> None:
+    store = sqlite_store(folder / "lite" / "flux.db")
+    await store.start()
+    await store.stop()
+    with closing(Database(database.dsn)) as other:
+        other.query("SELECT pg_advisory_lock(%s)", LOCK)
+        with begin(folder, "copy", "lite.ini", "post.ini") as process:
+            assert process.popen.stderr is not None
+            assert "another process is migrating the schema" in process.popen.stderr.readline()
+            process.signal(signal.SIGTERM)
+            assert process.end() == (130, INTERRUPTED)
+    assert database.query("SELECT to_regclass('accounts')") == [(None,)]
+
+
+async def test_rows_that_go_by_are_interrupted(
+    folder: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    store = postgres_store(database)
+    await store.start()
+    await people(store, "ann")
+    await store.stop()
+    interruption, seen = Interruption(), []
+
+    def told(share: float, what: str) -> None:
+        seen.append(what)
+        if what == "copying members":
+            # No statement runs that could be ended.
+            interruption._came = True
+
+    with pytest.raises(Unavailable, match="interrupted"):
+        copy_store(load("post.ini"), load("lite.ini"), told, interruption)
+    assert seen[-1] == "copying members"
+
+
+# --- failed ---
+
+
+async def test_a_copy_that_fails_leaves_no_file(folder: Path, database: Database) -> None:
+    store = postgres_store(database)
+    await store.start()
+    await store.stop()
+    database.query("DROP TABLE bans")
+    failed = flux(folder, "copy", "post.ini", "lite.ini")
+    assert failed.returncode == 1
+    assert failed.stderr == 'flux copy: copying failed, and nothing was kept: relation "bans" does not exist\n'
+    assert left(folder) == ["flux.db.lock"]
+
+
+async def test_a_file_that_was_there_stays_when_a_copy_fails(folder: Path, database: Database) -> None:
+    assert flux(folder, "migrate", "-c", "lite.ini", "--apply").returncode == 0
+    store = postgres_store(database)
+    await store.start()
+    await store.stop()
+    database.query("DROP TABLE bans")
+    assert flux(folder, "copy", "post.ini", "lite.ini").returncode == 1
+    assert left(folder) == ["flux.db", "flux.db.lock"]
+
+
+async def test_one_file_by_two_names(folder: Path) -> None:
+    store = sqlite_store(folder / "lite" / "flux.db")
+    await store.start()
+    await store.stop()
+    (folder / "link").symlink_to("lite")
+    (folder / "same.ini").write_text("[store]\npath = link/flux.db\n")
+    same = flux(folder, "copy", "lite.ini", "same.ini")
+    assert (same.returncode, same.stderr) == (1, "flux copy: FROM and TO name the same store\n")
+
+
+async def test_a_file_that_a_server_has(folder: Path, database: Database) -> None:
+    store = sqlite_store(folder / "lite" / "flux.db")
+    await store.start()
+    database.migrate()
+    for arguments in (["lite.ini", "post.ini"], ["post.ini", "lite.ini"]):
+        refused = flux(folder, "copy", *arguments)
+        assert refused.returncode == 1
+        assert refused.stderr.startswith(f"flux copy: {Path('lite', 'flux.db')} is in use by process ")
+        assert refused.stderr.endswith(": stop that one first\n")
+    await store.stop()
+
+
+# --- servers ---
 
 
 async def test_a_server_does_not_start_on_what_is_being_copied(folder: Path, database: Database) -> None:

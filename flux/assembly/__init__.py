@@ -18,9 +18,12 @@ from flux.assembly.backends import (
 )
 from flux.assembly.checks import checks, mail_check, tls_checks
 from flux.assembly.services import Assembly, assemble
+from flux.backends.transfer import Copied, Interruption
 
 __all__ = [
     "Assembly",
+    "Copied",
+    "Interruption",
     "assemble",
     "back_up_store",
     "checks",

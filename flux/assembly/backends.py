@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from flux.backends.postgres import PostgresStore
 from flux.backends.redis import make_redis
 from flux.backends.sqlite import SqliteStore
 from flux.backends.sqlite.backup import Backup, back_up
-from flux.backends.transfer import Copied, PostgresSide, Side, SqliteSide, copy
+from flux.backends.transfer import Copied, Interruption, PostgresSide, Side, SqliteSide, copy
 from flux.config import Settings
 from flux.errors import Unavailable
 from flux.interfaces import IBus, IMailer, IState, IStore
@@ -59,20 +60,26 @@ def back_up_store(settings: Settings, target: Path, progress: Callable[[float], 
     return back_up(settings.store.path, target, progress)
 
 
-def copy_store(source: Settings, target: Settings, progress: Callable[[float, str], None]) -> Copied:
+def copy_store(
+    source: Settings, target: Settings, progress: Callable[[float, str], None], interruption: Interruption
+) -> Copied:
     """Copy one installation, which is not in use, into another one, which is empty. Waits likewise.
 
+    :param interruption: ends it from another thread; whatever is returned was kept nevertheless.
     :raises flux.errors.Unavailable: says why not.
     """
-    reading = _side(source, write=False)
-    try:
-        writing = _side(target, write=True)
-        try:
-            return copy(reading, writing, progress)
-        finally:
-            writing.close()
-    finally:
-        reading.close()
+
+    def told(share: float, what: str) -> None:
+        interruption.check()
+        progress(share, what)
+
+    with ExitStack() as stack:
+        # The target is given up first: when somebody else may write to the source again, it is settled.
+        reading = stack.enter_context(closing(_side(source, write=False)))
+        interruption.sides.append(reading)
+        writing = stack.enter_context(closing(_side(target, write=True)))
+        interruption.sides.append(writing)
+        return copy(reading, writing, told)
 
 
 def see_whether_idle(settings: Settings) -> None:

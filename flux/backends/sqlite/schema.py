@@ -39,17 +39,21 @@ and pages that changed again and again are copied once."""
 BUSY_TIMEOUT = 5.0
 """Seconds to wait for a lock held by a tool that looks into the file."""
 
+ADVICE = "stop that one, or give this one another store.path"
+"""What a second server is told."""
+
 
 class FileLock:
     """The right of one process to a database file, held until :meth:`release` or the process ends.
 
+    :param advice: what to do where another process has it.
     :raises Unavailable: another process has it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, advice: str) -> None:
         self._fd = os.open(lock_file(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            _lock(self._fd, fcntl.LOCK_EX, path)
+            _lock(self._fd, fcntl.LOCK_EX, path, advice)
         except Unavailable:
             os.close(self._fd)
             raise
@@ -62,12 +66,12 @@ class FileLock:
         os.close(self._fd)
 
 
-def _lock(descriptor: int, kind: int, path: Path) -> None:
+def _lock(descriptor: int, kind: int, path: Path, advice: str) -> None:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except OSError:
         owner = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
-        raise Unavailable(f"{path} is in use by {owner}: stop that one, or give this one another store.path") from None
+        raise Unavailable(f"{path} is in use by {owner}: {advice}") from None
 
 
 def see_whether_free(path: Path) -> None:
@@ -81,19 +85,20 @@ def see_whether_free(path: Path) -> None:
     except FileNotFoundError:
         return
     try:
-        _lock(descriptor, fcntl.LOCK_SH, path)
+        _lock(descriptor, fcntl.LOCK_SH, path, ADVICE)
     finally:
         os.close(descriptor)
 
 
-def own(path: Path) -> FileLock:
+def own(path: Path, advice: str = ADVICE) -> FileLock:
     """Make the directory, and lock the file for this process.
 
+    :param advice: what to do where another process has it.
     :raises Unavailable: another process has it, or there is no right to write there.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return FileLock(path)
+        return FileLock(path, advice)
     except OSError as error:
         raise Unavailable(f"{path} cannot be used (store.path): {error.strerror}") from error
 

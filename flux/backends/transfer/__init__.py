@@ -10,9 +10,9 @@
     sqlite.py    an SQLite file as source or target        postgres.py  a PostgreSQL database likewise
 """
 
-from flux.backends.transfer.copying import Copied, copy
+from flux.backends.transfer.copying import Copied, Interruption, copy
 from flux.backends.transfer.postgres import PostgresSide
 from flux.backends.transfer.sqlite import SqliteSide
 from flux.backends.transfer.tables import Side
 
-__all__ = ["Copied", "PostgresSide", "Side", "SqliteSide", "copy"]
+__all__ = ["Copied", "Interruption", "PostgresSide", "Side", "SqliteSide", "copy"]

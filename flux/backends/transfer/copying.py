@@ -35,6 +35,28 @@ class Copied(NamedTuple):
     tables: list[Table]
 
 
+class Interruption:
+    """What ends a copy from another thread.
+
+    :ivar sides: what there is to end; the thread that copies puts it here.
+    """
+
+    def __init__(self) -> None:
+        self.sides: list[Side] = []
+        self._came = False
+
+    def strike(self) -> None:
+        """Have what runs fail, and all that is asked afterwards; again and again, for it may lie between the two."""
+        self._came = True
+        for side in list(self.sides):
+            side.interrupt()
+
+    def check(self) -> None:
+        """:raises Unavailable: it has come."""
+        if self._came:
+            raise Unavailable("interrupted, and nothing was kept")
+
+
 def copy(source: Side, target: Side, progress: Progress) -> Copied:
     """Copy an installation into an empty one, compare, and keep it.
 

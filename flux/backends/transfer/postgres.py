@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import time
 from collections.abc import Iterable, Iterator
@@ -99,6 +100,10 @@ class PostgresSide:
 
     def commit(self) -> None:
         self._db.commit()
+
+    def interrupt(self) -> None:
+        with contextlib.suppress(psycopg2.Error):
+            self._db.cancel()
 
     def close(self) -> None:
         self._db.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
@@ -9,7 +10,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from flux.backends.sqlite import runs
-from flux.backends.sqlite.schema import own
+from flux.backends.sqlite.schema import open_writer, own
 from flux.backends.transfer.tables import AT_ONCE, TABLES, TRUTH_VALUES, Row
 from flux.errors import Unavailable
 
@@ -20,19 +21,26 @@ RUN = 100
 class SqliteSide:
     """A file with the current schema, which belongs to this process as long as it is open.
 
+    :param write: the file is made where there is none, and is gone again where nothing was committed.
     :raises Unavailable: a server has it, or it cannot be opened.
     """
 
     def __init__(self, path: Path, write: bool = False) -> None:
         self.name = str(path)
-        self._lock = own(path)
+        self._path = path
+        self._lock = own(path, "stop that one first")
+        self._remove = write and not path.exists()
         try:
+            if write:
+                open_writer(path, sqlite3.connect).close()
             self._db = sqlite3.connect(path, isolation_level=None)
             # One snapshot of all tables, or one transaction.
             self._db.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-        except sqlite3.Error as error:
-            self._lock.release()
-            raise Unavailable(f"{path} cannot be used: {error}") from error
+        except BaseException as error:
+            self._give_up()
+            if isinstance(error, sqlite3.Error):
+                raise Unavailable(f"{path} cannot be used: {error}") from error
+            raise
 
     def count(self, table: str) -> int:
         """See ``Side``; so for the other methods here."""
@@ -79,8 +87,20 @@ class SqliteSide:
 
     def commit(self) -> None:
         self._db.execute("COMMIT")
-        self._db.execute("PRAGMA optimize").fetchall()
+        self._remove = False
+        # Servers do without.
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("PRAGMA optimize").fetchall()
+
+    def interrupt(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self._db.interrupt()
 
     def close(self) -> None:
         self._db.close()
+        self._give_up()
+
+    def _give_up(self) -> None:
+        if self._remove:
+            self._path.unlink(missing_ok=True)
         self._lock.release()

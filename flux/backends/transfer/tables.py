@@ -55,6 +55,9 @@ class Side(Protocol):
     def commit(self) -> None:
         """Keep what was written."""
 
+    def interrupt(self) -> None:
+        """Have the statement fail that runs; called by another thread, and does nothing where none runs."""
+
     def close(self) -> None:
         """Give it up; what was not committed is gone."""
 
