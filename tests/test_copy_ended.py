@@ -1,4 +1,4 @@
-"""``flux copy`` that comes to nothing: interrupted, failed, or with servers in its way."""
+"""``flux copy`` and ``flux backup`` that come to nothing: interrupted, failed, or with servers in their way."""
 
 from __future__ import annotations
 
@@ -129,6 +129,19 @@ async def test_rows_that_go_by_are_interrupted(
     with pytest.raises(Unavailable, match="interrupted"):
         copy_store(load("post.ini"), load("lite.ini"), told, interruption)
     assert seen[-1] == "copying members"
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_an_interrupted_backup(number: str, folder: Path) -> None:
+    assert flux(folder, "migrate", "-c", "lite.ini", "--apply").returncode == 0
+    script = (
+        "import os, signal, sys; from flux.backends.sqlite import backup; from flux.cli.main import main\n"
+        f"backup.recognise = lambda *_: os.kill(os.getpid(), signal.{number})\n"
+        "sys.exit(main(['backup', 'copy.db', '-c', 'lite.ini']))"
+    )
+    with server([sys.executable, "-c", script], folder, environment()) as process:
+        assert process.end() == (130, "")
+    assert not list(folder.glob("copy.db*"))
 
 
 # --- failed ---

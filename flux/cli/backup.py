@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -26,7 +27,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Copy, and return 0; 1 when that was not possible, 2 when the configuration is wrong."""
+    """Copy, and return 0; 1 when that was not possible, 2 when the configuration is wrong.
+
+    :raises KeyboardInterrupt: it was interrupted, or told to end; nothing is left then.
+    """
     from flux.assembly import back_up_store
 
     try:
@@ -42,12 +46,16 @@ def run(args: argparse.Namespace) -> int:
         )
         return 2
     console = Console(stderr=True)
+    # Or what was copied so far would stay, and be in the way of the next one.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with ProgressBar(console, 1) as bar:
             made = back_up_store(settings, args.target, bar.step(f"copying {settings.store.path}"))
     except Unavailable as error:
         print(f"flux backup: {error.detail}", file=sys.stderr)
         return 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
     accounts = "1 account" if made.accounts == 1 else f"{made.accounts:,} accounts"
     print(f"{args.target}: {made.size / 1e6:,.1f} MB, {accounts}, copied from {made.source}")
     print(f"It is a whole database: start flux on it with --set store.path={args.target}")
