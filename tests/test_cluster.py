@@ -16,6 +16,7 @@ import pytest
 import pytest_twisted
 from chat_server import PASSWORD, Client, open_client
 from chat_server import befriend as make_friends
+from postgres_database import Database
 from server_process import environment
 from store_invariants import check_dsn
 from twisted.internet.defer import Deferred
@@ -264,9 +265,15 @@ def received(cluster: Cluster) -> dict[tuple[int, int], int]:
         return {(chat, uid): position for chat, uid, position in cursor.fetchall()}
 
 
+def stands_still(node: Node) -> bool:
+    """Whether its process has been stopped by a signal."""
+    assert node.server._process is not None
+    return Path(f"/proc/{node.server._process.pid}/stat").read_text().rpartition(") ")[2].startswith("T")
+
+
 @pytest.mark.slow
 async def test_a_node_that_stood_still_finds_a_successor_and_ends(cluster: Cluster, people: People) -> None:
-    """Stopped in the middle of commits and beyond its lease; resumed while another process has its name."""
+    """Stopped in the middle of a commit and beyond its lease; resumed while another process has its name."""
     from twisted.internet import reactor
 
     one, other = cluster.nodes
@@ -276,18 +283,30 @@ async def test_a_node_that_stood_still_finds_a_successor_and_ends(cluster: Clust
     await bob.ok("group.join", group=group)
     await ann.settled()
 
-    for number in range(200):
-        ann.tell("send", group=group, text=f"ann {number}", cid=f"a{number}", ref=f"a{number}")
-    # The first is committed, so the next are on their way to PostgreSQL or back.
-    await ann.reply("a0")
-    await one.postgres.swallow()
-    await one.server.pause()
-    await one.postgres.open()
-
-    # Others never stall.
-    for number in range(20):
-        await bob.ok("send", group=group, text=f"bob {number}")
-        await bob.ok("send", to=ann.id, text=f"to ann {number}")
+    with closing(psycopg2.connect(cluster.postgres.dsn)) as holder, closing(Database(cluster.postgres.dsn)) as database:
+        # The transaction with the first of these waits until somebody else lets go of the group.
+        with holder.cursor() as cursor:
+            cursor.execute("SELECT FROM chats WHERE id = %s FOR NO KEY UPDATE", (group,))
+        for number in range(200):
+            ann.tell("send", group=group, text=f"ann {number}", cid=f"a{number}", ref=f"a{number}")
+        await database.until_somebody_waits()
+        await one.server.pause()
+        await until(lambda: stands_still(one))
+        [(pid,)] = database.query("SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        # Others do not stall while it is open,
+        for number in range(20):
+            await bob.ok("send", to=ann.id, text=f"to ann {number}")
+        assert database.query("SELECT state, wait_event_type FROM pg_stat_activity WHERE pid = %s", pid) == [
+            ("active", "Lock")
+        ]
+        holder.commit()
+        # nor afterwards: it ends without the node, which never sees that it was committed.
+        for number in range(20):
+            await bob.ok("send", group=group, text=f"bob {number}")
+        await until(lambda: database.query("SELECT state FROM pg_stat_activity WHERE pid = %s", pid) == [("idle",)])
+        [(committed,)] = database.query("SELECT count(*) FROM messages WHERE chat = %s AND sender = %s", group, ann.id)
+        assert committed > 0
+    assert [line for line in ann.waiting if "ref" in line] == []
 
     async def state(name: str) -> str:
         assert cluster.status is not None
