@@ -84,13 +84,13 @@ class Database:
             + "".join(f"ALTER TABLE {table} ALTER id RESTART;" for table in ("accounts", "chats"))
         )
 
-    async def until_somebody_waits(self) -> None:
-        """Until a statement waits for a lock."""
+    async def until_somebody_waits(self, count: int = 1) -> None:
+        """Until a statement waits for a lock, or so many do."""
         from twisted.internet import reactor
 
-        while not self.query(
-            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        ):
+        while self.query(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        ) < [(count,)]:
             await deferLater(reactor, 0.001)  # type: ignore[arg-type]
 
     async def eventually(self, statement: str, value: Any) -> bool:
@@ -100,6 +100,15 @@ class Database:
         while self.query(statement) != [(value,)]:
             await deferLater(reactor, 0.01)  # type: ignore[arg-type]
         return True
+
+    def deadlocks(self) -> int:
+        """How many there have been: of connections that are still open, perhaps not the latest."""
+        [(count,)] = self.query("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        return int(count)
+
+    async def until_alone(self) -> None:
+        """Until the server has ended all connections to this database but this one, and counted what they did."""
+        assert await self.eventually("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()", 1)
 
     def check(self) -> None:
         """The invariants."""
