@@ -7,19 +7,20 @@ acknowledged arrives once and in order, and an account has one session.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import pytest_twisted
 from chat_server import ChatServer, Client, RunningNode
 from redis_parts import Proxy, admin, answers, new_prefix, parts, until, url_of
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred
 
 from flux.backends.redis import RedisBus, RedisState, connection
 from flux.bench.engines import RedisServer
 from flux.chat.node import SWEEP
 from flux.interfaces import IBus, IState
+from flux.lifecycle import together
 from flux.model.sessions import Route
 
 LEASE = 60.0
@@ -82,12 +83,14 @@ class Crowd:
     """People on all nodes, who write to each other in turn.
 
     :ivar sent: per receiver what was acknowledged to its sender.
+    :ivar under_way: messages that were sent and not yet acknowledged.
     """
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.clients: list[Client] = []
         self.sent: dict[int, list[str]] = {}
+        self.under_way = 0
         self._numbers = itertools.count(1)
         self._pairs = itertools.count()
 
@@ -104,19 +107,47 @@ class Crowd:
         """Some messages, several under way at once, each to somebody on another node."""
         replies = []
         for _ in range(count):
-            turn = next(self._pairs)
-            sender = self.clients[turn % len(self.clients)]
-            receiver = self.clients[(turn + 1) % len(self.clients)]
-            text = f"message {next(self._numbers)}"
-            replies.append(self._send(sender, receiver.id, text))
+            replies.append(self._send(*self._next_pair()))
             if len(replies) == 20:
-                await DeferredList([Deferred.fromCoroutine(reply) for reply in replies], fireOnOneErrback=True)
+                await together(replies)
                 replies.clear()
-        await DeferredList([Deferred.fromCoroutine(reply) for reply in replies], fireOnOneErrback=True)
+        await together(replies)
 
-    async def _send(self, sender: Client, to: int, text: str) -> None:
-        await sender.ok("send", to=to, text=text, cid=text)
-        self.sent[to].append(text)
+    async def talk_during(self, fault: Callable[[], Awaitable[object]], count: int = 60) -> None:
+        """So many messages before something happens and so many afterwards; meanwhile each has several under way."""
+        silent = False
+
+        async def go_on(sender: Client, receiver: Client) -> None:
+            while not silent:
+                await self._send(sender, receiver)
+
+        talking = [Deferred.fromCoroutine(go_on(*self._next_pair())) for _ in range(3 * len(self.clients))]
+        await self._acknowledged(count)
+        assert self.under_way == len(talking)
+        await fault()
+        assert self.under_way == len(talking)
+        await self._acknowledged(count)
+        silent = True
+        await together(talking)
+
+    async def _acknowledged(self, count: int) -> None:
+        """Wait for so many more."""
+        enough = self._count() + count
+        await until(lambda: self._count() >= enough)
+
+    def _count(self) -> int:
+        return sum(len(texts) for texts in self.sent.values())
+
+    def _next_pair(self) -> tuple[Client, Client]:
+        turn = next(self._pairs)
+        return self.clients[turn % len(self.clients)], self.clients[(turn + 1) % len(self.clients)]
+
+    async def _send(self, sender: Client, receiver: Client) -> None:
+        text = f"message {next(self._numbers)}"
+        self.under_way += 1
+        await sender.ok("send", to=receiver.id, text=text, cid=text)
+        self.under_way -= 1
+        self.sent[receiver.id].append(text)
 
     def got(self, client: Client) -> list[str]:
         return [line["text"] for line in client.lines if line["type"] == "message"]
@@ -225,9 +256,7 @@ async def test_redis_is_emptied_under_load(cluster: Cluster) -> None:
     crowd = await Crowd(cluster).come(6)
     async with admin(cluster.server) as root:
         for _ in range(3):
-            await crowd.talk(60)
-            await root.command("FLUSHALL")
-            await crowd.talk(60)
+            await crowd.talk_during(lambda: root.command("FLUSHALL"))
             await two_sweeps(cluster, crowd)
             await crowd.routes_are_right()
     # And from then on without sweeps.
@@ -243,18 +272,22 @@ async def test_redis_restarts_from_an_old_dump_under_load(own_cluster: Cluster) 
     await cluster.register("ann", "bob")
     older = await cluster.log_in("ann", first)
     left = await cluster.log_in("bob", first)
+
+    async def killed() -> None:
+        cluster.server.kill()
+
+    async def started() -> None:
+        cluster.server.start()
+        await cluster.works_again()
+
     async with admin(cluster.server) as root:
         await root.command("SAVE")
     ann = await cluster.log_in("ann", second)
     await older.ended()
     await left.close()
     await until(lambda: not cluster.live(left.id))
-    await crowd.talk(60)
-    cluster.server.kill()
-    await crowd.talk(60)
-    cluster.server.start()
-    await cluster.works_again()
-    await crowd.talk(60)
+    await crowd.talk_during(killed)
+    await crowd.talk_during(started)
     await two_sweeps(cluster, crowd)
     await crowd.routes_are_right()
     # The dump had her on the first node with a lower number, and him who is gone.
@@ -270,10 +303,12 @@ async def test_connections_to_redis_are_killed_under_load(cluster: Cluster) -> N
     crowd = await Crowd(cluster).come(6)
     async with admin(cluster.server) as root:
         for kinds in (("normal",), ("pubsub",), ("normal", "pubsub")):
-            await crowd.talk(60)
-            for kind in kinds:
-                await root.command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
-            await crowd.talk(60)
+
+            async def kill(kinds: tuple[str, ...] = kinds) -> None:
+                for kind in kinds:
+                    await root.command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+
+            await crowd.talk_during(kill)
             await cluster.works_again()
             await two_sweeps(cluster, crowd)
     await crowd.routes_are_right()
