@@ -110,10 +110,13 @@ class Database:
         """Until the server has ended all connections to this database but this one, and counted what they did."""
         assert await self.eventually("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()", 1)
 
-    def check(self) -> None:
-        """The invariants."""
+    def check(self, pruned: bool = False) -> None:
+        """The invariants.
+
+        :param pruned: old messages may have been removed.
+        """
         with self.connection.cursor() as cursor:
-            check_database(cursor)
+            check_database(cursor, pruned)
 
     def close(self) -> None:
         self.connection.close()

@@ -396,6 +396,7 @@ class PruneContract:
             total += removed
         return total
 
+    @pytest.mark.prunes
     async def test_only_what_has_arrived_everywhere_goes_and_the_newest_stays(self, store) -> None:
         ann, bob, cat = await people(store, "ann", "bob", "cat")
         later = int(time.time() * 1000) + 60_000
@@ -421,6 +422,7 @@ class PruneContract:
         assert receipt.seq == 7
         assert seqs(await store.fill(cat, chats[cat], 6, 10)) == [7]
 
+    @pytest.mark.prunes
     async def test_only_what_is_old_goes(self, store) -> None:
         ann, bob = await people(store, "ann", "bob")
         old = [(await send(store, Draft(ann, bob, 0, "old")))[0] for _ in range(3)]
@@ -432,6 +434,7 @@ class PruneContract:
         assert await self.everything(store, young[0].at) == 3
         assert seqs((await store.history(bob, 0, ann, 0, 0, -1, 10)).messages) == [4, 5]
 
+    @pytest.mark.prunes
     async def test_a_portion_is_about_as_large_as_asked_for(self, store) -> None:
         ann, bob, cat = await people(store, "ann", "bob", "cat")
         for other in (bob, cat):
@@ -446,6 +449,7 @@ class PruneContract:
         assert max(portions) <= 4
         assert await store.prune(later, 4) == 0
 
+    @pytest.mark.prunes
     async def test_a_group_waits_for_its_slowest_member_and_for_nobody_who_left(self, store) -> None:
         ann, bob, cat = await people(store, "ann", "bob", "cat")
         group = await group_of(store, ann, bob, cat)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from store_invariants import check_file
 
 from flux.bench.installation import SingleServer
 from flux.bench.verification import Plan, Verdict, Verification
@@ -20,6 +21,7 @@ async def survive(kills: int, directory: Path) -> Verdict:
         verdict = await Verification(reactor, plan, server, lambda share, what: None).run()
     finally:
         await server.close()
+    check_file(directory / "flux.db")
     assert [period.fault for period in verdict.periods] == ["", *["killed"] * kills]
     assert verdict.settled
     # Every participant is in a pair, so it has been heard, and the kills have hit a talking server.

@@ -62,7 +62,7 @@ class PostgresMachine(StoreMachine):
 
     def teardown(self) -> None:
         wait_for(self.store.stop())
-        self.database.check()
+        self.database.check(self.pruned)
 
     def compare(self, calls: list[tuple[Any, ...]]) -> None:
         while calls:

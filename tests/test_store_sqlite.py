@@ -30,7 +30,7 @@ from flux.model.people import Ban
 
 
 @pytest_twisted.async_yield_fixture
-async def opened(tmp_path):
+async def opened(request, tmp_path):
     """Makes started stores, and checks and stops them afterwards."""
     from twisted.internet import reactor
 
@@ -44,7 +44,7 @@ async def opened(tmp_path):
 
     yield opened
     for store in stores:
-        check_invariants(store)
+        check_invariants(store, pruned=request.node.get_closest_marker("prunes") is not None)
         await store.stop()
 
 
@@ -452,6 +452,7 @@ WHOLE = re.compile(rf"SCAN ({TABLES.replace(' ', '|')})\b")
 """Reading a whole table, or a whole index of it, under its name or a name that a statement gives it."""
 
 
+@pytest.mark.prunes
 async def test_no_statement_reads_a_whole_table(opened) -> None:
     faults = Faults()
     store = await opened(connect=faults.connect)
