@@ -151,6 +151,7 @@ CALM = Storm(
     ],
     150 * MB,
 )  # fmt: skip
+_, FAULTS_ACROSS = (each.what for each in across.judge(WELL))
 SHUT_OUT, CUT_OFF, FAULTS, SLOW, GROWN = (each.what for each in storm.judge(CALM))
 
 
@@ -282,6 +283,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert verdicts[SHUT_OUT]
     assert verdicts[CUT_OFF]
     assert verdicts[FAULTS]
+    assert verdicts[FAULTS_ACROSS]
     assert figures["across"]["same"]["p50"] > 0
     assert figures["across"]["between"]["p50"] > 0
     assert len(figures["across"]["added"]) == 6
