@@ -176,6 +176,14 @@ def test_a_file_that_was_there_stays_when_a_copy_fails(folder: Path, fails: str)
     assert left(folder) == ["flux.db", "flux.db.lock"]
 
 
+def test_a_link_to_where_the_file_will_be_stays_when_a_copy_fails(folder: Path, fails: str) -> None:
+    (folder / "lite").mkdir()
+    (folder / "lite" / "flux.db").symlink_to(folder / "large.db")
+    assert flux(folder, "copy", "post.ini", "lite.ini").stderr == fails
+    assert (folder / "lite" / "flux.db").is_symlink()
+    assert not (folder / "large.db").exists()
+
+
 async def test_one_file_by_two_names(folder: Path) -> None:
     store = sqlite_store(folder / "lite" / "flux.db")
     await store.start()

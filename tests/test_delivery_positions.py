@@ -14,6 +14,7 @@ from delivery_steps import now
 from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, capturedLogs
 
+from flux.chat import spread as spread_module
 from flux.model.bus import Hint
 from flux.model.messages import Message
 
@@ -361,8 +362,9 @@ def test_a_shared_state_that_is_away_is_complained_about_once(lab: Lab) -> None:
         assert levels == [LogLevel.warn, *[LogLevel.debug] * 4, LogLevel.info]
 
 
-def test_hints_do_not_wait_for_those_before_them(lab: Lab) -> None:
+def test_hints_do_not_wait_for_those_before_them(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each would wait until another node, and Redis, get at a processor that is busy."""
+    monkeypatch.setattr(spread_module, "MAX_WAITING", 2)
     pair = Pair(lab)
     spread = lab.nodes["A"].spread
     real, answers = spread._bus.multicast, []
@@ -378,9 +380,16 @@ def test_hints_do_not_wait_for_those_before_them(lab: Lab) -> None:
     pair.send()
     assert pair.pushed() == [1, 2]
     assert spread.waiting == len(answers) == 2
+    # As many as may be under way: the next one is left to the sweep.
+    assert not spread.degraded
+    pair.send()
+    assert spread.degraded
+    assert pair.pushed() == [1, 2]
     for answer in answers:
         answer.callback(None)
     assert spread.waiting == 0
+    lab.advance(6)
+    assert pair.pushed() == [1, 2, 3]
 
 
 def test_hints_that_cannot_be_sent_make_the_sweeps_frequent(lab: Lab) -> None:

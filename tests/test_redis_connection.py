@@ -47,6 +47,20 @@ def test_answers_that_nobody_hurries_for_are_read_together(peer: Peer) -> None:
     assert peer.answers == [b"a", b"b"]
 
 
+def test_what_is_due_is_read_before_the_socket_is_left_alone_again(peer: Peer) -> None:
+    """Somebody else's socket may bring the next command before the reactor gets to this one."""
+    peer.command(hurried=False)
+    peer.command(hurried=False)
+    peer.clock.advance(LATER)
+    peer.command(hurried=False)
+    peer.protocol.dataReceived(b"$1\r\na\r\n")
+    peer.command(hurried=False)
+    assert peer.reads
+    peer.protocol.dataReceived(b"$1\r\nb\r\n")
+    peer.command(hurried=False)
+    assert not peer.reads
+
+
 def test_an_answer_that_is_wanted_at_once_is_read_at_once(peer: Peer) -> None:
     peer.command(hurried=False)
     peer.command(hurried=True)

@@ -81,6 +81,20 @@ async def test_a_server_that_has_just_gone_is_given_to_nobody(setup, stops) -> N
         await last
 
 
+async def test_who_is_asked_for_twice_has_one_token_though_a_server_has_gone(setup) -> None:
+    await setup.lease("a", "b")
+    await setup.placement.refresh()
+    await setup.state.retire("a", 1)
+    answers = [setup.placement.assign(uids) for uids in ([1, 2], [2, 3], [3, 4], [1], [4])]
+    settled(setup.clock)
+    tokens: dict[int, set[str]] = {}
+    for answer in answers:
+        for assignment in answer.result:
+            assert assignment.server == "b"
+            tokens.setdefault(assignment.uid, set()).add(assignment.token)
+    assert {uid: len(some) for uid, some in tokens.items()} == {1: 1, 2: 1, 3: 1, 4: 1}
+
+
 async def test_a_server_that_has_just_come_is_found_before_somebody_is_refused(setup) -> None:
     with pytest.raises(NoServer):
         await setup.assign(1)

@@ -322,3 +322,13 @@ def test_a_server_that_went_while_nobody_looked_may_have_stopped(servers, clock,
         "chat server a at a.example:8090 is down: it has stopped, or died, while the shared state was not looked at"
     ]
     assert events[0]["log_level"] == LogLevel.info
+
+
+def test_a_server_that_went_between_two_looks_has_died(clock) -> None:
+    """Its last heartbeat was not late yet at the look before, where heartbeats are as rare as they may be."""
+    servers = Servers(clock.seconds, LEASE / 2, LEASE)
+    servers.adopt(snapshot(node("a", heartbeat_age=6.0)))
+    clock.advance(5)
+    with capturedLogs() as events:
+        servers.adopt(snapshot())
+    assert texts(events)[0].endswith("is down: its lease has lapsed, last heartbeat 11 s ago")

@@ -17,8 +17,9 @@ from flux.lifecycle import Tasks
 from flux.metrics import ChatMetrics
 from flux.model.bus import Hint
 
-MAX_WAITING = 20_000
-"""Hints under way; beyond, the receivers' sweeps find the messages."""
+MAX_WAITING = 8_000
+"""Hints under way; beyond, the receivers' sweeps find the messages. The bus takes some more events, for what nobody
+would look for: who has come or gone."""
 
 
 class Spread:
@@ -42,7 +43,7 @@ class Spread:
 
     def hint(self, hints: Sequence[Hint]) -> None:
         """Tell the nodes of the receivers, who are not here."""
-        if self.waiting >= MAX_WAITING:
+        if self.waiting + len(hints) > MAX_WAITING:
             self.degraded = True
             self._metrics.hints_lost.inc(len(hints))
             return

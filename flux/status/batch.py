@@ -91,9 +91,15 @@ class Batch:
     def divided(self, up: Collection[str]) -> tuple[Batch, list[Request]]:
         """Those who got a server that is ``up``, and the requests of the others."""
         rest = Batch()
+        again: set[int] = set()
+        found = {uid for uid, (assignment, _) in self.chosen.items() if assignment.server not in up}
+        while found - again:
+            # Who is in two requests has one token, which the next one would revoke.
+            again |= found
+            found = {uid for request, _ in self.requests if not again.isdisjoint(request.uids) for uid in request.uids}
         others = []
         for request, assignments in self.requests:
-            if all(assignment.server in up for assignment in assignments):
+            if again.isdisjoint(request.uids):
                 rest.requests.append((request, assignments))
                 rest.chosen.update({uid: self.chosen[uid] for uid in request.uids})
             else:

@@ -152,8 +152,8 @@ class Servers:
         """What is wrong with a server whose lease is gone since it was looked at ``elapsed`` seconds ago."""
         if node.heartbeat_age < NEARLY * self._lease:
             return ""
-        if node.heartbeat_age - elapsed <= LATE * self._heartbeat:
-            # It was well then.
+        well = node.heartbeat_age - elapsed <= LATE * self._heartbeat
+        if well and elapsed > LATE * self._heartbeat:
             return UNSEEN
         return f"its lease has lapsed, last heartbeat {node.heartbeat_age:.0f} s ago"
 

@@ -11,7 +11,8 @@
 
 There is one channel for each boot of each node and one for all.  What is published goes
 out in the order in which it was, several events to a message where there are many; what is for
-accounts goes out at once, and keeps the order of what is for the same ones.
+accounts goes out at once, and keeps the order of what is for the same ones (but for a moment after
+somebody has made Redis forget its scripts).
 Nothing waits for a receiver, and what was on its way when the connection broke is lost:
 the sweeps of the receivers find it.
 """

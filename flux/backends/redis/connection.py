@@ -183,7 +183,7 @@ class Connection:
             self._read()
         elif self._reading is None and self._protocol.answered >= self._hurried:
             self._protocol.transport.pauseProducing()
-            self._reading = self._clock.callLater(LATER, self._read)
+            self._reading = self._clock.callLater(LATER, self._read_all)
         reply: Deferred[Any] = self._protocol.execute_command(*arguments)
         return reply.addErrback(self._failed)
 
@@ -192,6 +192,12 @@ class Connection:
         if self._alive:
             self._end(reason)
             self._protocol.transport.abortConnection()
+
+    def _read_all(self) -> None:
+        """Read the answers to all that was sent. Before that nothing is left alone again: the reactor looks at sockets
+        later, and one of them may bring the next command."""
+        self._hurried = self._sent
+        self._read()
 
     def _read(self) -> None:
         """Read answers, and go on reading."""

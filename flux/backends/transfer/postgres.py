@@ -41,7 +41,8 @@ class PostgresSide:
 
     def __init__(self, dsn: str, write: bool = False) -> None:
         try:
-            self._db = psycopg2.connect(dsn, fallback_application_name="flux copy")
+            # Of several hosts the primary: what is locked on a standby is locked there alone.
+            self._db = psycopg2.connect(dsn, fallback_application_name="flux copy", target_session_attrs="read-write")
             self._db.set_client_encoding("UTF8")
             self._db.set_session(isolation_level="REPEATABLE READ", readonly=not write)
             self.name = f"PostgreSQL database {self._db.info.dbname}"

@@ -27,7 +27,8 @@ class SqliteSide:
 
     def __init__(self, path: Path, write: bool = False) -> None:
         self.name = str(path)
-        self._path = path
+        # Of a link that leads to nothing yet the file is made, not the link.
+        self._path = path.resolve()
         self._lock = own(path, "stop that one first")
         self._remove = write and not path.exists()
         try:
