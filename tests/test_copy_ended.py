@@ -17,6 +17,7 @@ from test_copy import flux, postgres_store, sqlite_store
 
 from flux.assembly import Interruption, copy_store
 from flux.backends.postgres.migrating import LOCK
+from flux.backends.transfer import PostgresSide
 from flux.bench.engines import PostgresServer
 from flux.config import load
 from flux.errors import Unavailable
@@ -174,6 +175,18 @@ def test_a_file_that_was_there_stays_when_a_copy_fails(folder: Path, fails: str)
     failed = flux(folder, "copy", "post.ini", "lite.ini")
     assert (failed.returncode, failed.stderr) == (1, fails)
     assert left(folder) == ["flux.db", "flux.db.lock"]
+
+
+async def test_a_connection_that_is_lost_at_the_commit(folder: Path, database: Database) -> None:
+    """Nobody knows whether that was done."""
+    store = postgres_store(database)
+    await store.start()
+    await store.stop()
+    with closing(PostgresSide(database.dsn, write=True)) as side:
+        side.count("accounts")
+        database.query(f"SELECT pg_terminate_backend({side._db.info.backend_pid})")
+        with pytest.raises(Unavailable, match="lost at the very end: look whether it has everything"):
+            side.commit()
 
 
 def test_a_link_to_where_the_file_will_be_stays_when_a_copy_fails(folder: Path, fails: str) -> None:

@@ -100,7 +100,15 @@ class PostgresSide:
         self._query("ANALYZE")
 
     def commit(self) -> None:
-        self._db.commit()
+        try:
+            self._db.commit()
+        except psycopg2.Error as error:
+            if error.pgcode:
+                raise
+            raise Unavailable(
+                f"the connection to {self.name} was lost at the very end: look whether it has everything, "
+                "or make it empty and copy again"
+            ) from error
 
     def interrupt(self) -> None:
         with contextlib.suppress(psycopg2.Error):
