@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg2
@@ -51,6 +52,15 @@ def remember(server: PostgresServer) -> Callable[[], None]:
         server.start()
 
     return go_back
+
+
+@contextmanager
+def empty_database(server: PostgresServer, name: str) -> Iterator[Database]:
+    """A new database without tables; one of that name that was there is gone."""
+    with closing(Database(server.dsn)) as admin:
+        admin.query(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        with closing(Database(server.create_database(name))) as database:
+            yield database
 
 
 class Database:

@@ -15,7 +15,7 @@ from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
-from postgres_database import Database
+from postgres_database import Database, empty_database
 from server_process import environment
 from store_contract_people import befriend, people, together
 from store_invariants import check_file
@@ -54,12 +54,8 @@ ODD = [
 @pytest.fixture
 def database(quick_postgres: PostgresServer) -> Iterator[Database]:
     """An empty database, without tables."""
-    admin = Database(quick_postgres.dsn)
-    admin.query("DROP DATABASE IF EXISTS copy WITH (FORCE)")
-    database = Database(quick_postgres.create_database("copy"))
-    yield database
-    database.close()
-    admin.close()
+    with empty_database(quick_postgres, "copy") as database:
+        yield database
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from postgres_database import Database
+from postgres_database import Database, empty_database
 from server_process import ServerProcess, environment, server
 from store_contract_people import people
 from test_copy import flux, postgres_store, sqlite_store
@@ -28,12 +28,8 @@ INTERRUPTED = "flux copy: interrupted, and nothing was kept\n"
 @pytest.fixture
 def database(quick_postgres: PostgresServer) -> Iterator[Database]:
     """An empty database, without tables."""
-    admin = Database(quick_postgres.dsn)
-    admin.query("DROP DATABASE IF EXISTS ended WITH (FORCE)")
-    database = Database(quick_postgres.create_database("ended"))
-    yield database
-    database.close()
-    admin.close()
+    with empty_database(quick_postgres, "ended") as database:
+        yield database
 
 
 @pytest.fixture

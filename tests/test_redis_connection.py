@@ -26,6 +26,16 @@ class Peer:
     def command(self, hurried: bool) -> None:
         self.connection.command("GET", "key", hurried=hurried).addBoth(self.answers.append)
 
+    def reads_until_answered(self, due: int) -> bool:
+        """Whether it goes on reading, whatever more is sent, until so many answers have come, and no longer."""
+        read = []
+        for _ in range(due):
+            self.command(hurried=False)
+            read.append(self.reads)
+            self.protocol.dataReceived(b"$1\r\na\r\n")
+        self.command(hurried=False)
+        return all(read) and not self.reads
+
     @property
     def reads(self) -> bool:
         return bool(self.transport.producerState == "producing")
@@ -52,27 +62,13 @@ def test_what_is_due_is_read_before_the_socket_is_left_alone_again(peer: Peer) -
     peer.command(hurried=False)
     peer.command(hurried=False)
     peer.clock.advance(LATER)
-    peer.command(hurried=False)
-    peer.protocol.dataReceived(b"$1\r\na\r\n")
-    peer.command(hurried=False)
-    assert peer.reads
-    peer.protocol.dataReceived(b"$1\r\nb\r\n")
-    peer.command(hurried=False)
-    assert not peer.reads
+    assert peer.reads_until_answered(2)
 
 
 def test_an_answer_that_is_wanted_at_once_is_read_at_once(peer: Peer) -> None:
     peer.command(hurried=False)
     peer.command(hurried=True)
-    assert peer.reads
-    # Its answer is still to come.
-    peer.command(hurried=False)
-    peer.protocol.dataReceived(b"$1\r\na\r\n")
-    peer.command(hurried=False)
-    assert peer.reads
-    peer.protocol.dataReceived(b"$1\r\nb\r\n")
-    peer.command(hurried=False)
-    assert not peer.reads
+    assert peer.reads_until_answered(2)
 
 
 def test_a_server_that_does_not_answer_is_given_up_all_the_same(peer: Peer) -> None:
