@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater
 from twisted.protocols import portforward
 from twisted.python.failure import Failure
@@ -20,6 +20,7 @@ from flux.backends.redis.url import parse_url
 from flux.bench.engines import RedisServer
 from flux.errors import Unavailable
 from flux.model.placement import Lease
+from flux.model.sessions import Route
 
 _numbers = itertools.count(1)
 
@@ -44,6 +45,12 @@ def parts(url: str, prefix: str = "flux:", ca: Path | None = None) -> tuple[Redi
     from twisted.internet import reactor
 
     return make_redis(url, prefix, ca, reactor)
+
+
+def claims(state: RedisState, uids: Iterable[int]) -> DeferredList:
+    """Claims of many, all asked for at once."""
+    asked = [Deferred.fromCoroutine(state.claim(uid, Route("a", 1, 1), True)) for uid in uids]
+    return DeferredList(asked, consumeErrors=True)
 
 
 @asynccontextmanager
