@@ -305,13 +305,18 @@ async def test_who_takes_nothing_is_closed_and_who_is_slow_is_not(
     relay.transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     line = json.dumps({"type": "x", "text": TEXT}).encode() + b"\n"
 
-    async def look() -> None:
-        """Let the relays be looked at while the client takes nothing."""
-        client.stop_reading()
+    async def fill() -> None:
         while not relay.choked:
             upstream.transport.write(line)
             await turn(server)
+
+    async def look() -> None:
+        """Let the relays be looked at while the client takes nothing; afterwards, something waits for it."""
+        client.stop_reading()
+        await fill()
         await server.advance(LOOK_EVERY)
+        # Meanwhile the kernel may have taken all of it.
+        await fill()
 
     looks = round(server.settings.chat.slow_timeout / LOOK_EVERY)
     for _ in range(looks + 2):
