@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import NamedTuple
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 ONE_HOUSEHOLD = 64
 """Bits of an IPv6 address that tell one customer of a provider from the next; the others a customer chooses."""
+
+
+class HostPort(NamedTuple):
+    """Where something listens on TCP; as text, ``HOST:PORT`` or ``[V6]:PORT``."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def parse(text: str) -> Address | None:

@@ -113,15 +113,21 @@ def test_the_status_service_tells_what_became_of_a_chat_server(
     )  # fmt: skip
     status = place.start("flux-status")
     where = f"chat server chat1 at 127.0.0.1:{place.chat}"
-    for how, said in (
-        (signal.SIGTERM, rf" info .* {where} has stopped$"),
-        (signal.SIGKILL, rf" warn .* {where} is down: its lease has lapsed, last heartbeat \d s ago$"),
-    ):
+    for how, said, listed, why in (
+        (signal.SIGTERM, rf" info .* {where} has stopped$", "stopped", ""),
+        (signal.SIGKILL, rf" warn .* {where} is down: its lease has lapsed, last heartbeat \d s ago$", "down",
+         "its lease has lapsed"),
+    ):  # fmt: skip
         chat = place.start("flux-chat")
         status.wait_for(f"{where} is up")
         chat.signal(how)
         chat.end()
         assert re.search(said, status.wait_for(f"{where} "))
+        [node] = json.loads(place.admin("servers", "--json")[1])
+        assert (node["state"], node["why"]) == ("down", why)
+        for_people = place.admin("servers")[1]
+        assert f" {listed} " in for_people
+        assert ("chat1 is down: " + why in for_people) == bool(why)
     place.start("flux-chat")
     status.wait_for(f"{where} is up")
     redis_server.empty()

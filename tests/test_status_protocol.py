@@ -179,6 +179,7 @@ async def test_the_servers(port, peer) -> None:
                 "heartbeat_age": 1.5,
                 "websocket": "",
                 "tls": False,
+                "why": "",
             }
         ],
         "age": 0.0,

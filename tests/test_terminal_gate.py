@@ -17,13 +17,13 @@ from server_process import environment, server
 from twisted.internet.defer import succeed
 
 from flux.cli import chat as chat_command
-from flux.client import Address, Assignment, NotConnected
+from flux.client import Assignment, HostPort, NotConnected
 from flux.client.terminal.entrance import GateTerminal
 from flux.errors import CodeWrong, RateLimited, UserExists
 from flux.wire.http import CodeSent, PasswordWasReset, Registered, Rules
 
 MENU = "(l)og in, (r)egister, (f)orgot the password or (q)uit? "
-SERVER = Address("chat.example", 8090)
+SERVER = HostPort("chat.example", 8090)
 
 
 class FakeGate:

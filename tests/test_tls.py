@@ -31,7 +31,7 @@ from websockets.sync.client import connect as connect_websocket
 from flux.chat.departure import _moved
 from flux.cli.admin_port import AdminPort, NotAnswered
 from flux.cli.way import Way
-from flux.client import Address, Client, GateClient, NotConnected, Online, StatusClient, trust_from
+from flux.client import Client, GateClient, HostPort, NotConnected, Online, StatusClient, trust_from
 from flux.config import ChatServer
 from flux.httpclient import HttpClient
 from flux.status.health import HealthChecks
@@ -171,7 +171,7 @@ async def test_every_listener_with_the_standard_library(tmp_path: Path, authorit
         assert (assignment.server, assignment.tls) == ("chat1", True)
         await status.close()
 
-        way = Way(Address("localhost", ports["admin.listen"]), "localhost", Trust(authority.path))
+        way = Way(HostPort("localhost", ports["admin.listen"]), "localhost", Trust(authority.path))
         assert (await in_thread(AdminPort(way, TOKEN).get, "/api/sessions")) == []
         plain = Way(way.address, "", way.trust)
         with pytest.raises(NotAnswered):

@@ -24,6 +24,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 import flux
+from flux.addresses import HostPort
 from flux.config import Admin
 from flux.lifecycle import CannotStart
 from flux.net.listener import Listener
@@ -74,7 +75,7 @@ class Manhole:
         if self._factory is not None:
             self._factory.cut()
 
-    def address(self) -> tuple[str, int]:
+    def address(self) -> HostPort:
         """Where it listens."""
         assert self._listener is not None
         return self._listener.address()

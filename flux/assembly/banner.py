@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from flux.addresses import HostPort
 
-def first_steps(name: str, host: str, port: int, tls: bool) -> list[str]:
-    """Where to connect, and what to type."""
-    chat, netcat = f"flux chat {host}:{port}", f"nc {host} {port}"
+
+def first_steps(where: HostPort, tls: bool) -> list[str]:
+    """What to type."""
+    chat, netcat = f"flux chat {where}", f"nc {where.host} {where.port}"
     if tls:
-        chat, netcat = f"flux chat --tls {host}:{port}", f"openssl s_client -quiet -connect {host}:{port}"
+        chat, netcat = f"flux chat --tls {where}", f"openssl s_client -quiet -connect {where}"
     return [
-        f"flux chat server {name!r} listens on {host}:{port}{' with TLS' if tls else ''}",
         "",
         f"  {chat:<30} the terminal client",
         f"  {netcat:<30} or type JSON lines yourself:",

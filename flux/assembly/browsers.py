@@ -14,10 +14,11 @@ from typing import Any
 
 from twisted.internet.interfaces import IProtocolFactory
 
+from flux.addresses import HostPort
 from flux.bans import Bans
 from flux.chat.node import ChatNode
 from flux.chat.websocket import WebSockets
-from flux.config import HostPort, Settings, is_proxied
+from flux.config import Settings, is_proxied
 from flux.errors import FluxError, NotFound
 from flux.gate.channel import GateRequest
 from flux.gate.site import GateSite
@@ -164,4 +165,4 @@ class WebSocketPort:
         if self._settings.chat.websocket_url:
             return self._settings.chat.websocket_url
         scheme = "wss" if self._settings.secure("websocket") else "ws"
-        return f"{scheme}://{HostPort(host, self.listener.address()[1])}/ws"
+        return f"{scheme}://{HostPort(host, self.listener.address().port)}/ws"

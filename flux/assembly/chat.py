@@ -18,6 +18,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from flux.accounts.passwords import Passwords
+from flux.addresses import HostPort
 from flux.assembly.banner import first_steps
 from flux.assembly.browsers import Around, WebSocketPort
 from flux.bans import Bans
@@ -25,7 +26,7 @@ from flux.chat import requests_account, requests_message, requests_people  # noq
 from flux.chat.naming import find_free
 from flux.chat.node import ChatNode
 from flux.chat.protocol import ChatFactory
-from flux.config import Chat, HostPort, Settings, is_proxied, listens_on
+from flux.config import Chat, Settings, is_proxied, listens_on
 from flux.interfaces import IBus, IPlacement, IState, IStore
 from flux.lifecycle import START_WITHIN, Stage
 from flux.metrics import ChatMetrics, GateMetrics
@@ -121,18 +122,20 @@ class ChatService:
 
     def banner(self) -> list[str]:
         """Where to connect, and what to type."""
-        host, port = self.listener.address()
-        name = self._settings.chat.name
+        listens = f"flux chat server {self._settings.chat.name!r} listens on {self.listener.where()}"
         if is_proxied(self._settings.chat.listen):
-            return [f"flux chat server {name!r} listens on {host}:{port} for a proxy that sends PROXY headers"]
-        return first_steps(name, host, port, self._settings.secure("chat"))
+            return [f"{listens} for a proxy that sends PROXY headers"]
+        tls = self._settings.secure("chat")
+        steps = [] if self.listener.is_unix() else first_steps(self.listener.address(), tls)
+        return [listens + (" with TLS" if tls else ""), *steps]
 
     def advertised(self) -> tuple[str, int]:
         """Where clients of this chat server are told to connect."""
-        own = HostPort(*self.listener.address())
-        if self._settings.chat.advertise is None and own.host in EVERYWHERE:
-            self.log.warn("clients are told to connect to {host}: set chat.advertise to an address", host=own.host)
-        return advertised(self._settings.chat, own, self._shared.address()[1] if self._shared is not None else own.port)
+        own = self.listener.address()
+        if self._settings.chat.advertise is None and (own.host in EVERYWHERE or self.listener.is_unix()):
+            self.log.warn("clients are told to connect to {where}: set chat.advertise to an address", where=own)
+        port = own.port if self._shared is None else self._shared.address().port
+        return advertised(self._settings.chat, own, port)
 
     def _expected(self) -> HostPort | None:
         """What :meth:`advertised` will say once the port is open; None where that is not known yet."""

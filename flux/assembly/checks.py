@@ -6,13 +6,14 @@ import time
 from typing import Any
 
 from flux.accounts.rules import check_email
+from flux.addresses import HostPort
 from flux.assembly.backends import make_mailer, make_state, make_store, make_trust
 from flux.assembly.chat import advertised
 from flux.backends.postgres import PostgresStore
 from flux.backends.redis import check_redis
 from flux.backends.sqlite import check_sqlite
 from flux.chat.naming import find_free
-from flux.config import HostPort, Settings, listens_on
+from flux.config import Settings, listens_on
 from flux.errors import Unavailable
 from flux.gate.status_client import StatusClient
 from flux.gate.status_connection import Lost

@@ -14,7 +14,7 @@ from flux.assembly.backends import make_mailer
 from flux.assembly.browsers import Around, Browsers
 from flux.bans import Bans
 from flux.chat.node import ChatNode
-from flux.config import HostPort, Settings, is_local, is_proxied
+from flux.config import Settings, is_local, is_proxied
 from flux.gate import api, classic  # noqa: F401 - they fill the table
 from flux.gate.classic import GetTest
 from flux.gate.gate import Gate
@@ -105,7 +105,16 @@ class GateService:
     def url(self) -> str:
         """Where it is, as browsers write it."""
         scheme = "https" if self._settings.secure("gate") else "http"
-        return f"{scheme}://{HostPort(*self.listener.address())}"
+        return f"{scheme}://{self.listener.address()}"
+
+    def banner(self) -> list[str]:
+        """Where to point a browser, or a proxy."""
+        if is_proxied(self._settings.gate.listen):
+            return [f"gate listens on {self.listener.where()} for a proxy that sends PROXY headers"]
+        if self.listener.is_unix():
+            return [f"gate listens on {self.listener.where()}"]
+        url = self.url()
+        return [f"gate listens on {url}", f"  open {url}/ in a browser to chat"]
 
     async def _start(self) -> None:
         await self.gate.start()

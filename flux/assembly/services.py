@@ -346,16 +346,15 @@ class Assembly:
         if self.chat is not None:
             lines += self.chat.banner()
         if "status" in self._roles:
-            host, port = self.status_listener.address()
             tls = " with TLS" if self._settings.secure("status") else ""
-            lines += ["", f"status service listens on {host}:{port}{tls}"]
+            lines += ["", f"status service listens on {self.status_listener.where()}{tls}"]
         if self.gate is not None:
-            url = self.gate.url()
-            lines += [f"gate listens on {url}", f"  open {url}/ in a browser to chat"]
+            lines += self.gate.banner()
         if self.admin is not None:
-            host, port = self.admin_listener.address()
-            scheme = "https" if self._settings.secure("admin") else "http"
-            lines.append(f"dashboard and metrics: {scheme}://{host}:{port}/")
+            where = self.admin_listener.where()
+            if not self.admin_listener.is_unix():
+                where = f"{'https' if self._settings.secure('admin') else 'http'}://{where}/"
+            lines.append(f"dashboard and metrics: {where}")
         if self.manhole is not None:
             host, port = self.manhole.address()
             lines.append(f"manhole: ssh -p {port} {host}")

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from twisted.internet.threads import deferToThreadPool
 
 from flux.bench.servers import ServerProcess, flux_settings, free_port, twistd
-from flux.client import Address, StatusClient
+from flux.client import HostPort, StatusClient
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class Installation:
     """
 
     def __init__(self, addresses: Sequence[tuple[str, int]]) -> None:
-        self.addresses = [Address(*address) for address in addresses]
+        self.addresses = [HostPort(*address) for address in addresses]
         self.status: StatusClient | None = None
 
     @property

@@ -21,13 +21,14 @@ from collections.abc import Callable, Container, Mapping
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from flux.addresses import HostPort
 from flux.chat.connections import Connections
 from flux.chat.naming import holder
 from flux.chat.presence import Presence
 from flux.chat.session import Session
 from flux.chat.spread import Spread
 from flux.chat.sweep import Sweep
-from flux.config import HostPort, Settings
+from flux.config import Settings
 from flux.errors import FluxError, in_words
 from flux.interfaces import IState
 from flux.lifecycle import Outage, together

@@ -19,7 +19,7 @@ from __future__ import annotations
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from flux.config import HostPort
+from flux.addresses import HostPort
 from flux.errors import Unavailable
 from flux.interfaces import IState
 from flux.lifecycle import sleep

@@ -30,7 +30,7 @@ from flux.cli import admin_bans, admin_port
 from flux.cli.progress import ProgressBar
 from flux.cli.tables import show
 from flux.cli.way import Way, add_arguments, find_way
-from flux.client import Address, ClientError
+from flux.client import ClientError, HostPort
 from flux.client.status import StatusClient
 from flux.config import ConfigError, load
 from flux.errors import FluxError, Forbidden, UnknownType
@@ -43,7 +43,7 @@ LOOK_EVERY = 0.5
 GONE_WITHIN = 10.0
 """Seconds that an empty server has to end; one that still lives then goes on (``twistd flux`` does)."""
 
-COLOURS = {"up": "green", "draining": "yellow", "down": "red", "unknown": "yellow"}
+COLOURS = {"up": "green", "draining": "yellow", "down": "red", "stopped": "default", "unknown": "yellow"}
 
 
 class AdminFailed(Exception):
@@ -132,7 +132,7 @@ def _where(args: argparse.Namespace) -> tuple[Way, str]:
     return find_way(settings, "status", settings.status.listen, args.status, 50052, args), settings.status.cluster_key
 
 
-def _forbidden(address: Address, key: str, error: Forbidden) -> str:
+def _forbidden(address: HostPort, key: str, error: Forbidden) -> str:
     if key:
         return f"{address} refuses status.cluster_key: {error.detail}"
     return (
@@ -253,8 +253,12 @@ def _show(servers: Sequence[Node], for_programs: bool) -> None:
     for node in servers:
         heard = "never" if node.heartbeat_age < 0 else f"{node.heartbeat_age:.1f} s ago"
         capacity = f"{node.capacity:,}" if node.capacity else "no limit"
+        state = node.state if node.state != "down" or node.why else "stopped"
         table.add_row(
-            node.name, escape(str(Address(node.host, node.port))), f"[{COLOURS[node.state]}]{node.state}",
+            node.name, escape(str(HostPort(node.host, node.port))), f"[{COLOURS[state]}]{state}",
             f"{node.sessions:,}", f"{node.reserved:,}", capacity, str(node.weight), heard,
         )  # fmt: skip
     show(table)
+    for node in servers:
+        if node.why:
+            print(f"{node.name} is down: {node.why}")

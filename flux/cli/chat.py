@@ -7,9 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-from flux.client import Address, parse_address, parse_url, trust_from
+from flux.client import HostPort, parse_address, parse_url, trust_from
 
-DEFAULT = Address("127.0.0.1", 8090)
+DEFAULT = HostPort("127.0.0.1", 8090)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

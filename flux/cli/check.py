@@ -24,7 +24,8 @@ from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint, ITC
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from flux.config import ChatServer, ConfigError, HostPort, Settings, load
+from flux.addresses import HostPort
+from flux.config import ChatServer, ConfigError, Settings, load
 from flux.errors import in_words
 from flux.lifecycle import CannotStart, react, within
 from flux.model.checks import Step

@@ -32,7 +32,7 @@ from flux.bench.installation import Installation, SingleServer
 from flux.bench.servers import ServerFailed
 from flux.bench.verification import NotRecovered, Plan, Progress, Verdict, Verification
 from flux.cli.progress import ProgressBar
-from flux.client import Address, ClientError, parse_address
+from flux.client import ClientError, HostPort, parse_address
 from flux.errors import FluxError
 from flux.lifecycle import DeadlineExceeded, react
 
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     output, status = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH), Console(stderr=True)
     try:
         plan = _plan(args)
-        address = parse_address(args.address or "", Address("127.0.0.1", 8090))
+        address = parse_address(args.address or "", HostPort("127.0.0.1", 8090))
         directory = _directory(args)
     except ValueError as error:
         status.print(f"flux verify: {error}", markup=False)
@@ -151,7 +151,7 @@ class _Attempt:
         reactor: Any,
         args: argparse.Namespace,
         plan: Plan,
-        address: Address,
+        address: HostPort,
         directory: Path | None,
         output: Console,
     ) -> None:
@@ -244,7 +244,7 @@ def _directory(args: argparse.Namespace) -> Path | None:
     return directory
 
 
-def _installation(reactor: Any, args: argparse.Namespace, address: Address, directory: Path | None) -> Installation:
+def _installation(reactor: Any, args: argparse.Namespace, address: HostPort, directory: Path | None) -> Installation:
     """:raises flux.bench.servers.ServerFailed: a program is missing."""
     if directory is None:
         return Installation([address])

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 
-from flux.client import Address, parse_address
+from flux.client import HostPort, parse_address
 from flux.config import Settings, reachable_at
 from flux.tls.client import TlsEndpoint, Trust
 from flux.tls.identity import BadIdentity, names_of, read_chain
@@ -37,7 +37,7 @@ class Way(NamedTuple):
     :ivar name: whom the certificate has to be for; empty: there is no TLS.
     """
 
-    address: Address
+    address: HostPort
     name: str
     trust: Trust
 
@@ -68,19 +68,19 @@ def find_way(
     secure = args.tls or settings.secure(listener)
     try:
         if told:
-            address = parse_address(told, Address(*(here or ("127.0.0.1", default))))
+            address = parse_address(told, here or HostPort("127.0.0.1", default))
             return Way(address, address.host if secure else "", Trust(ca))
         if here is None:
             raise ValueError(
                 f"{listener}.listen = {endpoint} does not tell where to connect; give --{listener} HOST:PORT"
             )
         if not settings.wraps(listener) or settings.tls.certificate is None:
-            return Way(Address(*here), here.host if secure else "", Trust(ca))
+            return Way(here, here.host if secure else "", Trust(ca))
         chain = read_chain(settings.tls.certificate)
         names = names_of(chain[0])
         if not names:
             raise ValueError(f"tls.certificate: {settings.tls.certificate} is for no name; give --{listener} HOST:PORT")
-        return Way(Address(*here), names[0].replace("*", "flux"), Trust(ca, chain))
+        return Way(here, names[0].replace("*", "flux"), Trust(ca, chain))
     except BadIdentity as problem:
         raise ValueError(f"tls.certificate: {problem}") from None
     except OSError as problem:

@@ -54,8 +54,9 @@ How the parts move::
         Cursors  ``received`` and ``read``, gathered
 """
 
+from flux.addresses import HostPort
 from flux.client.client import Client
-from flux.client.connection import Address, parse_address
+from flux.client.connection import parse_address
 from flux.client.errors import ClientError, NotConnected, QueueFull, SessionEnded
 from flux.client.events import ClientEvent, Connecting, Ended, Offline, Online
 from flux.client.gate import GateClient, Locator, parse_url
@@ -67,7 +68,6 @@ from flux.model.placement import Assignment
 from flux.tls.client import trust_from
 
 __all__ = [
-    "Address",
     "Assignment",
     "Client",
     "ClientError",
@@ -78,6 +78,7 @@ __all__ = [
     "FriendRequested",
     "GateClient",
     "GroupChanged",
+    "HostPort",
     "Locate",
     "Locator",
     "Message",

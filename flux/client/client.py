@@ -16,8 +16,8 @@ from msgspec import UNSET
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
+from flux.addresses import HostPort
 from flux.client.calls import Calls
-from flux.client.connection import Address
 from flux.client.events import State
 from flux.client.inbox import Inbox
 from flux.client.servers import Servers
@@ -102,7 +102,7 @@ class Client(Calls):
         """
         asked = requests.Register(name=name, password=password, email=email, code=code, nick=nick)
 
-        async def register(address: Address) -> replies.RegisterOk:
+        async def register(address: HostPort) -> replies.RegisterOk:
             connection = self._session.connection()
             await self._servers.connect(connection, address)
             try:

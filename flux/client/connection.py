@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from msgspec import UNSET
 from twisted.internet.defer import CancelledError, Deferred
@@ -30,6 +30,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from flux.addresses import HostPort
 from flux.client.errors import NotConnected, QueueFull
 from flux.client.lines import Decode, NotFlux, as_exception, decode, encode
 from flux.errors import FluxError
@@ -54,17 +55,7 @@ MAX_WAITING = 1000
 R = TypeVar("R", bound=Reply)
 
 
-class Address(NamedTuple):
-    """Where a server listens."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def parse_address(text: str, default: Address) -> Address:
+def parse_address(text: str, default: HostPort) -> HostPort:
     """Read ``HOST:PORT``, ``HOST``, ``:PORT`` or ``[V6]:PORT``; what is missing comes from ``default``.
 
     :raises ValueError: with a sentence.
@@ -80,7 +71,7 @@ def parse_address(text: str, default: Address) -> Address:
         host, _, port = text.partition(":")
     if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise ValueError(f"{text!r} is no address: the port is a number from 1 to 65535")
-    return Address(host or default.host, int(port) if port else default.port)
+    return HostPort(host or default.host, int(port) if port else default.port)
 
 
 class _Transport(ITCPTransport, IPushProducer):
@@ -123,7 +114,7 @@ class Connection(Protocol):
         self._refs = itertools.count(1)
         self._waiting: dict[int, Deferred[Reply]] = {}
 
-    async def connect(self, endpoint: IStreamClientEndpoint, address: Address) -> None:
+    async def connect(self, endpoint: IStreamClientEndpoint, address: HostPort) -> None:
         """Establish the connection.
 
         :raises NotConnected: the address cannot be reached, and why.

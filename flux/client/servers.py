@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
-from flux.client.connection import Address, Connection
+from flux.addresses import HostPort
+from flux.client.connection import Connection
 from flux.client.errors import ClientError, NotConnected
 from flux.errors import NoServer, Unavailable
 from flux.lifecycle import DeadlineExceeded
@@ -38,15 +39,15 @@ class Servers:
         endpoint: Callable[[str, int], IStreamClientEndpoint] | None,
     ) -> None:
         self._reactor = reactor
-        self._addresses = deque(Address(*address) for address in addresses)
+        self._addresses = deque(HostPort(*address) for address in addresses)
         self._endpoint = endpoint or partial(HostnameEndpoint, reactor)
         self._tls = tls
         #: Addresses of which we were told that they speak TLS.
-        self._secure: set[Address] = set()
+        self._secure: set[HostPort] = set()
         self._trust = trust
 
     @property
-    def next(self) -> Address:
+    def next(self) -> HostPort:
         """The address to try."""
         return self._addresses[0]
 
@@ -54,26 +55,26 @@ class Servers:
         """The next one is another one."""
         self._addresses.rotate(-1)
 
-    def prefer(self, address: Address) -> None:
+    def prefer(self, address: HostPort) -> None:
         """Try this one first from now on."""
         if address in self._addresses:
             self._addresses.remove(address)
         self._addresses.appendleft(address)
 
-    def told(self, host: str, port: int, tls: bool) -> Address:
+    def told(self, host: str, port: int, tls: bool) -> HostPort:
         """Somebody who knows has told of an address."""
-        address = Address(host, port)
+        address = HostPort(host, port)
         (self._secure.add if tls else self._secure.discard)(address)
         return address
 
-    async def connect(self, connection: Connection, address: Address) -> None:
+    async def connect(self, connection: Connection, address: HostPort) -> None:
         """:raises NotConnected: it cannot be reached, or not by TLS."""
         endpoint = self._endpoint(address.host, address.port)
         if self._tls or address in self._secure:
             endpoint = TlsEndpoint(endpoint, address.host, self._trust, self._reactor)
         await connection.connect(endpoint, address)
 
-    async def first(self, attempt: Callable[[Address], Awaitable[T]]) -> T:
+    async def first(self, attempt: Callable[[HostPort], Awaitable[T]]) -> T:
         """The outcome of ``attempt`` at the first address that can be reached and serves."""
         problem: Exception = ClientError("no address to connect to")
         for _ in range(len(self._addresses)):

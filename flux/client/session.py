@@ -24,7 +24,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from flux.client.connection import Address, Connection
+from flux.addresses import HostPort
+from flux.client.connection import Connection
 from flux.client.cursors import Cursors
 from flux.client.errors import ClientError, NotConnected, SessionEnded
 from flux.client.events import Connecting, Ended, Offline, Online, State
@@ -213,7 +214,7 @@ class Session:
         self._credentials.id, self._credentials.token = place.uid, place.token
         return await self._open(address)
 
-    async def _open(self, address: Address, token: str | None = None) -> LoginOk:
+    async def _open(self, address: HostPort, token: str | None = None) -> LoginOk:
         """Connect, log in, and use that connection from then on."""
         connection = self._opening = self.connection()
         self._kicked_opening = None
@@ -239,7 +240,7 @@ class Session:
         self._adopt(connection, login, address)
         return login
 
-    def _adopt(self, connection: Connection, login: LoginOk, address: Address) -> None:
+    def _adopt(self, connection: Connection, login: LoginOk, address: HostPort) -> None:
         old, self._connection = self._connection, connection
         if old is not None:
             old.abort("moved")

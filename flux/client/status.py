@@ -17,7 +17,8 @@ from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
 
-from flux.client.connection import Address, Connection
+from flux.addresses import HostPort
+from flux.client.connection import Connection
 from flux.client.errors import NotConnected
 from flux.client.lines import decode_status
 from flux.errors import FluxError
@@ -69,7 +70,7 @@ class StatusClient:
         rng: random.Random | None = None,
     ) -> None:
         self._reactor = reactor
-        self._addresses = deque(Address(*address) for address in addresses)
+        self._addresses = deque(HostPort(*address) for address in addresses)
         self._key = key
         self._endpoint = endpoint or partial(HostnameEndpoint, reactor)
         self._tls = tls
@@ -182,7 +183,7 @@ class StatusClient:
                 else:
                     waiter.errback(failure)
 
-    async def _open(self, address: Address) -> Connection:
+    async def _open(self, address: HostPort) -> Connection:
         connection = Connection(self._reactor, self._rng, lambda _, event: None, self._lost, decode_status)
         endpoint = self._endpoint(address.host, address.port)
         if self._tls:

@@ -8,7 +8,6 @@
 """
 
 from flux.config.endpoints import is_local, is_proxied, listens_on, reachable_at, with_port
-from flux.config.kinds import HostPort
 from flux.config.loading import ConfigError, Mistake, load, with_identity
 from flux.config.sections import (
     SECTIONS,
@@ -36,7 +35,6 @@ __all__ = [
     "ConfigError",
     "Difference",
     "Gate",
-    "HostPort",
     "Key",
     "Limits",
     "Log",

@@ -15,7 +15,8 @@ import re
 
 from twisted.internet.endpoints import serverFromString
 
-from flux.config.kinds import HostPort, Kind
+from flux.addresses import HostPort
+from flux.config.kinds import Kind
 
 
 def _parse_endpoint(text: str) -> str:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from email.utils import parseaddr
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
+
+from flux.addresses import HostPort
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +28,6 @@ class Kind:
     expected: str
     parse: Callable[[str], Any]
     secret: bool = False
-
-
-class HostPort(NamedTuple):
-    """A TCP address to connect to."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def _in_range(value: float, text: str, minimum: float, maximum: float) -> None:

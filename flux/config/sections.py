@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flux.addresses import HostPort
 from flux.config.endpoints import AUTO_ENDPOINT, ENDPOINT, ENDPOINT_OR_NOTHING
 from flux.config.kinds import (
     ADDRESS,
@@ -32,7 +33,6 @@ from flux.config.kinds import (
     URL,
     WEBSOCKET_URL,
     YES_NO,
-    HostPort,
     Kind,
     Networks,
     choice,

@@ -31,7 +31,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from flux.config import HostPort
+from flux.addresses import HostPort
 from flux.errors import FluxError, Unavailable
 from flux.gate.status_connection import Lost, StatusConnection
 from flux.interfaces import IPlacement

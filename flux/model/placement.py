@@ -62,6 +62,7 @@ class Node(Value, frozen=True):
     :ivar heartbeat_age: seconds since the last heartbeat; -1 for a static server that never sent one.
     :ivar websocket: where browsers connect, empty where they cannot.
     :ivar tls: whether clients begin with TLS.
+    :ivar why: what is wrong with a server that is down; empty where nothing is, or it has stopped in order.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Node(Value, frozen=True):
     heartbeat_age: float = -1.0
     websocket: str = ""
     tls: bool = False
+    why: str = ""
 
     @property
     def load(self) -> int:

@@ -6,11 +6,14 @@ import errno
 import socket
 from typing import Any
 
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.logger import Logger
 
+from flux.addresses import HostPort
 from flux.lifecycle import CannotStart
 
 
@@ -23,6 +26,8 @@ class Listener:
         ``description`` says (TLS, PROXY headers) holds.
     :ivar port: what listens, once it does.
     """
+
+    log = Logger()
 
     def __init__(
         self, key: str, description: str, factory: IProtocolFactory, reactor: Any, inherited: int | None = None
@@ -42,6 +47,7 @@ class Listener:
             if isinstance(error, CannotListenError) and getattr(error.socketError, "errno", 0) == errno.EADDRINUSE:
                 problem += f" Is the server running already? Stop it, or choose another {self._key}."
             raise CannotStart(problem) from error
+        self.log.info("{key} listens on {where}", key=self._key, where=self.where())
 
     async def stop(self) -> None:
         """Accept nothing any more."""
@@ -49,11 +55,22 @@ class Listener:
         if port is not None:
             await maybeDeferred(port.stopListening)
 
-    def address(self) -> tuple[str, int]:
+    def address(self) -> HostPort:
         """Host and port in numbers; a UNIX socket has port 0."""
         assert self.port is not None
         address: Any = self.port.getHost()
-        return getattr(address, "host", "localhost"), getattr(address, "port", 0)
+        return HostPort(getattr(address, "host", "localhost"), getattr(address, "port", 0))
+
+    def where(self) -> str:
+        """The same for people, who are told the path of a UNIX socket."""
+        assert self.port is not None
+        address: Any = self.port.getHost()
+        return str(self.address()) if not self.is_unix() else address.name.decode(errors="replace")
+
+    def is_unix(self) -> bool:
+        """Whether it listens on a UNIX socket."""
+        assert self.port is not None
+        return isinstance(self.port.getHost(), UNIXAddress)
 
 
 class _Adopting:

@@ -25,6 +25,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from flux.addresses import HostPort
 from flux.errors import FluxError
 from flux.lifecycle import Tasks, every, within
 from flux.model.events import Kicked
@@ -293,7 +294,7 @@ class Relays:
             endpoint = TlsEndpoint(endpoint, where.host, self._trust, self._reactor, header)
         upstream = Upstream(relay)
         connecting = connectProtocol(endpoint, upstream).addErrback(_cancelled)
-        await within(CONNECT_WITHIN, connecting, self._reactor, f"{where.host}:{where.port}")
+        await within(CONNECT_WITHIN, connecting, self._reactor, str(HostPort(where.host, where.port)))
         if not where.tls:
             upstream.write(header(upstream.transport))
         return upstream

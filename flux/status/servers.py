@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 from twisted.logger import Logger
 
+from flux.addresses import HostPort
 from flux.config import ChatServer
 from flux.errors import NotFound
 from flux.model.placement import Node, Snapshot
@@ -35,7 +36,9 @@ LATE = 1.5
 NEARLY = 0.9
 """Part of a lease after which one that is gone has lapsed: answers take their time, so ages are not exact."""
 
+UNCHECKED = "it has not been asked yet"
 UNSEEN = "it has stopped, or died, while the shared state was not looked at"
+LAPSED = "its lease has lapsed"
 NOT_BACK = "it has not reported since the shared state was emptied"
 
 SHOWN_DOWN = 3600.0
@@ -155,7 +158,7 @@ class Servers:
         well = node.heartbeat_age - elapsed <= LATE * self._heartbeat
         if well and elapsed > LATE * self._heartbeat:
             return UNSEEN
-        return f"its lease has lapsed, last heartbeat {node.heartbeat_age:.0f} s ago"
+        return LAPSED
 
     def configure(self, static: Sequence[ChatServer]) -> None:
         """Go on with another static list; health is known of servers that are where they were."""
@@ -183,12 +186,12 @@ class Servers:
         draining: frozenset[str] = frozenset()
         if self._snapshot is not None:
             reserved, draining = self._snapshot.reserved, self._snapshot.draining
-        for name, (since, node, _) in self._ended.items():
-            age = node.heartbeat_age + self._adopted - since
-            known[name] = replace(node, sessions=0, reserved=reserved.get(name, 0), state="down", heartbeat_age=age)
+        for name, (since, node, why) in self._ended.items():
+            age, coming = node.heartbeat_age + self._adopted - since, reserved.get(name, 0)
+            known[name] = replace(node, sessions=0, reserved=coming, state="down", heartbeat_age=age, why=why)
         for server in self._static:
             if server.name not in known:
-                up = self._problems.get(server.name) == ""
+                why = self._problems.get(server.name, UNCHECKED)
                 known[server.name] = Node(
                     name=server.name,
                     host=server.host,
@@ -197,7 +200,8 @@ class Servers:
                     capacity=server.capacity,
                     weight=server.weight,
                     tls=server.tls,
-                    state="down" if not up else "draining" if server.name in draining else "up",
+                    state="down" if why else "draining" if server.name in draining else "up",
+                    why=why,
                 )
         self.nodes = tuple(known.values())
         self._tell(known)
@@ -211,13 +215,11 @@ class Servers:
             if told.get(name) == node.state or (node.heartbeat_age < 0 and name not in self._problems):
                 continue
             told[name] = node.state
-            why = ""
-            if node.state == "down":
-                why = self._ended[name][2] if name in self._ended else self._problems[name]
+            why = f"{node.why}, last heartbeat {node.heartbeat_age:.0f} s ago" if node.why == LAPSED else node.why
             orderly = node.state == "down" and not why
             log = self.log.warn if why not in ("", UNSEEN) else self.log.info
             log(
-                "chat server {server} at {host}:{port} {became}{why}",
-                server=name, host=node.host, port=node.port, became="has stopped" if orderly else f"is {node.state}",
-                why=f": {why}" if why else "",
+                "chat server {server} at {where} {became}{why}",
+                server=name, where=HostPort(node.host, node.port),
+                became="has stopped" if orderly else f"is {node.state}", why=f": {why}" if why else "",
             )  # fmt: skip

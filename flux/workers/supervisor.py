@@ -19,7 +19,8 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from flux.config import Difference, HostPort, Settings, reachable_at, with_port
+from flux.addresses import HostPort
+from flux.config import Difference, Settings, reachable_at, with_port
 from flux.lifecycle import CannotStart, DeadlineExceeded, Tasks, backoff, sleep, within
 from flux.net.listener import Listener
 from flux.workers.child import Child, how_it_ended
@@ -171,7 +172,7 @@ class Supervisor:
 
     async def _find_ports(self) -> None:
         """A port for each worker: the first free ones after the shared one."""
-        _, port = self._shared.address()
+        port = self._shared.address().port
         for number in range(1, self._settings.chat.workers + 1):
             listener, port = await self._free_port(port + 1)
             self._places.append(_Place(number, worker_settings(self._settings, number).chat.name, listener))
@@ -279,12 +280,10 @@ class Supervisor:
 
     def banner(self) -> str:
         """Who listens where."""
-        host, port = self._shared.address()
         name, count = self._settings.chat.name, len(self._places)
-        lines = [f"flux chat server {name!r} listens on {host}:{port} and has {count} workers:", ""]
+        lines = [f"flux chat server {name!r} listens on {self._shared.address()} and has {count} workers:", ""]
         for place in self._places:
-            host, port = place.port.address()
-            lines.append(f"  {place.name:<20} {host}:{port}")
+            lines.append(f"  {place.name:<20} {place.port.address()}")
         dashboards = worker_admin_ports(self._settings)
         if dashboards:
             scheme = "https" if self._settings.secure("admin") else "http"

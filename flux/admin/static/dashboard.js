@@ -4,7 +4,7 @@ const EVERY = 5000;
 const SAMPLES = 180;
 const SURE_FOR = 4000;
 const COLOURS = 6;
-const STATES = { up: "good", draining: "warn", down: "bad", unknown: "warn" };
+const STATES = { up: "good", draining: "warn", down: "bad", stopped: "", unknown: "warn" };
 
 const at = (id) => document.getElementById(id);
 let token = sessionStorage.getItem("token") ?? "";
@@ -243,11 +243,13 @@ function row(server, most) {
   if (server.reserved) words.push(`+ ${whole(server.reserved)} coming`);
   const heard = server.heartbeat_age < 0 ? "never" : `${server.heartbeat_age.toFixed(1)} s ago`;
   const act = element("td", { className: "act" }, button(server));
+  // A server that is down with nothing wrong has stopped in order.
+  const state = server.state === "down" && !server.why ? "stopped" : server.state;
   return element(
     "tr", {},
     element("td", {}, element("b", { textContent: server.name })),
     element("td", { className: "where", textContent: server.host.includes(":") ? `[${server.host}]:${server.port}` : `${server.host}:${server.port}` }),
-    element("td", {}, pill(element("span"), server.state, STATES[server.state])),
+    element("td", {}, pill(element("span", { title: server.why }), state, STATES[state])),
     element("td", { className: "load-cell" }, element("div", { className: "load" }, element("div", { className: "bar" }, bar), element("span", { textContent: words.join(" ") }))),
     element("td", { className: "number", textContent: heard }),
     act,

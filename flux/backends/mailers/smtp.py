@@ -20,6 +20,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
 
+from flux.addresses import HostPort
 from flux.backends.mailers.outbox import Mail, NoSuchAddress, NotNow, Rejected
 
 CONNECT_WITHIN = 10.0
@@ -63,10 +64,10 @@ class SmtpPost:
         await self._talk(None)
         how = {"starttls": "encrypted (STARTTLS)", "tls": "encrypted (TLS)", "none": "not encrypted"}[self._security]
         login = f", logged in as {self._user}" if self._user else ""
-        return f"{self._host}:{self._port} takes mail: {how}{login}"
+        return f"{HostPort(self._host, self._port)} takes mail: {how}{login}"
 
     async def _talk(self, mail: Mail | None) -> None:
-        where = f"{self._host}:{self._port}"
+        where = str(HostPort(self._host, self._port))
         options = {} if self._trust is None else {"trustRoot": self._trust}
         tls: IOpenSSLClientConnectionCreator = optionsForClientTLS(self._host, **options)
         endpoint: Any = HostnameEndpoint(self._reactor, self._host, self._port, CONNECT_WITHIN)

@@ -9,6 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from flux.addresses import HostPort
 from flux.backends.redis.bus import RedisBus
 from flux.backends.redis.connection import Connection
 from flux.backends.redis.dial import Dialer
@@ -80,7 +81,7 @@ class RedisChecks:
     async def _connects(self) -> str:
         host, port = await self._dialer.find()
         self._connection = await self._dialer.open(host, port)
-        return f"{host}:{port}" + (" through TLS" if self._dialer.address.tls else "")
+        return str(HostPort(host, port)) + (" through TLS" if self._dialer.address.tls else "")
 
     async def _authenticates(self) -> str:
         assert self._connection is not None

@@ -21,6 +21,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
+from flux.addresses import HostPort
 from flux.backends.redis.connection import Connection, Refused, make_protocol
 from flux.backends.redis.url import Address
 from flux.errors import Unavailable
@@ -100,7 +101,8 @@ class Dialer:
         finally:
             sentinel.close("it was only asked")
         if answer is None:
-            raise Unavailable(f"state.url: the Sentinel at {host}:{port} knows no service {self.address.service!r}")
+            where, service = HostPort(host, port), self.address.service
+            raise Unavailable(f"state.url: the Sentinel at {where} knows no service {service!r}")
         return answer[0].decode(), int(answer[1])
 
     async def open(self, host: str, port: int) -> Connection:
@@ -108,7 +110,7 @@ class Dialer:
 
         :raises flux.errors.Unavailable: nobody listens there.
         """
-        where = f"{host}:{port}"
+        where = str(HostPort(host, port))
         factory = Factory.forProtocol(make_protocol)
         factory.noisy = False
         endpoint: IStreamClientEndpoint = HostnameEndpoint(self._reactor, host, port, timeout=STEP_WITHIN)

@@ -10,7 +10,7 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, globalLogBeginner
 from zope.interface import implementer
 
-from flux.client import Address, Client, GateClient
+from flux.client import Client, GateClient, HostPort
 from flux.client.terminal.entrance import GateTerminal
 from flux.client.terminal.screen import TerminalScreen
 from flux.client.terminal.start import Terminal
@@ -38,7 +38,7 @@ class _Bugs:
             self._screen.show(error(f"A bug of flux chat: {what}. Please report it."))
 
 
-def chat(where: Address | str, user: str, password: str | None, tls: bool = False, trust: Any = None) -> None:
+def chat(where: HostPort | str, user: str, password: str | None, tls: bool = False, trust: Any = None) -> None:
     """Run the reactor until the person leaves or the process is told to stop; then the terminal is as it was.
 
     :param where: a chat server, or the URL of a gate.
