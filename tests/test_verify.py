@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -17,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import Authority
 from chat_server import ChatServer
 from lying_server import Fields, HonestServer, Link
 from server_process import environment, server
+from twisted.internet.ssl import DefaultOpenSSLContextFactory
 from twisted.internet.utils import getProcessOutputAndValue
 
 from flux.bench import conversation, verification
@@ -36,20 +39,25 @@ SMALL = Plan(clients=4, groups=1, group_size=3, rate=400.0, seconds=0.25, seed=1
 #: The message of each chat that a liar lies about.
 CHOSEN = 5
 
-Listen = Callable[[HonestServer], tuple[str, int]]
+Listen = Callable[..., tuple[str, int]]
 
 
 @pytest.fixture
 def listen() -> Iterator[Listen]:
-    """Starts a server in this process; returns its address."""
+    """Starts a server in this process, with a certificate and its key through TLS; returns its address."""
     import pytest_twisted
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
     ports = []
 
-    def listen(server: HonestServer) -> tuple[str, int]:
-        ports.append(reactor.listenTCP(0, server, interface="127.0.0.1"))
+    def listen(server: HonestServer, *identity: Path) -> tuple[str, int]:
+        if identity:
+            certificate, key = map(str, identity)
+            context = DefaultOpenSSLContextFactory(key, certificate)
+            ports.append(reactor.listenSSL(0, server, context, interface="127.0.0.1"))
+        else:
+            ports.append(reactor.listenTCP(0, server, interface="127.0.0.1"))
         return "127.0.0.1", ports[-1].getHost().port
 
     yield listen
@@ -62,6 +70,20 @@ async def judge(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch, plan:
 
     monkeypatch.setattr(conversation, "SETTLE_WITHIN", 0.3)
     return await Verification(reactor, plan, Installation([address]), lambda share, what: None).run()
+
+
+async def test_clients_of_several_servers_are_spread_over_them(listen: Listen) -> None:
+    class Counting(HonestServer):
+        def on_login(self, link: Link, request: Fields) -> Fields | None:
+            logins[link.transport.getHost().port] += 1
+            return super().on_login(link, request)
+
+    logins: Counter[int] = Counter()
+    server = Counting()
+    addresses = [listen(server), listen(server)]
+    output, errors, status = await run_command(*(f"{host}:{port}" for host, port in addresses), *SMALL_ARGUMENTS)
+    assert (status, "No anomaly." in output) == (0, True), errors
+    assert logins == dict.fromkeys((port for _, port in addresses), SMALL.clients // 2)
 
 
 async def test_an_honest_server(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,6 +367,10 @@ def parse(*arguments: str) -> argparse.Namespace:
         (["--clients", "3"], "even number"),
         (["--group-size", "1"], "at least 2"),
         (["localhost:x"], "no address"),
+        (["--cluster", "--tls"], "leave HOST:PORT"),
+        (["--cafile", "x"], "give --tls"),
+        (["--tls", "--cafile", "/x/y"], "--cafile /x/y: No such file"),
+        (["--tls", "--cafile", "/dev/null"], "/dev/null holds no certificate"),
     ],
 )
 def test_arguments_that_make_no_sense(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -369,6 +395,17 @@ async def test_the_command_says_that_all_is_well(listen: Listen) -> None:
     host, port = listen(HonestServer())
     output, errors, status = await run_command(f"{host}:{port}", *SMALL_ARGUMENTS)
     assert (status, "No anomaly." in output, "seed 1" in output) == (0, True, True), errors
+
+
+async def test_the_command_speaks_tls(listen: Listen, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    host, port = listen(HonestServer(), *authority.issue("127.0.0.1"))
+    arguments = (f"{host}:{port}", *SMALL_ARGUMENTS, "--tls")
+    output, errors, status = await run_command(*arguments, "--cafile", str(authority.path))
+    assert (status, "No anomaly." in output) == (0, True), errors
+    output, errors, status = await run_command(*arguments)
+    assert (output, status) == ("", 2)
+    assert "certificate" in errors
 
 
 async def test_the_command_fails_on_an_anomaly(listen: Listen) -> None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Sequence
 from functools import partial
 
 from msgspec import UNSET, UnsetType
@@ -24,7 +23,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from flux.bench.checker import Acknowledged, Attempt, Line, Recording, Shown
-from flux.client import Client, ClientError, Ended, Message, NotConnected, Offline, Online, SessionEnded, StatusClient
+from flux.bench.installation import Installation
+from flux.client import Client, ClientError, Ended, Message, NotConnected, Offline, Online, SessionEnded
 from flux.errors import FluxError, RateLimited, Unavailable
 from flux.lifecycle import Tasks, sleep, together
 from flux.wire.replies import HistoryOk
@@ -63,8 +63,8 @@ class Participant:
 class Conversation:
     """All participants and their recording.
 
-    :param addresses: of chat servers.
-    :param status: gives each session its server and its token; None: they log in by password where they register.
+    :param installation: its status service gives each session server and token; where it has none, they log in by
+        password where they register, which is the next of its chat servers for each.
     :param clients: an even number; each two of them are a pair.
     :param groups: groups of ``group_size`` members each, drawn from all.
     :param rate: messages per second of each participant, spread over its chats.
@@ -77,8 +77,7 @@ class Conversation:
     def __init__(
         self,
         reactor: IReactorTime,
-        addresses: Sequence[tuple[str, int]],
-        status: StatusClient | None = None,
+        installation: Installation,
         *,
         clients: int,
         groups: int,
@@ -90,8 +89,7 @@ class Conversation:
         self.online: set[int] = set()
         self.period = 0
         self._reactor = reactor
-        self._addresses = addresses
-        self._status = status
+        self._installation = installation
         self._size = clients
         self._groups = groups
         self._group_size = min(group_size, clients)
@@ -124,7 +122,7 @@ class Conversation:
         password = secrets.token_urlsafe(12)
         for first in range(0, self._size, JOINING):
             numbers = range(first, min(first + JOINING, self._size))
-            await together(self._join(f"verify-{self._nonce}-{number}", password) for number in numbers)
+            await together(self._join(number, password) for number in numbers)
         for one, other in zip(self._participants[::2], self._participants[1::2], strict=True):
             one.chats.append((other.uid, 0))
             other.chats.append((one.uid, 0))
@@ -229,18 +227,23 @@ class Conversation:
             await who.client.close()
         await self._tasks.stop()
 
-    async def _join(self, name: str, password: str) -> None:
-        client = Client(self._reactor, self._addresses, longest_pause=LONGEST_PAUSE, rng=self._rng)
+    async def _join(self, number: int, password: str) -> None:
+        there = self._installation
+        first = number % len(there.addresses)
+        addresses = there.addresses[first:] + there.addresses[:first]
+        client = Client(
+            self._reactor, addresses, tls=there.tls, trust=there.trust, longest_pause=LONGEST_PAUSE, rng=self._rng
+        )
         try:
-            account = await client.register(name, password)
+            account = await client.register(f"verify-{self._nonce}-{number}", password)
         except RateLimited as limited:
             raise ConversationFailed(
                 f"{len(self._participants)} of {self._size} accounts were registered, then the server refused: "
                 f"{limited.detail}. limits.registrations_per_hour_address of the server bounds them: raise it there, "
                 f"or take fewer clients, or wait {limited.retry_after / 60_000:.0f} minutes"
             ) from limited
-        if self._status is not None:
-            await client.login_through(partial(self._status.locate, account.id))
+        if there.status is not None:
+            await client.login_through(partial(there.status.locate, account.id))
         else:
             await client.login(account.id, password=password)
         participant = Participant(client, account.id)

@@ -43,11 +43,15 @@ class Installation:
     """Servers with chat ports.
 
     :ivar addresses: of the chat ports.
+    :ivar tls: whether connections to them begin with TLS.
+    :ivar trust: whose certificates theirs must be signed by; None: those the system trusts.
     :ivar status: the service that gives users their servers; None: they know them.
     """
 
-    def __init__(self, addresses: Sequence[tuple[str, int]]) -> None:
+    def __init__(self, addresses: Sequence[tuple[str, int]], tls: bool = False, trust: Any = None) -> None:
         self.addresses = [HostPort(*address) for address in addresses]
+        self.tls = tls
+        self.trust = trust
         self.status: StatusClient | None = None
 
     @property

@@ -119,8 +119,7 @@ class Verification:
         self._rng = random.Random(plan.seed)
         self._conversation = Conversation(
             reactor,
-            installation.addresses,
-            installation.status,
+            installation,
             clients=plan.clients,
             groups=plan.groups,
             group_size=plan.group_size,

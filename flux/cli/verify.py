@@ -32,10 +32,11 @@ from flux.bench.installation import Installation, SingleServer
 from flux.bench.servers import ServerFailed
 from flux.bench.verification import NotRecovered, Plan, Progress, Verdict, Verification
 from flux.cli.progress import ProgressBar
-from flux.client import ClientError, HostPort, parse_address
+from flux.client import ClientError, HostPort, parse_address, trust_from
 from flux.errors import FluxError
 from flux.lifecycle import DeadlineExceeded, react
 
+DEFAULT = HostPort("127.0.0.1", 8090)
 #: Clients, groups and messages per second of each client: on somebody else's server below the pace that it lets an
 #: account have by default (and five runs an hour, for each registers its clients), on a cluster what it and the clients
 #: can do on two processors while one node serves for all.
@@ -54,12 +55,16 @@ TABLE_WIDTH = 110
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``flux verify``."""
     parser.add_argument(
-        "address",
-        nargs="?",
+        "addresses",
+        nargs="*",
         metavar="HOST:PORT",
-        help="a running server (127.0.0.1:8090); accounts and groups named verify-... stay behind on it. Each client "
-        "is an account, and it lets one address register limits.registrations_per_hour_address an hour (100)",
+        help="a running server (127.0.0.1:8090), or several of one cluster; accounts and groups named verify-... stay "
+        "behind there. Each client is an account, and one address may register "
+        "limits.registrations_per_hour_address of them an hour (100)",
     )
+    parser.add_argument("--tls", action="store_true", help="connect to HOST:PORT with TLS")
+    cafile = "certificates (PEM) that theirs must be signed by (default: those the system trusts)"
+    parser.add_argument("--cafile", metavar="FILE", default="", help=cafile)
     parser.add_argument("--kill", type=int, default=0, metavar="N", help="start a server, and kill it N times")
     parser.add_argument(
         "--cluster",
@@ -104,14 +109,14 @@ def run(args: argparse.Namespace) -> int:
     output, status = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH), Console(stderr=True)
     try:
         plan = _plan(args)
-        address = parse_address(args.address or "", HostPort("127.0.0.1", 8090))
+        there = _there(args)
         directory = _directory(args)
     except ValueError as error:
         status.print(f"flux verify: {error}", markup=False)
         return 2
     attempt = _Attempt()
     with contextlib.suppress(SystemExit):  # which is how react always ends
-        react(attempt.run, (args, plan, address, directory, status))
+        react(attempt.run, (args, plan, there, directory, status))
     verdict = attempt.verdict
     if verdict is not None:
         if args.json:
@@ -151,14 +156,14 @@ class _Attempt:
         reactor: Any,
         args: argparse.Namespace,
         plan: Plan,
-        address: HostPort,
+        there: Installation,
         directory: Path | None,
         output: Console,
     ) -> None:
         """Verify; what goes wrong is printed, unless it goes wrong because of an interruption."""
         with ProgressBar(output, 1) as bar:
             try:
-                installation = _installation(reactor, args, address, directory)
+                installation = _installation(reactor, args, there, directory)
             except ServerFailed as error:
                 output.print(f"cannot verify: {error}", markup=False)
                 return
@@ -192,8 +197,8 @@ def _plan(args: argparse.Namespace) -> Plan:
     own = args.kill or args.cluster
     if args.kill and args.cluster:
         raise ValueError("--kill is for one server, --cluster for many: choose one")
-    if own and args.address:
-        raise ValueError("--kill and --cluster start servers of their own: leave HOST:PORT out")
+    if own and (args.addresses or args.tls):
+        raise ValueError("--kill and --cluster start servers of their own: leave HOST:PORT and --tls out")
     if args.data and not own:
         raise ValueError("--data is for the servers that --kill and --cluster start")
     for name in ("rounds", "only", "lease"):
@@ -244,10 +249,25 @@ def _directory(args: argparse.Namespace) -> Path | None:
     return directory
 
 
-def _installation(reactor: Any, args: argparse.Namespace, address: HostPort, directory: Path | None) -> Installation:
+def _there(args: argparse.Namespace) -> Installation:
+    """What is told to run already.
+
+    :raises ValueError: an address, or the certificates, cannot be read.
+    """
+    if args.cafile and not args.tls:
+        raise ValueError("--cafile is for TLS: give --tls")
+    try:
+        trust = trust_from(Path(args.cafile)) if args.cafile else None
+    except OSError as problem:
+        raise ValueError(f"--cafile {args.cafile}: {problem.strerror}") from None
+    addresses = [parse_address(address, DEFAULT) for address in args.addresses]
+    return Installation(addresses or [DEFAULT], args.tls, trust)
+
+
+def _installation(reactor: Any, args: argparse.Namespace, there: Installation, directory: Path | None) -> Installation:
     """:raises flux.bench.servers.ServerFailed: a program is missing."""
     if directory is None:
-        return Installation([address])
+        return there
     if args.kill:
         return SingleServer(reactor, directory, args.kill)
     return Cluster(reactor, directory, lease=args.lease or 10.0, rounds=args.rounds or 1, only=args.only or "")
