@@ -38,6 +38,12 @@ class IStore(Interface):
     of accounts and groups are given by the store, ascending from 1.
     """
 
+    past = Attribute(
+        "Names the past it has: another one after it has gone back to an earlier state, or has become another database "
+        "(a failover that lost its tail, a restored backup), and empty from then on until `changes` has told of that. "
+        "What was committed in one past says nothing of the order in another."
+    )
+
     def start() -> Awaitable[None]:
         """Open, migrate (each migration once, in order), refuse a newer or half-migrated schema.
 

@@ -49,9 +49,12 @@ EVENTS: list[BusEvent] = [
     Hint(
         message=Message(chat=1, seq=2, sender=3, name="Zoë \u0007 \U0001f600", text='"\\\n', at=2**53 + 1, to=4),
         version=0,
+        past="p",
         uids=(4,),
     ),
-    Hint(message=Message(chat=9, seq=1, sender=3, name="a", text="b", at=1, group=9), version=7, uids=(1, 2**62)),
+    Hint(
+        message=Message(chat=9, seq=1, sender=3, name="a", text="b", at=1, group=9), version=7, past="", uids=(1, 2**62)
+    ),
     Notify(notice=Presence(id=1, online=True), uids=(2,)),
     Notify(notice=ReadUpTo(chat=1, id=2, seq=3), uids=(2, 5)),
     MembersChanged(change=MemberChange(chat=1, id=2, change="role", version=3, head=4, role="admin")),

@@ -106,6 +106,12 @@ class Stepped:
         self._ordered = ordered
         self.fault: Callable[[str], str] = lambda method: ""
 
+    @property
+    def past(self) -> str:
+        """Of a store."""
+        past: str = self.target.past
+        return past
+
     def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
         if method.startswith("_"):
             raise AttributeError(method)

@@ -27,6 +27,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from flux.backends.multicast import multicast
+from flux.backends.sqlite import SqliteStore
 from flux.bans import Bans
 from flux.chat.catchup import CatchUp
 from flux.chat.delivery import Delivery
@@ -152,6 +153,8 @@ class LoneNode(Lab):
 
 class Port:
     """A lone node's way to a backend."""
+
+    past = SqliteStore.past
 
     def __init__(self, lone: LoneNode, backend: str) -> None:
         self._lone = lone

@@ -14,6 +14,7 @@ from interleavings_backends import AttentiveState, Call, outcome, stands_still
 from interleavings_nodes import Script
 from twisted.internet.defer import Deferred, fail, succeed
 
+from flux.backends.sqlite import SqliteStore
 from flux.errors import FluxError
 from flux.model.chats import CursorMove
 from flux.model.placement import Choice
@@ -148,6 +149,8 @@ class Stage(Lab):
 
 class Recorder:
     """Stands before a backend and notes what it answers."""
+
+    past = SqliteStore.past
 
     def __init__(self, target: Any, call: Call, script: Script) -> None:
         self._target = target

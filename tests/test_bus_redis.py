@@ -80,7 +80,7 @@ async def test_what_comes_after_something_large_stays_behind_it(bus, other_bus, 
     await bus.listen("a", 1, sink)
     sizes = (3, 1, 1, 2, 1)
     seqs = iter(range(1, sum(sizes) + 1))
-    batches = [[Hint(message(next(seqs)), 1, (1 + place % 2,)) for place in range(size)] for size in sizes]
+    batches = [[Hint(message(next(seqs)), 1, "p", (1 + place % 2,)) for place in range(size)] for size in sizes]
     under_way = [Deferred.fromCoroutine(other_bus.multicast(batch)) for batch in batches]
     assert other_bus.waiting == sum(sizes)
     assert [await published for published in under_way] == list(sizes)
@@ -137,7 +137,7 @@ async def test_no_message_and_no_script_is_too_large(bus, other_bus, state, sett
     sent = [
         Message(chat=1, seq=seq, sender=9, name="é", text='"uids":[7]}' * seq, at=1, group=1) for seq in range(1, 101)
     ]
-    hints = [Hint(message, message.seq, (3,) if message.seq % 7 == 0 else tuple(range(1, 8))) for message in sent]
+    hints = [Hint(message, message.seq, "p", (3,) if message.seq % 7 == 0 else tuple(range(1, 8))) for message in sent]
     await other_bus.multicast(hints)
     await settle()
     # What is one event may be larger.

@@ -17,6 +17,7 @@ from delivery_backends import InlineStore, opened_store
 from delivery_lab import Client, Lab
 from delivery_steps import now
 
+from flux.backends.sqlite import SqliteStore
 from flux.model.bus import Hint
 from flux.model.messages import Message
 
@@ -369,7 +370,7 @@ def test_a_hint_for_a_message_that_was_pushed_already_is_dropped(lab: Lab) -> No
     bob = Swallowing(lab, "acks", True)
     bob.send("one")
     [chat] = bob.b.pushed
-    hint = Hint(Message(chat, 1, bob.ann, "", "one", 0, to=bob.bob), 1, (bob.bob,))
+    hint = Hint(Message(chat, 1, bob.ann, "", "one", 0, to=bob.bob), 1, SqliteStore.past, (bob.bob,))
     for _ in range(3):
         lab.nodes["B"].deliver(hint)
     lab.settle()

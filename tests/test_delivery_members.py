@@ -10,6 +10,7 @@ from delivery_backends import InlineStore, opened_store
 from delivery_lab import Client, Lab
 from delivery_steps import now
 
+from flux.backends.sqlite import SqliteStore
 from flux.model.bus import Hint, MembersChanged
 from flux.model.chats import MemberChange
 from flux.model.messages import Message
@@ -49,7 +50,8 @@ class Group:
     def hint(self, seq: int, version: int = 0) -> Hint:
         """What a node would tell B of the message ``seq``."""
         message = Message(self.id, seq, self.owner, "", "x", 0, group=self.id)
-        return Hint(message, version or now(self.lab.store.membership(self.id)).version, tuple(self.members))
+        newest = version or now(self.lab.store.membership(self.id)).version
+        return Hint(message, newest, SqliteStore.past, tuple(self.members))
 
     def pushed(self, client: Client) -> list[int]:
         return client.pushed.get(self.id, [])
@@ -351,7 +353,7 @@ def test_a_chat_nobody_here_is_in_is_not_kept(lab: Lab) -> None:
     c = lab.client("B", cat).login()
     lab.settle()
     node.deliver(group.hint(group.send()))
-    node.deliver(Hint(group.hint(1).message, 2, (cat,)))
+    node.deliver(Hint(group.hint(1).message, 2, SqliteStore.past, (cat,)))
     node.deliver(MembersChanged(group.leave(bob)))
     node.deliver(MembersChanged(MemberChange(group.id, bob, "join", 2, 0)))
     lab.advance(6)
@@ -405,7 +407,7 @@ def test_the_other_one_of_a_new_pair_is_found_though_its_chat_came_with_a_login(
     a = lab.client("B", ann).login()
     lab.settle()
     message = Message(receipt.chat, 1, ann, "", "x", receipt.at, to=bob)
-    lab.nodes["B"].deliver(Hint(message, 1, (bob,)))
+    lab.nodes["B"].deliver(Hint(message, 1, SqliteStore.past, (bob,)))
     lab.advance(6)
     assert b.pushed == {receipt.chat: [1]}
     assert a.pushed == {}

@@ -14,6 +14,7 @@ from delivery_steps import now
 from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, capturedLogs
 
+from flux.backends.sqlite import SqliteStore
 from flux.chat import spread as spread_module
 from flux.model.bus import Hint
 from flux.model.messages import Message
@@ -131,7 +132,7 @@ def test_lines_gathered_when_a_connection_is_aborted_are_not_counted_as_received
     lab.advance(2)
     node.gather.begin()
     seq = lab.commit(pair.ann, pair.bob).seq
-    node.deliver(Hint(Message(pair.chat, seq, pair.ann, "", "x", 0, to=pair.bob), 1, (pair.bob,)))
+    node.deliver(Hint(Message(pair.chat, seq, pair.ann, "", "x", 0, to=pair.bob), 1, SqliteStore.past, (pair.bob,)))
     pair.b.connection.abort()
     node.gather.end()
     lab.advance(2)

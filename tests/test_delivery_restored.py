@@ -29,6 +29,10 @@ class View:
         self._store = store
         self._told = False
 
+    @property
+    def past(self) -> str:
+        return self._store.path.name if self._told else ""
+
     def __getattr__(self, method: str) -> Any:
         return getattr(self._store, method)
 
@@ -135,6 +139,24 @@ def test_new_messages_under_reused_seqs_are_shown(history: History, acks: bool, 
     assert texts(pair.b) == ["new 3", "new 4", "new 5", "new 6"]
     assert pair.a.live
     assert pair.b.live
+
+
+@pytest.mark.parametrize("knows", ["nobody", "the sender's node", "the receiver's node"])
+@pytest.mark.parametrize("nodes", ["AB", "AA"])
+def test_numbers_above_those_of_the_earlier_store_are_shown_in_order(history: History, nodes: str, knows: str) -> None:
+    """The first number that was never used follows the last that was shown, before anybody has seen what happened."""
+    pair = Pair(history, False, nodes)
+    history.restore()
+    begin_again(pair.b)
+    if knows != "nobody":
+        looking = Deferred.fromCoroutine(pair.lab.nodes[nodes["sr".index(knows[4])]].sweep.look())
+        pair.lab.settle()
+        assert looking.called
+    pair.send("new 3", "new 4", "new 5", "new 6", "new 7")
+    pair.lab.advance(7)
+    assert texts(pair.b) == ["new 3", "new 4", "new 5", "new 6", "new 7"]
+    pair.send("new 8")
+    assert texts(pair.b)[5:] == ["new 8"]
 
 
 @pytest.mark.parametrize("acks", [True, False])

@@ -26,6 +26,7 @@ from flux.backends.postgres import PostgresStore, channel, connection, pool
 from flux.backends.postgres.connection import Run
 from flux.bench.engines import PostgresServer
 from flux.errors import FluxError, Unavailable, in_words
+from flux.model.chats import CursorMove
 from flux.model.messages import Draft
 
 
@@ -421,13 +422,20 @@ async def test_a_database_that_was_restored_is_recognised(mortal: PostgresServer
         await send_insisting(store, Draft(ann, bob, 0, "2"), Draft(ann, bob, 0, "3"))
         mark = (await store.changes(0)).mark
         go_back()
+        past = store.past
         [receipt] = await send_insisting(store, Draft(bob, ann, 0, "new 2"))
         assert receipt.seq == 2
+        # Who never asks what moved, as a gate, goes on.
+        await store.advance([])
+        move = CursorMove(ann, 1, receipt.chat, 1, 1)
         with pytest.raises(Unavailable, match="earlier state"):
-            await store.advance([])
+            await store.advance([move])
+        assert store.past == ""
         found = await store.changes(mark)
         assert (found.complete, found.reset) == (False, True)
-        await store.advance([])
+        assert past
+        assert store.past
+        await store.advance([move])
         again = await store.changes(found.mark)
         assert (again.complete, again.reset) == (True, False)
 

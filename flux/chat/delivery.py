@@ -67,6 +67,7 @@ class Delivery:
         self.chats = positions.chats
         self.outgoing: list[Hint] = []
         self.written = 0
+        self._store = store
         self._sessions = sessions
         outage = Outage(self.log, clock)
         self.members = Members(store, positions, clock, tasks, rng, outage, self._deliver, spread)
@@ -91,7 +92,7 @@ class Delivery:
             chat = self._discover(message)
             if chat is None:
                 if spread and isinstance(message.to, int):
-                    self.outgoing.append(Hint(message, version, (message.to,)))
+                    self.outgoing.append(Hint(message, version, self._store.past, (message.to,)))
                 return
         if version > chat.newest:
             chat.newest = version
@@ -117,7 +118,7 @@ class Delivery:
         if spread and len(chat.sessions) < len(chat.members):
             here = self._sessions
             away = tuple(uid for uid in chat.members if uid not in here)
-            self.outgoing.append(Hint(message, chat.version, away))
+            self.outgoing.append(Hint(message, chat.version, self._store.past, away))
         seq = message.seq
         old = chat.head
         if seq <= old:

@@ -284,6 +284,9 @@ class ChatNode:
         duplicates = failed = 0
         try:
             announce = self.delivery.announce
+            # Where it has gone back, the numbers that are known here are of another past: the next look finds all.
+            in_doubt = not self.store.past
+            self.spread.degraded |= in_doubt
             for (session, request, draft), outcome in zip(entries, outcomes, strict=True):
                 try:
                     session.settled(request, outcome)
@@ -293,7 +296,8 @@ class ChatNode:
                             outcome.chat, outcome.seq, draft.sender, session.name, draft.text, outcome.at,
                             draft.to or UNSET, draft.group or UNSET,
                         )  # fmt: skip
-                        announce(message, outcome.version, True)
+                        if not in_doubt:
+                            announce(message, outcome.version, True)
                         continue
                     failed += 1
                     if isinstance(outcome, Unavailable):
@@ -347,8 +351,11 @@ class ChatNode:
     def deliver(self, event: BusEvent) -> None:
         """What another node has to say."""
         match event:
-            case Hint(message, version, uids):
-                if message.chat in self.delivery.chats or any(uid in self.sessions for uid in uids):
+            case Hint(message, version, past, uids):
+                if not past or past != self.store.past:
+                    # One of us has not seen yet that the store has gone back: the next look finds the message.
+                    self.spread.degraded = True
+                elif message.chat in self.delivery.chats or any(uid in self.sessions for uid in uids):
                     self.delivery.announce(message, version, False)
             case Notify(notice, uids):
                 self.presence.show(uids, notice)

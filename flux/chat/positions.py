@@ -183,6 +183,8 @@ class Positions:
                 self._forgotten.add(session)
         for chat in self.chats.values():
             chat.sessions = []
+            if chat.waiting:
+                chat.waiting.clear()
         self.chats.clear()
 
     def forgotten(self) -> list[Session]:

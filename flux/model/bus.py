@@ -14,10 +14,12 @@ class BusEvent(msgspec.Struct, frozen=True, gc=False, tag_field="event"):
 
 
 class Hint(BusEvent, frozen=True, tag="hint"):
-    """A message was committed under member ``version``; ``uids`` have their routes here."""
+    """A message was committed under member ``version``, in a store that had this ``past``; ``uids`` have their routes
+    here."""
 
     message: Message
     version: int
+    past: str
     uids: tuple[int, ...]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import NamedTuple
 
 from flux.backends.postgres.connection import Run
@@ -71,6 +72,7 @@ class Server(NamedTuple):
     :ivar major: its first number.
     :ivar read_only: a standby, or made so.
     :ivar history: its system identifier, timeline, database and file of messages: another one means another past.
+    :ivar past: a short name for that.
     """
 
     version: str
@@ -81,6 +83,7 @@ class Server(NamedTuple):
     role: str
     database: str
     history: str
+    past: str = ""
 
 
 async def inspect(run: Run, require_fsync: bool) -> Server:
@@ -91,6 +94,7 @@ async def inspect(run: Run, require_fsync: bool) -> Server:
     await run(SET_UP)
     [row] = await run(INSPECT)
     server = Server(*row)
+    server = server._replace(past=blake2b(server.history.encode(), digest_size=6).hexdigest())
     if server.major < OLDEST:
         raise Unavailable(f"this is PostgreSQL {server.version}; flux needs {OLDEST} or later")
     if server.encoding != "UTF8":

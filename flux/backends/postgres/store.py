@@ -219,6 +219,11 @@ class PostgresStore:
         ]
 
     @property
+    def past(self) -> str:
+        """See ``IStore``."""
+        return self._server.past if self._server is not None and self._marks.told else ""
+
+    @property
     def _clock(self) -> int | None:
         return None if self._now is None else int(self._now() * 1000)
 
@@ -333,7 +338,11 @@ class PostgresStore:
 
     async def _append(self, run: Run, drafts: Sequence[Draft]) -> list[Receipt | FluxError]:
         # Those of now, for the database may have become another one while this call waited.
-        return await append.append(run, self._pairs, self._marks.saw, self._clock, drafts)
+        generation = self._marks.generation
+        outcomes = await append.append(run, self._pairs, self._marks.saw, self._clock, drafts)
+        if generation != self._marks.generation:
+            raise Unavailable("the database is another one, or has gone back to an earlier state")
+        return outcomes
 
     def history(self, uid: int, chat: int, to: int, group: int, before: int, after: int, limit: int) -> Awaitable[Page]:
         return self._pool.call(history.history, uid, chat, to, group, before, after, limit)
@@ -350,7 +359,7 @@ class PostgresStore:
         return self._pool.call(self._advance, past, moves)
 
     async def _advance(self, run: Run, past: int, moves: Sequence[CursorMove]) -> None:
-        if past != self._marks.generation:
+        if moves and past != self._marks.generation:
             raise Unavailable("the database has gone back to an earlier state; cursors have to be read first")
         await cursors.advance(run, moves)
 

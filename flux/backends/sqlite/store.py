@@ -47,6 +47,9 @@ class SqliteStore:
     :param connect: makes connections.
     """
 
+    #: Nobody can put another file in the place of one that is open.
+    past = "sqlite"
+
     def __init__(
         self,
         path: str | Path,
