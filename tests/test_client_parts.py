@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scripted_server import result, start, waiting
 from twisted.internet.task import Clock
 
-from flux.client import Address, parse_address
+from flux.client import HostPort, parse_address
 from flux.client import inbox as inbox_module
 from flux.client import seen as seen_module
 from flux.client.events import Connecting, Offline
@@ -23,7 +23,7 @@ from flux.model.messages import Message
 from flux.wire.catalogue import ErrorReply
 from flux.wire.replies import SendOk
 
-DEFAULT = Address("127.0.0.1", 8090)
+DEFAULT = HostPort("127.0.0.1", 8090)
 
 
 # --- seen --------------------------------------------------------------------
@@ -67,16 +67,16 @@ def test_seen_keeps_few_ranges_and_forgets_the_lowest() -> None:
 @pytest.mark.parametrize(
     ("text", "address"),
     [
-        ("chat.example:9000", Address("chat.example", 9000)),
-        ("chat.example", Address("chat.example", 8090)),
-        (":9000", Address("127.0.0.1", 9000)),
-        ("[::1]:9000", Address("::1", 9000)),
-        ("[::1]", Address("::1", 8090)),
-        ("::1", Address("::1", 8090)),
+        ("chat.example:9000", HostPort("chat.example", 9000)),
+        ("chat.example", HostPort("chat.example", 8090)),
+        (":9000", HostPort("127.0.0.1", 9000)),
+        ("[::1]:9000", HostPort("::1", 9000)),
+        ("[::1]", HostPort("::1", 8090)),
+        ("::1", HostPort("::1", 8090)),
         ("", DEFAULT),
     ],
 )
-def test_parse_address(text: str, address: Address) -> None:
+def test_parse_address(text: str, address: HostPort) -> None:
     assert parse_address(text, DEFAULT) == address
     assert parse_address(str(address), DEFAULT) == address
 

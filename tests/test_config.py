@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux.config import SECTIONS, ChatServer, ConfigError, HostPort, Settings, is_local, keys, load, with_port
+from flux.addresses import HostPort
+from flux.config import SECTIONS, ChatServer, ConfigError, Settings, is_local, keys, load, with_port
 
 ETC = Path(__file__).parent.parent / "etc" / "flux.ini"
 

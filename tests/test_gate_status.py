@@ -18,8 +18,8 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.protocols.basic import LineOnlyReceiver
 from zope.interface.verify import verifyObject
 
+from flux.addresses import HostPort
 from flux.backends.memory import MemoryState
-from flux.config import HostPort
 from flux.errors import FluxError, NoServer, Unavailable
 from flux.gate import status_client
 from flux.gate.status_client import (

@@ -21,6 +21,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
+from flux.addresses import HostPort
 from flux.assembly.chat import will_listen
 from flux.assembly.checks import name_checks
 from flux.backends.memory import MemoryState
@@ -28,7 +29,7 @@ from flux.bench.engines import PostgresServer, RedisServer
 from flux.bench.servers import free_port, twistd
 from flux.chat.naming import LOOKS, MISSED, find_free
 from flux.cli.check import STEP_WITHIN, attempt
-from flux.config import HostPort, listens_on, load
+from flux.config import listens_on, load
 from flux.errors import Unavailable
 
 HEARTBEAT, LEASE = 3.0, 10.0

@@ -25,6 +25,7 @@ from twisted.internet.task import deferLater
 from flux.backends.postgres import PostgresStore, channel, connection, pool
 from flux.backends.postgres.connection import Run
 from flux.bench.engines import PostgresServer
+from flux.bench.links import Link
 from flux.errors import FluxError, Unavailable, in_words
 from flux.model.chats import CursorMove
 from flux.model.messages import Draft
@@ -73,6 +74,10 @@ async def turns(seconds: float = 0.0) -> None:
     await deferLater(reactor, seconds)  # type: ignore[arg-type]
 
 
+ATTACHED = (
+    "SELECT pid FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'flux'"
+)
 TERMINATE = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     " WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'flux'"
@@ -103,6 +108,49 @@ async def test_backends_are_killed_again_and_again_under_calls(migrated, opened)
             assert receipts.setdefault((receipt.chat, receipt.seq), draft.text) == draft.text
     assert lost
     assert {(c, s): t for c, s, t in migrated.query("SELECT chat, seq, text FROM messages")} == receipts
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_what_was_given_up_is_not_done_when_it_arrives(
+    migrated, opened, quick_postgres: PostgresServer, known: bool
+) -> None:
+    """A network that swallows, and delivers after whoever waited was told that it failed."""
+    from twisted.internet import reactor
+
+    link = Link(reactor, quick_postgres.port)
+    await link.open()
+    elsewhere = await opened()
+    before = migrated.query(ATTACHED)
+    store = await opened(dsn=quick_postgres.dsn_of("faults", link.port), deadline=1.0)
+    ann, bob = await people(store, "ann", "bob")
+    if known:
+        await send(store, Draft(ann, bob, 0, "first"))
+    number = await store.open_session(ann)
+    behind = {*migrated.query(ATTACHED)} - {*before}
+    assert len(behind) == 2
+    await link.swallow()
+    calls = [store.open_session(ann), store.append([Draft(ann, bob, 0, "given up", "cid")])]
+    assert all(isinstance(outcome, Unavailable) for outcome in await together([_outcome(call) for call in calls]))
+    assert await elsewhere.open_session(ann) == number + 1
+    await link.open()
+    while behind & {*migrated.query(ATTACHED)}:
+        await turns(0.01)
+    assert (await elsewhere.overview(ann)).session == number + 1
+    [receipt] = await send(elsewhere, Draft(ann, bob, 0, "second"))
+    assert receipt.seq == 1 + known
+    await link.cut()
+
+
+async def test_a_database_whose_clock_is_set_goes_on(opened) -> None:
+    store = await opened(pool=1)
+    ann, bob = await people(store, "ann", "bob")
+    await send(store, Draft(ann, bob, 0, "1"))
+    [link] = store._pool._links
+    link._ahead -= 3600
+    refused = await _outcome(store.append([Draft(ann, bob, 0, "2")]))
+    assert in_words(refused) == "store.dsn: the connection to the database was lost"
+    [receipt] = await send_insisting(store, Draft(ann, bob, 0, "2"))
+    assert receipt.seq == 2
 
 
 async def _outcome(call: Any) -> Any:

@@ -116,7 +116,7 @@ async def test_a_message_by_itself_after_what_was_done_by_who_held_the_chat(
     statement, *texts, expected = MEANWHILE[case]
     if not seen:
         waits = re.sub(r"\$\d+", "%s", append.ALONE.text.replace("SKIP LOCKED", ""))
-        monkeypatch.setattr(append, "ALONE", Prepared(waits))
+        monkeypatch.setattr(append, "ALONE", Prepared(waits, until=True))
     store = nodes[0]
     ann, bob = await people(store, "ann", "bob")
     [first] = await send(store, Draft(ann, bob, 0, "1"))

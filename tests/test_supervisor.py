@@ -16,6 +16,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 
+from flux.addresses import HostPort
 from flux.config import Settings, load
 from flux.lifecycle import CannotStart
 from flux.workers import supervisor as module
@@ -116,8 +117,8 @@ class Listener:
             Listener.open.remove(self.number)
             self.port = None
 
-    def address(self) -> tuple[str, int]:
-        return "127.0.0.1", self.number
+    def address(self) -> HostPort:
+        return HostPort("127.0.0.1", self.number)
 
 
 class Inner:

@@ -12,11 +12,11 @@ from fake_screen import FakeScreen
 from scripted_server import PROFILE, ScriptedServer, result, start, waiting
 
 from flux.cli import chat as chat_command
-from flux.client import Address
+from flux.client import HostPort
 from flux.client.terminal.start import Terminal
 
 MENU = "(l)og in, (r)egister or (q)uit? "
-ADDRESS = Address("chat.example", 8090)
+ADDRESS = HostPort("chat.example", 8090)
 
 
 class Start:

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from flux.backends.postgres.append import LARGEST_ID
 from flux.backends.postgres.arrays import integers
-from flux.backends.postgres.connection import Prepared, Run
+from flux.backends.postgres.connection import WANTED, Prepared, Run
 from flux.errors import FluxError, UserExists, UserInvalid
 from flux.model.people import Ban, Credentials, Profile
 from flux.names import fold
@@ -23,7 +23,7 @@ CREDENTIALS = """
         a.sex, a.icon, b.reason, b.at, b.until
     FROM accounts a LEFT JOIN bans b ON b.network = '' AND b.uid = a.id WHERE a.{} = %s"""
 BY_ID, BY_KEY, BY_ADDRESS = (Prepared(CREDENTIALS.format(column)) for column in ("id", "key", "verified"))
-OPEN_SESSIONS = Prepared("SELECT uid, number FROM open_sessions(%s)")
+OPEN_SESSIONS = Prepared(f"SELECT uid, number FROM open_sessions(%s) WHERE {WANTED}", until=True)
 
 TAKEN = "this e-mail address belongs to another account"
 

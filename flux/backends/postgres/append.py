@@ -21,21 +21,25 @@ import psycopg2.errorcodes
 import psycopg2.errors
 
 from flux.backends.postgres.arrays import integers, list_of, texts
-from flux.backends.postgres.connection import Prepared, Run
+from flux.backends.postgres.connection import WANTED, Prepared, Run
 from flux.errors import BadRequest, FluxError, Forbidden, NotFound, UserInvalid
 from flux.model.messages import Draft, Receipt
 
 LARGEST_ID = 2**63 - 1
 """Of a bigint. What is above is no identifier of ours."""
 
-KNOWN = Prepared("""
+KNOWN = Prepared(
+    f"""
     SELECT pairs::text, heads::text, versions::text, ats::text, move, apart
-    FROM append_batch(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""")
+    FROM append_batch(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) WHERE {WANTED}""",
+    until=True,
+)
 
 # One statement has one snapshot: what another transaction does before this one has the chat shows in `chats` alone. So
 # this is not for groups, whose members may change, nor for a chat that somebody holds, as a cid might come meanwhile.
 # One that comes in the moment until the chat is locked is refused by its index, and the server logs the statement.
-ALONE = Prepared("""
+ALONE = Prepared(
+    f"""
     WITH chat AS (
         UPDATE chats SET head = head + 1, at = greatest(at, coalesce(%s, now_ms()))
         WHERE id = (SELECT id FROM chats WHERE id = %s AND NOT barred FOR NO KEY UPDATE SKIP LOCKED) AND NOT EXISTS (
@@ -46,7 +50,9 @@ ALONE = Prepared("""
     ), move AS (
         INSERT INTO moves (heads) SELECT ARRAY[id] FROM chat RETURNING xact::text || ' ' || at AS move
     )
-    SELECT head, version, at, move FROM chat, move""")
+    SELECT head, version, at, move FROM chat, move WHERE {WANTED}""",
+    until=True,
+)
 
 Outcome = Receipt | FluxError
 

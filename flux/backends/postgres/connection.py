@@ -9,16 +9,23 @@
 
 txpostgres opens the connection, and a :class:`~flux.backends.postgres.channel.Channel` runs the statements.  One is
 never cancelled: who does not want to wait any longer closes the connection.
+
+Where the network swallows and delivers later, a statement may reach the server long after that, and would be
+executed: a login would take a session number from who has logged in elsewhere meanwhile, and a message would be
+stored after its sender was refused.  Statements for which that must not be say in the server's time until when they
+are wanted (:data:`WANTED`).
 """
 
 from __future__ import annotations
 
 import itertools
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import psycopg2
+from psycopg2.errorcodes import INVALID_TEXT_REPRESENTATION
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from txpostgres.txpostgres import Connection
@@ -40,13 +47,25 @@ Values = Sequence[object] | Mapping[str, object]
 _numbers = itertools.count(1)
 
 
+GIVEN_UP = "given up before it arrived"
+
+WANTED = f"CASE WHEN now_ms() > %s THEN '{GIVEN_UP}' ELSE '1' END::int = 1"
+"""A condition that fails, and with it the statement, when nobody waits for it any more. It is checked for each row, so
+after a function that makes the rows. Its value is the last one of the statement, and is put in by the connection."""
+
+FOREVER = 2**62
+"""In ms: for statements that nobody gives up."""
+
+
 class Prepared:
     """A statement that each connection plans once. The server must be able to tell the types of its values.
 
     :param text: with ``%s`` for values.
+    :ivar until: whether the last value is until when it is wanted, in the server's time.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, until: bool = False) -> None:
+        self.until = until
         count = itertools.count(1)
         self.text = re.sub("%s", lambda _: f"${next(count)}", text)
         self.name = f"flux{next(_numbers)}"
@@ -88,6 +107,7 @@ class Link:
     """An open connection, until it is lost or closed.
 
     :param lost: called once when the server, or the way to it, has gone; not after :meth:`close`.
+    :ivar expires: on the reactor's clock, when who waits for what is run now gives it up; None: never.
     """
 
     def __init__(self, reactor: Any, lost: Callable[[Link, str], None]) -> None:
@@ -96,7 +116,9 @@ class Link:
         self._opening = _Opening(reactor)
         self._channel: Channel | None = None
         self._prepared: set[str] = set()
+        self._ahead = 0.0
         self.closed = False
+        self.expires: float | None = None
 
     async def connect(self, parameters: dict[str, str]) -> None:
         """Connect. :raises psycopg2.Error: as the server says."""
@@ -129,9 +151,22 @@ class Link:
             if statement.name not in self._prepared:
                 await self.execute(f"PREPARE {statement.name} AS {statement.text}")
                 self._prepared.add(statement.name)
+            if statement.until:
+                values = (*values, self._until())
             statement = statement.call
         rows: list[Row] = (await self._run(statement, values)).fetchall()
         return rows
+
+    async def read_clock(self) -> None:
+        """Find out how far the server's clock is ahead of ours. It is not the computer's, which may be set."""
+        [[there]] = await self.run("SELECT extract(epoch FROM clock_timestamp())::float8")
+        self._ahead = there - time.monotonic()
+
+    def _until(self) -> int:
+        if self.expires is None:
+            return FOREVER
+        left = self.expires - self._reactor.seconds()
+        return int((time.monotonic() + left + self._ahead) * 1000)
 
     async def execute(self, script: str, values: Values = ()) -> None:
         """Run statements that return nothing."""
@@ -146,8 +181,13 @@ class Link:
         except Exception as error:
             if self.closed:
                 raise _gone() from None
-            if isinstance(error, psycopg2.Error) and (told := unavailable(error)):
-                raise told from error
+            if isinstance(error, psycopg2.Error):
+                if error.pgcode == INVALID_TEXT_REPRESENTATION and GIVEN_UP in first_line(error):
+                    # It is still wanted here, so the server's clock was set: another connection will know its time.
+                    self.abandon("the clock of the database was set")
+                    raise _gone() from None
+                if told := unavailable(error):
+                    raise told from error
             raise
 
 
@@ -194,6 +234,7 @@ async def _connect(link: Link, address: Address, reactor: Any, prepare: Callable
     try:
         await link.connect(address.parameters)
         await prepare(link.run)
+        await link.read_clock()
     except Exception as error:
         late = not timer.active()
         link.close()

@@ -52,15 +52,17 @@ class _Call(Generic[T]):
     :ivar deferred: None once it was fired.
     :ivar keys: None where it is not ordered, and when it has ended.
     :ivar seconds: until it fails, from when it was made.
+    :ivar expires: when that is, once it is accepted.
     :ivar link: where it runs.
     """
 
-    __slots__ = ("deferred", "keys", "link", "seconds", "work")
+    __slots__ = ("deferred", "expires", "keys", "link", "seconds", "work")
 
     def __init__(self, work: Callable[[Run], Awaitable[T]], keys: Keys | None, seconds: float) -> None:
         self.work = work
         self.keys = keys
         self.seconds = seconds
+        self.expires = 0.0
         self.deferred: Deferred[T] | None = Deferred()
         self.link: Link | None = None
 
@@ -199,6 +201,7 @@ class Pool:
         deferred = call.deferred
         assert deferred is not None
         self._unfinished += 1
+        call.expires = self._reactor.seconds() + call.seconds
         self._deadlines.add(call.seconds, call)
         (self._any if call.keys is None else self._ordered).append(call)
         self._dispatch()
@@ -245,6 +248,7 @@ class Pool:
 
     async def _work(self, call: _Call[Any], link: Link) -> None:
         outcome: Any
+        link.expires = call.expires
         try:
             try:
                 outcome = await call.work(link.run)
