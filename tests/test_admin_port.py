@@ -125,6 +125,32 @@ async def test_bad_requests_get_errors_in_json_and_never_a_traceback(tmp_path: P
         assert len(flush_logged_errors(ZeroDivisionError)) == 1
 
 
+@pytest.mark.parametrize("token", ["", TOKEN])
+async def test_headers_may_have_any_byte(tmp_path: Path, token: str) -> None:
+    async with running(tmp_path, f"admin.token={token}") as assembly:
+        address = assembly.admin_listener.address()
+
+        def status(path: bytes, *headers: bytes) -> int:
+            with socket.create_connection(address, timeout=20) as sock:
+                method = b"POST" if path == b"/api/reload" else b"GET"
+                head = (b"%b %b HTTP/1.1" % (method, path), b"Connection: close", *headers)
+                sock.sendall(b"\r\n".join([*head, b"", b""]))
+                return int(sock.makefile("rb").readline().split()[1])
+
+        here = b"Host: localhost\r\nAuthorization: Bearer %b" % TOKEN.encode()
+        kind = b"Content-Type: application/json"
+        for expected, path, headers in (
+            (401 if token else 403, b"/metrics", [b"Host: \xff"]),
+            (401 if token else 200, b"/metrics", [b"Host: localhost", b"Authorization: Bearer \xff"]),
+            (400, b"/api/reload", [here, b"Content-Type: \xff"]),
+            (403, b"/api/reload", [here, kind, b"Origin: \xff"]),
+            (403, b"/api/reload", [here, kind, b"Origin: http://["]),
+            (403, b"/api/reload", [here, kind, b"Sec-Fetch-Site: \xff"]),
+            (400, b"/api/reload", [here, kind, b"Content-Length: " + b"9" * 5000]),
+        ):
+            assert await deferToThread(status, path, *headers) == expected, (path, headers)
+
+
 async def test_a_body_that_does_not_say_how_long_it_is_is_bounded_too(tmp_path: Path) -> None:
     async with running(tmp_path) as assembly:
         address = assembly.admin_listener.address()

@@ -51,6 +51,7 @@ NO_REQUESTS = [
     b"POST /v1/login HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n",
     b"POST /v1/login HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
     b"POST /v1/login HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+    b"POST /v1/login HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
     b"POST /v1/login HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
     # Floods.
     b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n",

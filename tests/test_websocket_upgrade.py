@@ -129,6 +129,11 @@ def test_what_is_no_handshake_gets_an_http_answer(status: int, data: bytes) -> N
         assert web.status(request()) == 101
 
 
+@pytest.mark.parametrize("headers", [b"Host: x\r\nOrigin: \xff", b"Host: \xff\r\nOrigin: http://x"])
+def test_headers_may_have_any_byte(headers: bytes) -> None:
+    assert Web().status(b"GET /ws HTTP/1.1\r\n%b\r\n\r\n" % headers) == 403
+
+
 def test_a_refusal_says_what_it_takes() -> None:
     assert b"\r\nUpgrade: websocket\r\n" in Web().ask(b"GET /ws HTTP/1.1\r\nHost: x\r\n\r\n")
     assert b"\r\nSec-Websocket-Version: 13\r\n" in Web().ask(request(without="Sec-WebSocket-Version"))

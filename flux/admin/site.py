@@ -36,6 +36,7 @@ from flux.admin.overview import Overviews
 from flux.config import ConfigError
 from flux.errors import BadJson, BadRequest, FluxError, Forbidden, Internal, NotFound, TokenInvalid, TooLarge
 from flux.lifecycle import Tasks
+from flux.net.http import header
 from flux.net.web import MAX_BODY, BoundedRequest, answer, answer_json, refuse, static_files
 
 Body = TypeVar("Body")
@@ -152,12 +153,12 @@ class AdminRoot(Resource):
     def _allow(self, request: Request) -> None:
         """:raises flux.errors.FluxError: whoever asks may not."""
         if self.token:
-            scheme, _, shown = (request.getHeader("authorization") or "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(shown.strip().encode(), self.token.encode()):
+            scheme, _, shown = (request.getHeader(b"authorization") or b"").partition(b" ")
+            if scheme.lower() != b"bearer" or not hmac.compare_digest(shown.strip(), self.token.encode()):
                 if shown:
                     self.log.warn("a wrong admin token from {address}", address=_peer(request))
                 raise TokenInvalid("admin.token: missing or wrong; Authorization: Bearer TOKEN")
-        elif not _is_this_machine(request.getHeader("host") or ""):
+        elif not _is_this_machine(header(request, b"host") or ""):
             raise Forbidden(
                 "without an admin.token this port answers only to localhost and addresses of this machine (Host header)"
             )
@@ -165,13 +166,13 @@ class AdminRoot(Resource):
     @staticmethod
     def _same_site(request: Request) -> None:
         """:raises flux.errors.Forbidden: a page from elsewhere may have sent this."""
-        kind = (request.getHeader("content-type") or "").partition(";")[0].strip().lower()
+        kind = (header(request, b"content-type") or "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise BadRequest("Content-Type: expected application/json")
-        origin = request.getHeader("origin")
-        if origin is not None and urlsplit(origin).netloc != request.getHeader("host"):
+        origin = header(request, b"origin")
+        if origin is not None and _host(origin) != header(request, b"host"):
             raise Forbidden("this comes from a page of another site")
-        if request.getHeader("sec-fetch-site") not in (None, "same-origin", "none"):
+        if header(request, b"sec-fetch-site") not in (None, "same-origin", "none"):
             raise Forbidden("this comes from a page of another site")
 
     # --- how it is answered ---
@@ -278,6 +279,14 @@ def _peer(request: Request) -> str:
 
 def _by(request: Request) -> str:
     return f"admin at {_peer(request)}"
+
+
+def _host(origin: str) -> str:
+    """Host and port of an origin; empty where it is none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def _is_this_machine(host: str) -> bool:

@@ -25,6 +25,7 @@ from twisted.web.server import NOT_DONE_YET
 from flux.errors import BadRequest, FluxError, Forbidden, Internal, RateLimited, TokenInvalid, TooLarge, Unavailable
 from flux.gate.channel import GateRequest
 from flux.gate.gate import Gate
+from flux.net.http import header
 from flux.wire.http import ClassicAnswer, decode, encode
 
 
@@ -161,7 +162,7 @@ class Route(Resource):
     async def _act(self, endpoint: Endpoint, request: GateRequest) -> Any:
         call = Call(request.address, request.channel.conn)
         if endpoint.token:
-            authorization = (request.getHeader(b"Authorization") or b"").decode("latin-1")
+            authorization = header(request, b"Authorization") or ""
             call = call._replace(uid=await self._gate.owner(authorization, call.address, call.conn))
         if endpoint.body is None:
             return await endpoint.action(self._gate, call)

@@ -35,6 +35,15 @@ class PromptChannel(HTTPChannel):
         if at_line and not self._receivedHeaderSize and _BEGUN.fullmatch(self._buffer) is None:
             self._respondToBadRequestAndDisconnect()
 
+    def headerReceived(self, line: bytes) -> bool:  # noqa: N802 - Twisted's name
+        """A header is complete. A length of thousands of digits is none to Python, which Twisted does not expect."""
+        try:
+            good: bool = super().headerReceived(line)
+        except ValueError:
+            self._respondToBadRequestAndDisconnect()
+            return False
+        return good
+
 
 class Upgradable(PromptChannel):
     """An HTTP connection that another protocol can take over."""
@@ -68,6 +77,16 @@ class Upgradable(PromptChannel):
         super().connectionLost(reason)
         if self._successor is not None:
             self._successor.connectionLost(reason)
+
+
+def header(request: Request, name: bytes) -> str | None:
+    """A header of a request, the last of that name; None where it has none.
+
+    Anybody may send any byte: each is one character here (Latin-1), and none an error. That is for comparing
+    with what is ASCII anyway. By a name that is a str Twisted would take it for UTF-8, and raise if it is not.
+    """
+    value = request.getHeader(name)
+    return None if value is None else value.decode("latin-1")
 
 
 def client_address(peer: str, forwarded: Sequence[bytes], proxies: Sequence[Network]) -> str:

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.web.server import NOT_DONE_YET, Request
 
 from flux.errors import BadRequest, FluxError, Forbidden
-from flux.net.http import Page, Upgradable, refuse
+from flux.net.http import Page, Upgradable, header, refuse
 from flux.net.websocket import WebSocketProtocol
 
 _HANDSHAKE = ("connection", "host", "origin", "upgrade")
@@ -46,7 +46,7 @@ class WebSocketResource(Page):
 
     def render_GET(self, request: Any) -> int:
         """Upgrade, or say why not."""
-        origin, host = request.getHeader("origin"), request.getHeader("host") or ""
+        origin, host = header(request, b"origin"), header(request, b"host") or ""
         if origin is not None and not permitted(origin, host, self._origins()):
             self.log.info("a WebSocket from a page of {origin} refused", origin=origin[:200])
             return refuse(request, Forbidden("pages of this origin may not connect; chat.origins says which may"))
