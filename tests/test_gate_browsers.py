@@ -12,6 +12,7 @@ import pytest
 import pytest_twisted
 from chat_server import open_client
 from gate_server import PASSWORD, GateServer
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from websocket_client import WebSocketClient
 
 from flux.model.placement import Assignment, Lease
@@ -156,6 +157,18 @@ async def test_a_server_that_nobody_knows_is_told_with_a_code(server: GateServer
     for name in ("nobody", "127.0.0.1:22", "%00", "chat1%20"):
         client = await browser(server, path=f"/ws?server={name}")
         assert await client.ended_with() == 1013
+
+
+async def test_servers_that_nobody_knows_are_told_by_the_second(server: GateServer) -> None:
+    relays = server.assembly.gate.browsers._relays
+    with capturedLogs() as logged:
+        for _ in range(3):
+            assert await (await browser(server, path=f"/ws?server={'x' * 5_000}")).ended_with() == 1013
+        await relays.stop()
+    told = [event for event in logged if event["log_level"] is LogLevel.warn]
+    assert sum(event["count"] for event in told) == 3
+    assert formatEvent(told[0]).startswith("no chat server for 127.0.0.1, closed: ")
+    assert formatEvent(told[0]).endswith(f"; no chat server is called '{'x' * 64}'")
 
 
 async def test_a_static_server_is_known(server: GateServer) -> None:

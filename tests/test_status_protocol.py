@@ -17,11 +17,11 @@ from twisted.logger import capturedLogs
 from flux import tokens
 from flux.errors import Unavailable
 from flux.net.closing import LINGER
+from flux.net.tally import TELL_AFTER
 from flux.status import protocol as module
 from flux.status import strangers
 from flux.status.protocol import AUTH_WITHIN, StatusConnection, StatusFactory
 from flux.status.service import StatusService
-from flux.status.strangers import TELL_AFTER
 
 KEY = "a key of the cluster"
 

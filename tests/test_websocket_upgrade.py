@@ -11,12 +11,14 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from websocket_client import HEAD, frame
 
 from flux.config import Settings
 from flux.gate.site import GateSite
 from flux.net.connection import Gather
+from flux.net.tally import TELL_AFTER
 from flux.net.upgrade import WebSocketResource, permitted
 from flux.net.websocket import WebSocketProtocol
 
@@ -192,6 +194,18 @@ def test_pages_from_the_same_host_may_connect(origin: str, host: str, right: boo
 )
 def test_a_list_of_origins_is_the_whole_list(origin: str, right: bool) -> None:
     assert permitted(origin, "chat.example.net", ("https://a.example", "http://b.example:8080")) is right
+
+
+def test_pages_that_are_refused_are_told_by_the_second() -> None:
+    web = Web()
+    with capturedLogs() as logged:
+        for _ in range(3):
+            web.ask(request("Origin: http://evil.example"))
+        assert not logged
+        web.clock.advance(TELL_AFTER)
+    assert [formatEvent(event) for event in logged] == [
+        "WebSockets of pages of http://evil.example refused to 203.0.113.7: 3"
+    ]
 
 
 def test_a_star_is_everybody_and_no_origin_no_page() -> None:

@@ -19,6 +19,7 @@ from flux.bans import Bans
 from flux.chat.node import ChatNode
 from flux.chat.websocket import WebSockets
 from flux.config import Settings, is_proxied
+from flux.config.kinds import MOST_NAME
 from flux.errors import FluxError, NotFound
 from flux.gate.channel import GateRequest
 from flux.gate.site import GateSite
@@ -115,7 +116,8 @@ class Browsers:
 
     async def _find(self, server: str) -> Target:
         """:raises flux.errors.NotFound: there is no such server."""
-        problem: FluxError = NotFound(f"no chat server is called {server!r}")
+        # Anybody may ask for anything, and this is for the log.
+        problem: FluxError = NotFound(f"no chat server is called {server[:MOST_NAME]!r}")
         try:
             for node in (await self._state.snapshot()).nodes:
                 if node.name == server:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -20,6 +19,7 @@ from flux.errors import FluxError, NotFound, RateLimited
 from flux.gate.channel import Channel, GateRequest
 from flux.lifecycle import DeadlineExceeded, Tasks, every, within
 from flux.metrics import GateMetrics
+from flux.net.tally import Tally
 
 STOP_WITHIN = 3.0
 """Seconds that answers on their way have when the gate stops."""
@@ -54,6 +54,7 @@ class GateSite(Site):
     :ivar root: the resource tree, looked at otherwise.
     :ivar proxied: connections come with PROXY headers; whose they are is known only then.
     :ivar now: the clock as of the last second, cheap to read.
+    :ivar tally: what strangers do, for the log.
     :ivar stopping: True once no connection is kept open any more.
     :ivar date: for the header of that name, as of the last second.
     :ivar proxies: whose ``X-Forwarded-For`` is believed.
@@ -83,11 +84,11 @@ class GateSite(Site):
         self.now = clock.seconds()
         self.date = http.datetimeToString()
         self._clock = clock
+        self.tally = Tally(self.log_to, clock)
         self.proxied = proxied
         self._bans = bans
         self._channels: set[Channel] = set()
         self._per_address: dict[str, set[Channel]] = {}
-        self._refused: Counter[str] = Counter()
         self._tasks = Tasks(self.log_to)
         self._count = 0
         self._emptied: Deferred[None] | None = None
@@ -122,6 +123,7 @@ class GateSite(Site):
             self._emptied = None
         for channel in list(self._channels):
             channel.transport.abortConnection()
+        self.tally.stop()
 
     def acceptableProtocols(self) -> list[bytes]:
         """What TLS agrees on (ALPN): HTTP/2 is not spoken here, whatever is installed."""
@@ -173,7 +175,7 @@ class GateSite(Site):
         if idle is not None:
             idle.make_room()
             return None
-        self._refused[address] += 1
+        self.tally.count("{count} connections over the limit refused from {address}", address=address)
         self.metrics.too_many.inc()
         return RateLimited("too many connections from this address", 1000)
 
@@ -205,8 +207,5 @@ class GateSite(Site):
     async def _look(self) -> None:
         self.now = now = self._clock.seconds()
         self.date = http.datetimeToString()
-        for address, count in self._refused.items():
-            self.log_to.warn("{count} connections over the limit refused from {address}", count=count, address=address)
-        self._refused.clear()
         for channel in list(self._channels):
             channel.expire(now)

@@ -25,12 +25,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from flux.addresses import HostPort
-from flux.errors import FluxError
+from flux.addresses import HostPort, counted
+from flux.errors import FluxError, in_words
 from flux.lifecycle import Tasks, every, within
 from flux.model.events import Kicked
 from flux.net.closing import Closing
 from flux.net.connection import BUSY, FULL, NORMAL, POLICY_VIOLATION, Gather
+from flux.net.tally import Tally
 from flux.net.websocket import WebSocketProtocol
 from flux.tls.client import TlsEndpoint
 from flux.wire.named import MAX_REPLY, NAMED
@@ -90,8 +91,7 @@ class Relay(WebSocketProtocol):
         except CancelledError:
             raise
         except Exception as problem:
-            self.log.warn("no chat server for {address}: {problem}", address=self.address, problem=problem)
-            self._relays.failed += 1
+            self._relays.failed_for(self.address, problem)
             self.close(TRY_AGAIN_LATER)
             return
         if self.closed:
@@ -264,6 +264,7 @@ class Relays:
         self._reactor = reactor
         self._all: set[Relay] = set()
         self._closing = Closing(reactor)
+        self._tally = Tally(self.log, reactor)
         self.made = self.failed = 0
         self._count = 0
         self._emptied: Deferred[None] | None = None
@@ -299,6 +300,12 @@ class Relays:
             upstream.write(header(upstream.transport))
         return upstream
 
+    def failed_for(self, address: str, problem: Exception) -> None:
+        """No chat server was reached for a client at ``address``."""
+        self.failed += 1
+        text = "no chat server for {address}, closed: {count}; {problem}"
+        self._tally.count(text, address=counted(address), problem=in_words(problem))
+
     def add(self, relay: Relay) -> None:
         """A connection has begun."""
         self.made += 1
@@ -331,6 +338,7 @@ class Relays:
         if self._all:
             self._emptied = Deferred()
             await self._emptied
+        self._tally.stop()
 
     async def _look(self) -> None:
         now = self._reactor.seconds()

@@ -13,9 +13,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.web.server import NOT_DONE_YET, Request
 
+from flux.addresses import counted
 from flux.errors import BadRequest, FluxError, Forbidden
 from flux.net.http import Page, Upgradable, header, refuse
 from flux.net.websocket import WebSocketProtocol
@@ -30,8 +30,6 @@ class WebSocketResource(Page):
     :param build: makes the connection that takes over, or raises what the request is then refused with.
     :param origins: asked for the origins of web pages that may connect, see :func:`permitted`.
     """
-
-    log = Logger()
 
     def __init__(
         self,
@@ -48,7 +46,8 @@ class WebSocketResource(Page):
         """Upgrade, or say why not."""
         origin, host = header(request, b"origin"), header(request, b"host") or ""
         if origin is not None and not permitted(origin, host, self._origins()):
-            self.log.info("a WebSocket from a page of {origin} refused", origin=origin[:200])
+            text = "WebSockets of pages of {origin} refused to {address}: {count}"
+            request.channel.site.tally.count(text, origin=origin[:200], address=counted(request.address))
             return refuse(request, Forbidden("pages of this origin may not connect; chat.origins says which may"))
         try:
             connection = self._build(request)

@@ -6,22 +6,19 @@ makes room where there are too many.  What ends is told once a second: whoever h
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from flux.addresses import counted
+from flux.net.tally import Tally
 
 if TYPE_CHECKING:
     from flux.status.protocol import StatusConnection
 
 MOST = 1000
 """Strangers at a time."""
-
-TELL_AFTER = 1.0
-"""Seconds for which what ends is counted before it is told."""
 
 
 class Strangers:
@@ -34,12 +31,10 @@ class Strangers:
 
     def __init__(self, clock: IReactorTime, most_per_address: int) -> None:
         self.most_per_address = most_per_address
-        self._clock = clock
         # Who has waited longest is the first.
         self._all: dict[StatusConnection, str] = {}
         self._per_address: dict[str, dict[StatusConnection, None]] = {}
-        self._ended: Counter[tuple[str, str]] = Counter()
-        self._telling: IDelayedCall | None = None
+        self._ended = Tally(self.log, clock)
 
     def __len__(self) -> int:
         return len(self._all)
@@ -66,23 +61,13 @@ class Strangers:
 
     def ended(self, connection: StatusConnection, why: str) -> None:
         """A stranger's connection was ended by us."""
-        if self._telling is None:
-            self._telling = self._clock.callLater(TELL_AFTER, self._tell)
-        self._ended[counted(connection.address), why] += 1
+        self._ended.count("{why} from {address}, closed: {count}", why=why, address=counted(connection.address))
 
     def stop(self) -> None:
         """Tell what has not been told."""
-        if self._telling is not None:
-            self._telling.cancel()
-            self._tell()
+        self._ended.stop()
 
     def _make_room(self, connection: StatusConnection, why: str) -> None:
         self.ended(connection, why)
         self.remove(connection)
         connection.abort()
-
-    def _tell(self) -> None:
-        self._telling = None
-        ended, self._ended = self._ended, Counter()
-        for (address, why), count in ended.items():
-            self.log.warn("{why} from {address}, closed: {count}", count=count, address=address, why=why)
