@@ -9,8 +9,16 @@ from typing import Any
 
 import pytest
 from admin_parts import FREE, TOKEN, ask, login, running
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import fail
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
+from twisted.logger import capturedLogs, formatEvent
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
 
 from flux.admin.actions import Actions
 from flux.admin.sources import Sources
@@ -18,7 +26,8 @@ from flux.bench.servers import free_port
 from flux.client import Ended
 from flux.config import ConfigError, Difference, Mistake, load
 from flux.errors import Unavailable
-from flux.net.web import MAX_BODY, REQUEST_WITHIN
+from flux.net import web
+from flux.net.web import MAX_BODY, MAX_PER_ADDRESS, REQUEST_WITHIN, BoundedSite
 
 PATHS = ["/metrics", "/api/overview", "/api/sessions", "/api/users"]
 ACTIONS = ["/api/kick", "/api/password", "/api/drain", "/api/resume", "/api/reload"]
@@ -50,6 +59,16 @@ async def test_with_a_token_everything_but_health_and_the_page_needs_it(tmp_path
             # From elsewhere as well, by whatever name.
             answer = await ask(assembly, path, Authorization=f"Bearer {TOKEN}", Host="flux.example")
             assert answer.status == 200, path
+
+
+async def test_wrong_tokens_are_told_by_the_second(tmp_path: Path) -> None:
+    with capturedLogs() as logged:
+        async with running(tmp_path, f"admin.token={TOKEN}") as assembly:
+            for _ in range(3):
+                await ask(assembly, "/metrics", Authorization="Bearer wrong")
+        told = [event for event in logged if "a wrong admin token" in event["log_format"]]
+    assert sum(event["count"] for event in told) == 3
+    assert formatEvent(told[0]).startswith("a wrong admin token from 127.0.0.1: ")
 
 
 async def test_without_a_token_a_page_from_elsewhere_gets_nothing(tmp_path: Path) -> None:
@@ -183,6 +202,80 @@ async def test_what_is_not_http_is_refused_before_its_line_ends(tmp_path: Path) 
 
         for said in (b"\x16\x03\x01", b'{"type":"ping"}\n', b"\r\n{"):
             assert await deferToThread(told, said) == b"HTTP/1.1 400 Bad Request\r\n\r\n", said
+
+
+# --- many connections ---
+
+
+class Slow(Resource):
+    """Answers when it is told to."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[Any] = []
+
+    def render(self, request: Any) -> int:
+        self.requests.append(request)
+        return NOT_DONE_YET
+
+
+class Port:
+    """A site in memory."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.slow = Slow()
+        self.site = BoundedSite(self.slow, self.clock)
+        self.channels: list[Any] = []
+
+    def connect(self, address: str = "127.0.0.1", said: bytes = b"") -> Any:
+        """The transport of a new connection."""
+        channel = self.site.buildProtocol(None)
+        transport = StringTransport(peerAddress=IPv4Address("TCP", address, 40000))
+        channel.makeConnection(transport)
+        transport.say = channel.dataReceived
+        channel.dataReceived(said)
+        self.channels.append(channel)
+        return transport
+
+
+ASK = b"GET / HTTP/1.1\r\n\r\n"
+
+
+def test_who_asks_is_not_kept_out_by_the_silent_of_the_same_address() -> None:
+    port = Port()
+    silent = [port.connect(said=b"GET / HTTP") for _ in range(MAX_PER_ADDRESS)]
+    with capturedLogs() as logged:
+        other, asked = port.connect("127.0.0.2"), port.connect(said=ASK)
+        port.clock.advance(1)
+    assert [each.disconnected for each in silent] == [True] + [False] * (MAX_PER_ADDRESS - 1)
+    assert not other.disconnected
+    assert not asked.disconnected
+    assert [formatEvent(event) for event in logged] == ["more than 64 connections from 127.0.0.1, closed: 1"]
+    # Whoever waits for an answer stays, and once it has it counts as the last who came.
+    [request] = port.slow.requests
+    asking = [port.connect(said=ASK) for _ in range(MAX_PER_ADDRESS - 1)]
+    assert all(each.disconnected for each in silent)
+    assert port.connect().disconnected
+    request.finish()
+    assert not port.connect().disconnected
+    assert asked.disconnected
+    assert not any(each.disconnected for each in asking)
+
+
+def test_who_asks_is_not_kept_out_by_the_silent_of_many_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "MAX_CONNECTIONS", 3)
+    port = Port()
+    silent = [port.connect(f"203.0.113.{number}") for number in range(3)]
+    silent[0].say(ASK)
+    assert not port.connect("203.0.113.9").disconnected
+    assert [each.disconnected for each in silent] == [False, True, False]
+    for channel in port.channels:
+        channel.connectionLost(Failure(ConnectionDone()))
+    assert not port.site.channels
+    assert not port.site.waiting
 
 
 async def test_pages_may_do_nothing_but_what_they_are_for(tmp_path: Path) -> None:

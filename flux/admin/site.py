@@ -29,6 +29,7 @@ from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
+from flux.addresses import counted
 from flux.admin.actions import Actions
 from flux.admin.banning import Banned, Banning
 from flux.admin.health import Health
@@ -156,7 +157,8 @@ class AdminRoot(Resource):
             scheme, _, shown = (request.getHeader(b"authorization") or b"").partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(shown.strip(), self.token.encode()):
                 if shown:
-                    self.log.warn("a wrong admin token from {address}", address=_peer(request))
+                    site: Any = request.site
+                    site.tally.count("a wrong admin token from {address}: {count}", address=counted(_peer(request)))
                 raise TokenInvalid("admin.token: missing or wrong; Authorization: Bearer TOKEN")
         elif not _is_this_machine(header(request, b"host") or ""):
             raise Forbidden(

@@ -1,7 +1,8 @@
 """HTTP for ports of our own: twisted.web with bounds, JSON answers, and files that may do little.
 
 Bounds: a request has to be there within a time that does not begin anew with every byte, its body is short, and
-so many connections are open at once.
+so many connections are open at once.  Who asks does so at once, so whoever has been here longest without a whole
+request makes room where there are too many: the silent keep nobody out.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from typing import Any
 
 import msgspec
 from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import CACHED
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
+from flux.addresses import counted
 from flux.errors import FluxError, in_words
 from flux.net.http import PromptChannel
+from flux.net.tally import Tally
 
 REQUEST_WITHIN = 30.0
 """Seconds a request may take to arrive, from the connection or the answer before it on."""
@@ -29,7 +33,10 @@ MAX_BODY = 64 * 1024
 """Longest body of a request, in bytes."""
 
 MAX_CONNECTIONS = 256
-"""Connections open at once; more are closed at once."""
+"""Connections open at once; for one more, somebody who waits makes room."""
+
+MAX_PER_ADDRESS = 64
+"""Those of them that come from one address."""
 
 STATUS = {
     "bad_json": 400,
@@ -70,21 +77,34 @@ TYPES = {
 
 
 class Channel(PromptChannel):
-    """A connection."""
+    """A connection.
+
+    :ivar address: what it counts as.
+    """
 
     site: BoundedSite
     transport: Any
 
     def connectionMade(self) -> None:
-        """Be closed where there are too many."""
+        """Be taken in."""
         super().connectionMade()
-        self.site.channels.add(self)
-        if len(self.site.channels) > MAX_CONNECTIONS:
-            self.transport.abortConnection()
+        self.address = counted(getattr(self.transport.getPeer(), "host", "local"))
+        self.site.add(self)
+
+    def allContentReceived(self) -> None:  # noqa: N802 - Twisted's name
+        """A request is complete, and is answered now."""
+        self.site.waiting.pop(self, None)
+        super().allContentReceived()
+
+    def requestDone(self, request: Any) -> None:  # noqa: N802 - Twisted's name
+        """It is answered: the next one is waited for."""
+        if self in self.site.channels:
+            self.site.waiting[self] = None
+        super().requestDone(request)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
-        self.site.channels.discard(self)
+        self.site.remove(self)
 
     def resetTimeout(self) -> None:
         """A request that comes in drops has no more time than others."""
@@ -122,8 +142,11 @@ class BoundedSite(Site):
     """A tree of resources on connections and requests with bounds.
 
     :ivar channels: the open connections.
+    :ivar waiting: those of them without a whole request; who has waited longest is the first.
+    :ivar tally: what strangers do, for the log.
     """
 
+    log_to = Logger()
     noisy = False
     displayTracebacks = False
     # Twisted declares a function that makes channels; a class is one.
@@ -138,6 +161,8 @@ class BoundedSite(Site):
             parsePOSTFormSubmission=False,
         )
         self.channels: set[Channel] = set()
+        self.waiting: dict[Channel, None] = {}
+        self.tally = Tally(self.log_to, reactor)
 
     def acceptableProtocols(self) -> list[bytes]:  # noqa: N802 - Twisted's name
         """What TLS agrees on (ALPN): HTTP/2 is not spoken here, whatever is installed."""
@@ -146,10 +171,32 @@ class BoundedSite(Site):
     def log(self, request: Any) -> None:
         """No access log: who did something is logged by what does it."""
 
+    def add(self, channel: Channel) -> None:
+        """Take a connection in; where there are too many, another one makes room, or it is closed itself."""
+        self.channels.add(channel)
+        self.waiting[channel] = None
+        same = sum(each.address == channel.address for each in self.channels)
+        if same > MAX_PER_ADDRESS:
+            longest = next(each for each in self.waiting if each.address == channel.address)
+            self._make_room(longest, f"more than {MAX_PER_ADDRESS} connections")
+        elif len(self.channels) > MAX_CONNECTIONS:
+            self._make_room(next(iter(self.waiting)), f"one of more than {MAX_CONNECTIONS} connections")
+
+    def remove(self, channel: Channel) -> None:
+        """A connection is gone, or as good as that."""
+        self.channels.discard(channel)
+        self.waiting.pop(channel, None)
+
+    def _make_room(self, channel: Channel, why: str) -> None:
+        self.tally.count("{why} from {address}, closed: {count}", why=why, address=channel.address)
+        self.remove(channel)
+        channel.transport.abortConnection()
+
     def close(self) -> None:
         """Close all connections."""
         for channel in list(self.channels):
             channel.transport.abortConnection()
+        self.tally.stop()
 
 
 def answer(request: Request, status: int, body: bytes, kind: str, headers: Mapping[str, str] | None = None) -> None:
