@@ -8,23 +8,28 @@ Text is for people: one line an event, a traceback indented below it::
 
     2026-11-20T19:14:02.123Z info  chat.session [conn 42] user 7 logged in
 
+Nothing that a user has written begins a line of its own, or changes how a terminal shows one: control characters,
+line separators and what reorders text or cannot be seen are escaped.
+
 JSON is for programs: one object a line with ``time``, ``level``, ``namespace``,
 ``message``, ``failure`` where there is one, and all fields of the event that JSON
 can hold.  Events of a connection carry its number as ``conn``, those of a worker process
 (``chat.workers``) the name of its chat server as ``worker``.  Lines that a worker has
-formatted (``log_line``) go out as they are.
+formatted (``log_line``) go out as they are, but for what would have been escaped.
 
 What Twisted itself tells at info (factories starting, ports closing) counts as debug.
 """
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
+from unicodedata import category
 
 import msgspec
 from constantly import NamedConstant
@@ -44,7 +49,9 @@ from zope.interface import implementer
 
 Format = Callable[[LogEvent], str]
 
-_ESCAPES = {code: f"\\x{code:02x}" for code in [*range(0x20), *range(0x7F, 0xA0)]} | {0x09: "\t", 0x0A: "\\n"}
+#: Unicode's categories of characters that are escaped: control, formatting (bidirectional overrides among it), line
+#: and paragraph separators.
+_ESCAPED = ("Cc", "Cf", "Zl", "Zp")
 
 # constantly compares its constants in order of definition, which mypy does not know.
 _RANKS: dict[NamedConstant, int] = {level: rank for rank, level in enumerate(LogLevel.iterconstants())}
@@ -89,8 +96,23 @@ def _encodable(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    """The text with its control characters escaped, so nobody can forge a line."""
-    return text if text.isprintable() else text.translate(_ESCAPES)
+    """The text with what could forge a line escaped, as Python writes it; tabs stay."""
+    return text if text.isprintable() else "".join([_escape(char) for char in text])
+
+
+def _escape(char: str) -> str:
+    if char.isprintable() or char == "\t" or category(char) not in _ESCAPED:
+        return char
+    return char.encode("unicode_escape").decode()
+
+
+def _one_json_line(text: str) -> str:
+    """The same for JSON, as JSON writes it: what is escaped can only stand in a string there."""
+    return text if text.isprintable() else "".join([_escape_json(char) for char in text])
+
+
+def _escape_json(char: str) -> str:
+    return json.dumps(char)[1:-1] if not char.isprintable() and category(char) in _ESCAPED else char
 
 
 def as_text(event: LogEvent) -> str:
@@ -108,7 +130,7 @@ def as_text(event: LogEvent) -> str:
 def as_json(event: LogEvent) -> str:
     """The event for programs: one object and a newline."""
     if "log_line" in event:
-        return f"{event['log_line']}\n"
+        return _one_json_line(str(event["log_line"])) + "\n"
     record: dict[str, Any] = {
         "time": _time(event),
         "level": _level(event).name,
@@ -124,7 +146,7 @@ def as_json(event: LogEvent) -> str:
             record[name] = msgspec.Raw(msgspec.json.encode(value))
         except (TypeError, ValueError, OverflowError, RecursionError):
             continue
-    return msgspec.json.encode(record).decode("utf-8") + "\n"
+    return _one_json_line(msgspec.json.encode(record).decode("utf-8")) + "\n"
 
 
 FORMATS: dict[str, Format] = {"text": as_text, "json": as_json}
@@ -224,5 +246,5 @@ class _Syslog:
         }
 
     def __call__(self, event: LogEvent) -> None:
-        for line in self._format(event).splitlines():
+        for line in self._format(event).removesuffix("\n").split("\n"):
             self._write(self._priorities[_level(event)], line)

@@ -43,8 +43,28 @@ def test_text_is_a_line_with_time_level_place_and_connection() -> None:
 
 def test_nobody_can_forge_a_line_or_talk_to_the_terminal() -> None:
     text = as_text(event("name is {name}", name="x\n2026 info\r\x1b[2J\x85\t\ud800"))
-    assert text.endswith("name is x\\n2026 info\\x0d\\x1b[2J\\x85\t\\ud800\n")
+    assert text.endswith("name is x\\n2026 info\\r\\x1b[2J\\x85\t\\ud800\n")
     assert text.count("\n") == 1
+
+
+#: What makes a line of its own for some reader, turns text around, or cannot be seen.
+TRICKS = ["\x0b", "\x1c", "\x85", "\u2028", "\u2029", "\u202e", "\u2066", "\u200b", "\ufeff", "\U000e0041"]
+
+
+@pytest.mark.parametrize("trick", TRICKS, ids=ascii)
+def test_neither_can_they_with_what_unicode_has_for_it(trick: str) -> None:
+    fields = {"name": f"é {trick}\u3000x", trick: trick}
+    text, line = as_text(event("name is {name}", **fields)), as_json(event("name is {name}", **fields))
+    assert text.endswith(f"name is é {trick.encode('unicode_escape').decode()}\u3000x\n")
+    for each in (text, line):
+        assert each.splitlines(True) == [each]
+        assert trick not in each
+    record = json.loads(line)
+    assert (record["name"], record[trick]) == (fields["name"], trick)
+    # Neither in what somebody else has printed.
+    raw = event(log_line=f"{{{trick}}}")
+    assert as_text(raw).isascii()
+    assert as_json(raw).isascii()
 
 
 def test_a_traceback_is_indented_below_its_line() -> None:
@@ -163,6 +183,21 @@ def test_the_system_log(monkeypatch: pytest.MonkeyPatch) -> None:
     assert opened == ("chat7", syslog.LOG_PID, syslog.LOG_DAEMON)
     assert priority == syslog.LOG_INFO
     assert line.endswith("info  test hello you")
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_nobody_forges_a_line_of_the_system_log(monkeypatch: pytest.MonkeyPatch, style: str) -> None:
+    import syslog
+
+    lines: list[str] = []
+    monkeypatch.setattr(syslog, "openlog", lambda *args: None)
+    monkeypatch.setattr(syslog, "syslog", lambda priority, line: lines.append(line))
+    observer = observer_for_twistd({"syslog": True, "nodaemon": True}, style, Threshold("info"), None)  # type: ignore[arg-type]
+    logger = Logger(namespace="flux.test", observer=LogPublisher(observer))  # type: ignore[arg-type]
+    logger.info("hello {name}", name="\n".join(["you", *TRICKS]))
+    assert len(lines) == 1
+    logger.failure("oops", failure())
+    assert any("ValueError: two" in line for line in lines[1:])
 
 
 def test_sys_stdout_is_left_alone_by_a_daemon() -> None:
