@@ -23,11 +23,11 @@ from typing import Any
 import msgspec
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from flux.cli import admin_bans, admin_port
 from flux.cli.progress import ProgressBar
+from flux.cli.shown import cell, say, shown
 from flux.cli.tables import show
 from flux.cli.way import Way, add_arguments, find_way
 from flux.client import ClientError, HostPort
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     result = 2
 
     def complain(problem: object) -> None:
-        status.print(f"flux admin: {problem}", markup=False, highlight=False, soft_wrap=True)
+        say(status, f"flux admin: {problem}")
 
     async def ask(reactor: Any) -> None:
         nonlocal result
@@ -153,8 +153,7 @@ async def _act(args: argparse.Namespace, client: StatusClient, reactor: Any, sta
     change = client.drain if args.action == "drain" else client.resume
     states = {name: (await change(name)).state for name in _matching(args.names, servers)}
     if args.action == "drain" and not any(node.state == "up" for node in await client.servers()):
-        alone = "flux admin: no other server is up: clients that find none are closed when the drain ends"
-        status.print(alone, soft_wrap=True, highlight=False)
+        say(status, "flux admin: no other server is up: clients that find none are closed when the drain ends")
     if args.action == "drain" and args.wait:
         known = {node.name: node for node in servers}
         states = await _wait(client, {name: known[name] for name in states}, reactor, status)
@@ -164,7 +163,7 @@ async def _act(args: argparse.Namespace, client: StatusClient, reactor: Any, sta
         print(json.dumps([{"server": name, "state": state} for name, state in states.items()]))
     else:
         for name, state in states.items():
-            print(f"{name} is {state}")
+            print(f"{shown(name)} is {state}")
     if args.action == "resume" and (still := [name for name, state in states.items() if state != "up"]):
         raise AdminFailed(f"no users for {', '.join(still)} before it runs again; --wait waits for that")
 
@@ -239,7 +238,7 @@ async def _wait_until_up(
 def _show(servers: Sequence[Node], for_programs: bool) -> None:
     servers = sorted(servers, key=lambda node: node.name)
     if for_programs:
-        print(msgspec.json.encode(servers).decode())
+        print(json.dumps(msgspec.to_builtins(servers)))
         return
     if not servers:
         print("no chat server has reported yet")
@@ -255,10 +254,10 @@ def _show(servers: Sequence[Node], for_programs: bool) -> None:
         capacity = f"{node.capacity:,}" if node.capacity else "no limit"
         state = node.state if node.state != "down" or node.why else "stopped"
         table.add_row(
-            node.name, escape(str(HostPort(node.host, node.port))), f"[{COLOURS[state]}]{state}",
+            cell(node.name), cell(HostPort(node.host, node.port)), f"[{COLOURS[state]}]{state}",
             f"{node.sessions:,}", f"{node.reserved:,}", capacity, str(node.weight), heard,
         )  # fmt: skip
     show(table)
     for node in servers:
         if node.why:
-            print(f"{node.name} is down: {node.why}")
+            print(f"{shown(node.name)} is down: {shown(node.why)}")

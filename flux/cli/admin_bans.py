@@ -17,10 +17,10 @@ from ipaddress import ip_network
 from typing import Any
 
 from rich.box import SIMPLE
-from rich.markup import escape
 from rich.table import Table
 
 from flux.cli.admin_port import AdminPort, Command, as_user, out, tell_ending
+from flux.cli.shown import cell, shown
 from flux.cli.tables import show
 from flux.config.kinds import duration
 
@@ -71,13 +71,13 @@ def _ban(args: argparse.Namespace, port: AdminPort) -> None:
     if ending is not None:
         tell_ending(ending, f"banned {_end(ban['until'])}; ")
     else:
-        print(f"{ban['network']} is banned {_end(ban['until'])}")
+        print(f"{shown(ban['network'])} is banned {_end(ban['until'])}")
 
 
 def _unban(args: argparse.Namespace, port: AdminPort) -> None:
     lifted = port.post("/api/unban", **_who(args))
     if not out(args, lifted):
-        print(f"{_subject(lifted)} is not banned any more")
+        print(f"{shown(_subject(lifted))} is not banned any more")
 
 
 def _bans(args: argparse.Namespace, port: AdminPort) -> None:
@@ -94,7 +94,7 @@ def _bans(args: argparse.Namespace, port: AdminPort) -> None:
     for ban in found:
         until = _time(ban["until"]) if ban["until"] else "for ever"
         since = "" if ban["at"] is None else _time(ban["at"])
-        table.add_row(escape(_subject(ban)), ban["by"], until, since, escape(ban["reason"]))
+        table.add_row(cell(_subject(ban)), cell(ban["by"]), until, since, cell(ban["reason"]))
     show(table)
 
 

@@ -24,9 +24,10 @@ from urllib.parse import quote
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from flux.cli.shown import cell, say, shown
 from flux.cli.tables import show
 from flux.cli.way import Way, add_arguments, find_way
 from flux.config import Settings, load
@@ -129,8 +130,8 @@ class AdminPort:
 
 def _problem(value: Any) -> str:
     if not isinstance(value, dict):
-        return str(value)
-    return str(value.get("detail") or value.get("error") or value)
+        return shown(value)
+    return shown(value.get("detail") or value.get("error") or value)
 
 
 def configure(commands: Any) -> Command:
@@ -216,15 +217,13 @@ def _stats(args: argparse.Namespace, port: AdminPort) -> None:
     seen = port.get("/api/overview")
     if out(args, seen):
         return
-    console = Console(highlight=False)
+    console = Console()
     process, numbers = seen["process"], seen["numbers"]
     name = process["name"] or " + ".join(process["roles"])
-    console.print(
-        f"{escape(name)}, flux {process['version']}, process {process['pid']}, up for {span(process['uptime'])}",
-        soft_wrap=True,
-    )
+    up = span(process["uptime"])
+    say(console, f"{shown(name)}, flux {shown(process['version'])}, process {process['pid']}, up for {up}")
     for problem in seen["problems"]:
-        console.print(f"[red]not ready[/]: {escape(problem)}", soft_wrap=True)
+        console.print(Text.assemble(("not ready", "red"), ": ", shown(problem)), soft_wrap=True)
     table = Table(show_header=False, box=SIMPLE)
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
@@ -237,8 +236,9 @@ def _stats(args: argparse.Namespace, port: AdminPort) -> None:
     table.add_column("state", overflow="fold")
     table.add_column("answers in", justify="right", no_wrap=True)
     for backend in seen["backends"]:
-        state = "[green]up" if backend["up"] else f"[red]away[/]: {escape(backend['problem'])}"
-        table.add_row(backend["name"], state, seconds(backend["seconds"]))
+        problem = ("away", "red"), ": ", shown(backend["problem"])
+        state = Text("up", "green") if backend["up"] else Text.assemble(*problem)
+        table.add_row(cell(backend["name"]), state, seconds(backend["seconds"]))
     show(table)
 
 
@@ -293,7 +293,7 @@ def _sessions(args: argparse.Namespace, port: AdminPort) -> None:
         table.add_column(heading, justify="right" if heading in ("id", "chats", "since") else "left", no_wrap=True)
     for each in found:
         table.add_row(
-            str(each["id"]), escape(each["name"]), escape(each["address"]), each["conn"], each["dialect"],
+            cell(each["id"]), cell(each["name"]), cell(each["address"]), cell(each["conn"]), cell(each["dialect"]),
             f"{each['chats']:,}", "[green]live" if each["live"] else "[yellow]behind", span(each["since"]),
         )  # fmt: skip
     _print(table, found, args.limit)
@@ -312,8 +312,8 @@ def _users(args: argparse.Namespace, port: AdminPort) -> None:
     table.add_column("nick", overflow="fold")
     table.add_column("server", no_wrap=True)
     for each in found:
-        server = "[yellow]unknown" if each["server"] is None else escape(each["server"]) or "offline"
-        table.add_row(str(each["id"]), escape(each["name"]), escape(each["nick"]), server)
+        server = "[yellow]unknown" if each["server"] is None else cell(each["server"] or "offline")
+        table.add_row(cell(each["id"]), cell(each["name"]), cell(each["nick"]), server)
     _print(table, found, args.limit)
 
 
@@ -348,9 +348,9 @@ def _ended(args: argparse.Namespace, ending: Any, before: str) -> None:
 def tell_ending(ending: Any, before: str) -> None:
     """Print what became of a session, after what was done before."""
     token = "the token is revoked" if ending["token"] else "THE TOKEN IS NOT REVOKED"
-    print(f"{ending['name']} ({ending['id']}): {before}{ENDED[ending['session']]}, {token}")
+    print(f"{shown(ending['name'])} ({ending['id']}): {before}{ENDED[ending['session']]}, {token}")
     if ending["problem"]:
-        print(f"because: {ending['problem']}", file=sys.stderr)
+        print(f"because: {shown(ending['problem'])}", file=sys.stderr)
 
 
 def whole(ending: Any) -> None:
@@ -359,13 +359,13 @@ def whole(ending: Any) -> None:
     :raises Refused: the token works until it expires.
     """
     if not ending["token"]:
-        raise Refused(f"the token still lets {ending['name']} in until it expires: try again")
+        raise Refused(f"the token still lets {shown(ending['name'])} in until it expires: try again")
 
 
 def _reload(args: argparse.Namespace, port: AdminPort) -> None:
     outcome = port.post("/api/reload")
     if out(args, outcome):
         return
-    print(f"changed: {', '.join(outcome['changed']) or 'nothing'}")
+    print(f"changed: {shown(', '.join(outcome['changed']) or 'nothing')}")
     if outcome["restart"]:
-        print(f"a restart is needed for: {', '.join(outcome['restart'])}")
+        print(f"a restart is needed for: {shown(', '.join(outcome['restart']))}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from flux.cli.progress import ProgressBar
+from flux.cli.shown import shown, shown_lines
 from flux.config import ConfigError, load
 from flux.errors import Unavailable
 
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         settings = load(args.config, args.overrides)
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        print(shown_lines(error), file=sys.stderr)
         return 2
     if settings.store.kind != "sqlite":
         print(
@@ -52,11 +53,12 @@ def run(args: argparse.Namespace) -> int:
         with ProgressBar(console, 1) as bar:
             made = back_up_store(settings, args.target, bar.step(f"copying {settings.store.path}"))
     except Unavailable as error:
-        print(f"flux backup: {error.detail}", file=sys.stderr)
+        print(f"flux backup: {shown_lines(error.detail)}", file=sys.stderr)
         return 1
     finally:
         signal.signal(signal.SIGTERM, before)
     accounts = "1 account" if made.accounts == 1 else f"{made.accounts:,} accounts"
-    print(f"{args.target}: {made.size / 1e6:,.1f} MB, {accounts}, copied from {made.source}")
-    print(f"It is a whole database: start flux on it with --set store.path={args.target}")
+    target, source = shown(args.target), shown(made.source)
+    print(f"{target}: {made.size / 1e6:,.1f} MB, {accounts}, copied from {source}")
+    print(f"It is a whole database: start flux on it with --set store.path={target}")
     return 0

@@ -19,6 +19,7 @@ from twisted.logger import (
 from flux.bench.placement import NAMED, Conditions, Outcome, Simulation
 from flux.cli.numbers import at_least
 from flux.cli.progress import ProgressBar
+from flux.cli.shown import shown
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         simulations = [Simulation(name, conditions, args.seed) for name in args.balancer or NAMED]
     except ValueError as error:
-        print(f"flux balance: {error}", file=sys.stderr)
+        print(f"flux balance: {shown(error)}", file=sys.stderr)
         return 2
     outcomes = []
     with ProgressBar(console, len(simulations)) as bar:

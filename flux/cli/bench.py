@@ -29,6 +29,7 @@ from flux.bench.servers import ServerFailed
 from flux.bench.subjects import Subject
 from flux.cli.numbers import at_least, even
 from flux.cli.progress import ProgressBar
+from flux.cli.shown import say
 
 SERVERS: tuple[Subject, ...] = ("flux", "cluster")
 
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         with ProgressBar(status, len(steps)) as bar:
             runs, idle = _measure(args, plan, steps, bar)
     except (LoadFailed, ServerFailed, OSError) as error:
-        status.print(f"cannot measure: {error}", markup=False)
+        say(status, f"cannot measure: {error}")
         return 2
     summaries = report.summarise(runs)
     if args.json:

@@ -20,6 +20,7 @@ from flux.bench.scenarios import make_room
 from flux.bench.servers import ServerFailed
 from flux.bench.storm import Storm
 from flux.cli.progress import ProgressBar
+from flux.cli.shown import say
 
 SCENARIOS = ("across", "storm")
 #: From which share of the processor on messages wait for it, as each of them needs it several times.
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
                 step = bar.step(f"{args.rate:g} new clients a second, and {args.returning:,} at once")
                 many = storm.measure(args.data, args.rate, args.storm, args.returning, step)
     except (LoadFailed, ServerFailed, OSError) as error:
-        status.print(f"cannot measure: {error}", markup=False)
+        say(status, f"cannot measure: {error}")
         return 2
     judgements = [*(across.judge(between) if between else ()), *(storm.judge(many) if many else ())]
     if args.json:

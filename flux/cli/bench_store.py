@@ -20,6 +20,7 @@ from flux.bench.engines import PostgresServer
 from flux.bench.servers import ServerFailed
 from flux.bench.stores import SENDERS, AppendFailed, Case, Outcome, cases, measure
 from flux.cli.progress import ProgressBar
+from flux.cli.shown import say
 from flux.config import load
 from flux.errors import FluxError
 from flux.lifecycle import CannotStart, react
@@ -72,24 +73,24 @@ def run(args: argparse.Namespace) -> int:
         try:
             from flux.bench.plot import draw
         except ImportError:
-            status.print("--plot needs matplotlib: pip install 'flux-messenger\\[bench]'")
+            say(status, "--plot needs matplotlib: pip install 'flux-messenger[bench]'")
             return 2
     try:
         args.data.mkdir(parents=True, exist_ok=True)
         sync = sync_latency(args.data)
     except OSError as error:
-        status.print(f"cannot measure: {error}", markup=False)
+        say(status, f"cannot measure: {error}")
         return 2
     if args.plot is not None:
         try:
             _try_to_write(args.plot)
         except OSError as error:
-            status.print(f"--plot: cannot write {args.plot}: {error.strerror}", markup=False, soft_wrap=True)
+            say(status, f"--plot: cannot write {args.plot}: {error.strerror}")
             return 2
     with contextlib.suppress(SystemExit):  # which is how react always ends
         react(all_cases)
     if problems:
-        status.print(f"cannot measure: {problems[0]}", markup=False)
+        say(status, f"cannot measure: {problems[0]}")
         return 2
     if args.json:
         print(json.dumps({"fsync_ms": sync * 1000, "outcomes": [asdict(outcome) for outcome in outcomes]}, indent=2))
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         output.print(f"disk: a 4 KiB write is durable after {sync * 1000:.2f} ms (median)")
     if args.plot is not None:
         draw(outcomes, args.plot)
-        status.print(f"drawn to {args.plot}", markup=False)
+        say(status, f"drawn to {args.plot}")
     return 0
 
 

@@ -25,6 +25,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from flux.addresses import HostPort
+from flux.cli.shown import shown
 from flux.config import ChatServer, ConfigError, Settings, load
 from flux.errors import in_words
 from flux.lifecycle import CannotStart, react, within
@@ -146,8 +147,8 @@ async def attempt(steps: Iterable[Step], clock: IReactorTime) -> bool:
 
 
 def _line(outcome: str, seconds: float, name: str, text: str = "") -> str:
-    first = f"{outcome:<6} {seconds * 1000:>7.0f} ms  {name}"
-    return "\n".join([first, *(f"{'':19}{line}" for line in text.splitlines())])
+    first = f"{outcome:<6} {seconds * 1000:>7.0f} ms  {shown(name)}"
+    return "\n".join([first, *(f"{'':19}{shown(line)}" for line in text.splitlines())])
 
 
 async def can_listen(key: str, endpoint: str, reactor: Any) -> None:

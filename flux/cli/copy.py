@@ -19,6 +19,7 @@ from twisted.internet.threads import deferToThreadPool
 
 from flux.cli.output import warnings_to_stderr
 from flux.cli.progress import ProgressBar
+from flux.cli.shown import say, shown_lines
 from flux.config import ConfigError, Settings, load
 from flux.errors import Unavailable
 from flux.lifecycle import CannotStart, react, sleep, turn
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         source, target = load(args.source), load(args.target)
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        print(shown_lines(error), file=sys.stderr)
         return 2
     warnings_to_stderr("flux copy")
     attempt = _Attempt(Interruption())
@@ -90,7 +91,7 @@ class _Attempt:
             pass
         except (Unavailable, CannotStart) as error:
             if not self.interrupted:
-                print(f"flux copy: {getattr(error, 'detail', None) or error}", file=sys.stderr)
+                print(f"flux copy: {shown_lines(getattr(error, 'detail', None) or error)}", file=sys.stderr)
         finally:
             self._ended = True
 
@@ -145,12 +146,12 @@ def _place(settings: Settings) -> object:
 
 
 def _show(copied: Copied) -> None:
-    shown = Table()
-    shown.add_column("table")
-    shown.add_column("rows", justify="right")
-    shown.add_column("checksum on both sides")
+    tables = Table()
+    tables.add_column("table")
+    tables.add_column("rows", justify="right")
+    tables.add_column("checksum on both sides")
     for table in copied.tables:
-        shown.add_row(table.name, f"{table.rows:,}", table.checksum)
+        tables.add_row(table.name, f"{table.rows:,}", table.checksum)
     output = Console()
-    output.print(shown)
-    output.print(f"copied {copied.source} to {copied.target}", markup=False, highlight=False)
+    output.print(tables)
+    say(output, f"copied {copied.source} to {copied.target}")

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from flux.cli.output import warnings_to_stderr
+from flux.cli.shown import shown_lines
 from flux.config import ConfigError, Settings, load
 from flux.errors import Unavailable
 from flux.lifecycle import CannotStart, react
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         settings = load(args.config, args.overrides)
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        print(shown_lines(error), file=sys.stderr)
         return 2
     status = 1
     warnings_to_stderr("flux migrate")
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
             await _migrate(settings, reactor, args.apply)
             status = 0
         except (Unavailable, CannotStart) as error:
-            print(f"flux migrate: {getattr(error, 'detail', None) or error}", file=sys.stderr)
+            print(f"flux migrate: {shown_lines(getattr(error, 'detail', None) or error)}", file=sys.stderr)
 
     try:
         react(work)

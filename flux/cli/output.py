@@ -69,6 +69,8 @@ def warnings_to_stderr(command: str) -> None:
         globalLogBeginner,
     )
 
-    observer = FileLogObserver(sys.stderr, lambda event: f"{command}: {formatEvent(event)}\n")
+    from flux.cli.shown import shown
+
+    observer = FileLogObserver(sys.stderr, lambda event: f"{command}: {shown(formatEvent(event))}\n")
     warnings = FilteringLogObserver(observer, [LogLevelFilterPredicate(LogLevel.warn)])
     globalLogBeginner.beginLoggingTo([warnings], redirectStandardIO=False)

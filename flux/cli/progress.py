@@ -8,6 +8,8 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from flux.cli.shown import shown
+
 #: It is drawn at most this often, in seconds, and never by a thread: what it shows shares its processor.
 REFRESH = 0.25
 
@@ -17,7 +19,7 @@ class ProgressBar:
 
     def __init__(self, console: Console, steps: int) -> None:
         self._bar = Progress(
-            TextColumn("{task.description}", style="bold"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeRemainingColumn(),
@@ -42,7 +44,7 @@ class ProgressBar:
         """Begin the next step; returns what is told the share of it that is done, 0 to 1."""
         done = self._steps
         self._steps += 1
-        self._bar.update(self._task, description=description, completed=done, refresh=True)
+        self._bar.update(self._task, description=shown(description), completed=done, refresh=True)
 
         def progress(share: float) -> None:
             self.show(done + share, description)
@@ -54,4 +56,4 @@ class ProgressBar:
         now = time.monotonic()
         if now - self._drawn >= REFRESH:
             self._drawn = now
-            self._bar.update(self._task, description=description, completed=completed, refresh=True)
+            self._bar.update(self._task, description=shown(description), completed=completed, refresh=True)

@@ -23,6 +23,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from twisted.internet.defer import Deferred
 
 from flux.bench.checker import count
@@ -32,6 +33,7 @@ from flux.bench.installation import Installation, SingleServer
 from flux.bench.servers import ServerFailed
 from flux.bench.verification import NotRecovered, Plan, Progress, Verdict, Verification
 from flux.cli.progress import ProgressBar
+from flux.cli.shown import say, shown
 from flux.client import ClientError, HostPort, parse_address, trust_from
 from flux.errors import FluxError
 from flux.lifecycle import DeadlineExceeded, react
@@ -112,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
         there = _there(args)
         directory = _directory(args)
     except ValueError as error:
-        status.print(f"flux verify: {error}", markup=False)
+        say(status, f"flux verify: {error}")
         return 2
     attempt = _Attempt()
     with contextlib.suppress(SystemExit):  # which is how react always ends
@@ -128,9 +130,9 @@ def run(args: argparse.Namespace) -> int:
         if args.data is None and (sound or attempt.interrupted or not any(directory.iterdir())):
             shutil.rmtree(directory, ignore_errors=True)
         else:
-            status.print(f"what the servers printed is in {directory}", markup=False, soft_wrap=True)
+            say(status, f"what the servers printed is in {directory}")
     if attempt.interrupted:
-        status.print("flux verify: interrupted, so nothing is said about the messages", markup=False)
+        say(status, "flux verify: interrupted, so nothing is said about the messages")
         return 130
     if verdict is None and not attempt.broken:
         return 2
@@ -165,16 +167,16 @@ class _Attempt:
             try:
                 installation = _installation(reactor, args, there, directory)
             except ServerFailed as error:
-                output.print(f"cannot verify: {error}", markup=False)
+                say(output, f"cannot verify: {error}")
                 return
             try:
                 await self._verify(reactor, plan, installation, bar.show)
             except NotRecovered as error:
                 self.broken = True
-                output.print(str(error), style="bold red", markup=False)
+                say(output, error, "bold red")
             except (ClientError, ConversationFailed, DeadlineExceeded, FluxError, OSError, ServerFailed) as error:
                 if not self.interrupted:
-                    output.print(f"cannot verify: {error}", markup=False)
+                    say(output, f"cannot verify: {error}")
 
     async def _verify(self, reactor: Any, plan: Plan, installation: Installation, progress: Progress) -> None:
         def shut_down() -> Deferred[None]:
@@ -282,21 +284,24 @@ def show(console: Console, verdict: Verdict, plan: Plan) -> None:
     """For people."""
     if len(verdict.periods) > 1:
         console.print(_table(verdict, plan))
-    console.print(
+    say(
+        console,
         f"{verdict.sent:,} messages sent in {verdict.chats} chats, {verdict.acknowledged:,} acknowledged, "
-        f"shown {verdict.shown:,} times (seed {verdict.seed})"
+        f"shown {verdict.shown:,} times (seed {verdict.seed})",
     )
     if not verdict.settled:
         console.print("[bold red]Not everything arrived in time.[/]")
-    console.print(", ".join(f"{kind}: {number}" for kind, number in count(verdict.anomalies).items()))
+    say(console, ", ".join(f"{kind}: {number}" for kind, number in count(verdict.anomalies).items()))
     for anomaly in verdict.anomalies[:PRINTED]:
         where = f"chat {anomaly.chat}, message {anomaly.seq}" + (f", to {anomaly.viewer}" if anomaly.viewer else "")
-        console.print(f"  [red]{anomaly.kind}[/]: {where}: {anomaly.detail}", highlight=False)
+        console.print(
+            Text.assemble("  ", (anomaly.kind, "red"), ": ", shown(f"{where}: {anomaly.detail}")), soft_wrap=True
+        )
     if len(verdict.anomalies) > PRINTED:
         console.print(f"  and {len(verdict.anomalies) - PRINTED} more")
     if verdict.late:
         late = ", ".join(verdict.late)
-        console.print(f"[bold red]Not everybody was served again within {plan.recover_within:g} s after: {late}.[/]")
+        say(console, f"Not everybody was served again within {plan.recover_within:g} s after: {late}.", "bold red")
     if verdict.anomalies:
         console.print("[bold red]Delivery is broken.[/]")
     if verdict.sound:
