@@ -100,8 +100,8 @@ async def test_a_code_is_six_digits_and_works_once() -> None:
 async def test_a_code_is_for_one_address_and_one_purpose() -> None:
     codes = made(Time())
     code = await codes.issue("register", "a@x", HOME)
-    for purpose, email in (("reset", "a@x"), ("register", "b@x")):
-        with pytest.raises(CodeExpired):
+    for purpose, email, error in (("reset", "a@x", CodeWrong), ("register", "b@x", CodeExpired)):
+        with pytest.raises(error):
             await codes.check(purpose, email, code, HOME)
     await codes.check("register", "a@x", code, HOME)
 
@@ -124,6 +124,17 @@ async def test_a_new_code_replaces_the_old() -> None:
         with pytest.raises(CodeWrong):
             await codes.check("reset", "a@x", old, HOME)
     await codes.check("reset", "a@x", new, HOME)
+
+
+async def test_a_new_code_replaces_one_for_another_purpose() -> None:
+    codes = made(Time())
+    old = await codes.issue("reset", "a@x", HOME)
+    new = await codes.issue("register", "a@x", HOME)
+    with pytest.raises(CodeWrong):
+        await codes.check("reset", "a@x", old, HOME)
+    await codes.check("register", "a@x", new, HOME)
+    with pytest.raises(CodeExpired):
+        await codes.check("reset", "a@x", old, HOME)
 
 
 async def test_wrong_codes_use_it_up() -> None:

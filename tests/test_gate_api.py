@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -154,10 +155,62 @@ async def test_a_code_for_one_thing_is_none_for_another(server: GateServer) -> N
     code = await server.code(ANN, "reset")
     fields = {"name": "bob", "password": PASSWORD}
     reply = await server.post("/v1/accounts", email=ANN, code=code, **fields)
-    assert (reply.status, reply.error) == (403, "code_expired")
+    assert (reply.status, reply.error) == (403, "code_wrong")
     code = await server.code("bob@example.org")
     reply = await server.post("/v1/password/reset", email="bob@example.org", code=code, password=PASSWORD)
-    assert (reply.status, reply.error) == (403, "code_expired")
+    assert (reply.status, reply.error) == (403, "code_wrong")
+
+
+@pytest.mark.parametrize("asked", ["register", "reset", "either"])
+async def test_trying_codes_does_not_tell_who_has_an_account(server: GateServer, asked: str) -> None:
+    """Before one is asked for, until too many were wrong, and after it was used: known and unknown hear the same."""
+    server.reload(
+        "limits.logins_per_minute=0", "limits.logins_per_minute_address=0", "limits.registrations_per_hour_address=0"
+    )
+    await server.register("ann", ANN)
+    await server.register("cat")
+    token = await server.log_in("cat")
+
+    async def ask(email: str) -> str | None:
+        """The code, where the e-mail has one."""
+        if asked == "either":
+            assert (await server.ok("/get_varifycode", email=email))["error"] == 0
+        else:
+            await server.ok("/v1/codes", email=email, purpose=asked)
+        found = re.search(r"^Your code is (\d+)$", Mailbox.mails[-1][2], re.MULTILINE)
+        return found and found[1]
+
+    async def hears(email: str) -> list[tuple[int, bytes]]:
+        # No guess, but what no code can be.
+        body = {"email": email, "code": "x", "password": "another password"}
+        user = {"user": "nobody", "email": email, "passwd": "another password", "varifycode": "x"}
+        replies = [
+            await server.post("/v1/accounts", name="nobody", **body),
+            await server.post("/v1/password/reset", **body),
+            await server.ask("PATCH", "/v1/profile", {"email": email, "code": "x"}, **token),
+            await server.ask("POST", "/user_register", {**user, "confirm": user["passwd"]}),
+            await server.ask("POST", "/reset_pwd", user),
+        ]
+        return [(reply.status, reply.raw) for reply in replies]
+
+    known, unknown = ANN, "bob@x.org"
+    assert await hears(known) == await hears(unknown)
+    for email in (known, unknown):
+        await ask(email)
+    first = [await hears(email) for email in (known, unknown)]
+    assert first[0] == first[1]
+    assert b"code_wrong" in first[0][0][1]
+    second = [await hears(email) for email in (known, unknown)]
+    assert second[0] == second[1]
+    assert b"code_expired" in second[0][0][1]
+    if asked == "either":
+        for email in (known, unknown):
+            code = await ask(email)
+            if email == known:
+                await server.ok("/v1/password/reset", email=email, code=code, password="another password")
+            else:
+                await server.ok("/v1/accounts", name="bob", password=PASSWORD, email=email, code=code)
+        assert await hears(known) == await hears(unknown)
 
 
 async def test_guessed_codes(server: GateServer) -> None:

@@ -6,10 +6,14 @@
     check ──> accepted, once                   or code_wrong, 5 times         or code_expired
 
 A code says what it is for, so that one asked for under a pretext (``register``) does not
-open an account (``reset``).  Six digits can be tried one after the other; what keeps them
-safe is that a code is gone after :data:`TRIES` wrong ones, that new ones are counted, and
-that failures count as failed logins.  For the same reason the digest hides a code only
-from a glance: whoever reads the shared state can try a million of them.
+open an account (``reset``).  An address has one code all the same, whatever that is for:
+where a code for another purpose were none at all, trying one would tell which purpose it
+was made for, and whether the address has an account may decide that.
+
+Six digits can be tried one after the other; what keeps them safe is that a code is gone
+after :data:`TRIES` wrong ones, that new ones are counted, and that failures count as failed
+logins.  For the same reason the digest hides a code only from a glance: whoever reads the
+shared state can try a million of them.
 """
 
 from __future__ import annotations
@@ -60,7 +64,7 @@ class Codes:
         self.per_address = per_address
 
     async def issue(self, purpose: Purpose, email: str, address: str) -> str:
-        """A new code for ``email`` (folded), in place of an earlier one for the same purpose.
+        """A new code for ``email`` (folded), in place of an earlier one for any purpose.
 
         :param address: the network address of whoever asks.
         :raises flux.errors.RateLimited: too many were asked for.
@@ -70,25 +74,25 @@ class Codes:
         await self._count(f"code@{counted(address)}", self.per_address, address)
         await self._count(f"code:{email}", self.per_email, address)
         code = f"{secrets.randbelow(10**DIGITS):0{DIGITS}}"
-        await self._state.set_code(f"{purpose}:{email}", _digest(purpose, email, code), LIFETIME)
+        await self._state.set_code(email, _digest(purpose, email, code), LIFETIME)
         return code
 
     async def check(self, purpose: Purpose, email: str, code: str, address: str) -> None:
-        """Return if ``code`` is the one sent to ``email`` (folded); it is used up then.
+        """Return if ``code`` is the one sent to ``email`` (folded) for ``purpose``; it is used up then.
 
-        :raises flux.errors.CodeWrong: it is another.
+        :raises flux.errors.CodeWrong: it is another, or for another purpose.
         :raises flux.errors.CodeExpired: there is none (any more).
         :raises flux.errors.RateLimited: too many failures lately.
         :raises flux.errors.Unavailable: the shared state is away.
         """
         await self._throttle.check(email, address)
-        outcome = await self._state.try_code(f"{purpose}:{email}", _digest(purpose, email, code), TRIES)
+        outcome = await self._state.try_code(email, _digest(purpose, email, code), TRIES)
         if outcome == "accepted":
             return
         await self._throttle.failed(email, address, "code")
         if outcome == "wrong":
             self._metrics.code_wrong.inc()
-            raise CodeWrong("this is not the code that was sent to this address")
+            raise CodeWrong("this is not the code that was sent to this address, or it is for something else")
         self._metrics.code_expired.inc()
         raise CodeExpired("there is no code for this address, or none any more; ask for a new one")
 

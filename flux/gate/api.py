@@ -52,7 +52,8 @@ async def request_code(gate: Gate, call: Call, body: CodeRequest) -> CodeSent:
     """Send a verification code to an e-mail address.
 
     The answer is the same whether the address has an account or not; what the e-mail says is not. A code works once,
-    for one purpose, within ten minutes, and not after five wrong ones. A new code replaces the one before it.
+    for one purpose, within ten minutes, and not after five wrong ones. A new code replaces the one before it, whatever
+    that was for.
     """
     return CodeSent(expires=await gate.verification.send(body.purpose, body.email, call.address))
 
