@@ -35,7 +35,7 @@ class ConstantHash:
 
 
 async def verify(
-    password: str, stored: str | None, allowed: Callable[[], Any] | None = None
+    password: str, stored: str | None, address: str, allowed: Callable[[], Any] | None = None
 ) -> tuple[bool, str | None]:
     """Instead of :meth:`Passwords.verify`."""
     if allowed is not None:
@@ -52,8 +52,9 @@ def main(folder: str, where: str) -> None:
     assert observer is not None
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
     listen = [f"{name}.listen={FREE}" for name in ("chat", "status", "gate")]
+    limits = ("connections_per_address", "token_logins_per_minute")
     settings = load(
-        None, [*listen, f"store.path={folder}/flux.db", "limits.connections_per_address=0", "admin.listen="]
+        None, [*listen, f"store.path={folder}/flux.db", *(f"limits.{limit}=0" for limit in limits), "admin.listen="]
     )
     assembly = assemble(settings, frozenset({"chat", "status", "gate"}), reactor)
     if where == "thread":

@@ -226,28 +226,6 @@ async def test_so_many_work_at_once_and_how_many_may_change() -> None:
     assert working[-1] == "f"
 
 
-async def test_who_is_last_lets_all_others_go_first() -> None:
-    slots, working = Slots(1), []
-
-    async def work(name: str) -> None:
-        await slots.acquire(last=name.isupper())
-        working.append(name)
-
-    running = [Deferred.fromCoroutine(work(name)) for name in "aBbCc"]
-    assert (working, slots.waiting, slots.waiting_last) == (["a"], 4, 2)
-    slots.release()
-    running.append(Deferred.fromCoroutine(work("d")))
-    running[3].addErrback(lambda failure: failure.trap(CancelledError))
-    running[3].cancel()
-    assert (slots.waiting, slots.waiting_last) == (3, 1)
-    for _ in range(3):
-        slots.release()
-    assert working == ["a", "b", "c", "d", "B"]
-    # Where there is room, nobody is last.
-    slots.release()
-    assert Deferred.fromCoroutine(work("E")).called
-
-
 async def test_thousands_who_are_through_at_once_lose_no_turn() -> None:
     slots, through = Slots(2), []
 

@@ -15,6 +15,7 @@ from flux.accounts.rules import COMMON
 from flux.errors import Unavailable
 
 GOOD = "a fine password"
+HOME = "10.0.0.1"
 
 
 @pytest_twisted.async_yield_fixture
@@ -237,7 +238,7 @@ async def test_an_unknown_account_costs_a_hash_like_any_other() -> None:
     try:
         for stored in (HASH, None, None):
             hasher.verified = 0
-            assert await passwords.verify("decoy", stored) == (False, None)
+            assert await passwords.verify("decoy", stored, HOME) == (False, None)
             assert hasher.verified == 1
     finally:
         passwords.stop()
@@ -264,12 +265,12 @@ async def test_who_logs_in_does_not_wait_for_new_passwords(monkeypatch: pytest.M
     passwords.start()
     try:
         # One is at work and three wait; those of who logs in have places of their own.
-        waiting = [Deferred.fromCoroutine(passwords.hash(f"new {number}")) for number in range(4)]
+        waiting = [Deferred.fromCoroutine(passwords.hash(f"new {number}", HOME)) for number in range(4)]
         with pytest.raises(Unavailable, match="new passwords"):
-            await passwords.hash("one more")
-        waiting += [Deferred.fromCoroutine(passwords.verify(f"login {number}", HASH)) for number in range(3)]
+            await passwords.hash("one more", HOME)
+        waiting += [Deferred.fromCoroutine(passwords.verify(f"login {number}", HASH, HOME)) for number in range(3)]
         with pytest.raises(Unavailable, match="logins"):
-            await passwords.verify("one more", HASH)
+            await passwords.verify("one more", HASH, HOME)
         assert passwords.waiting == 6
         begin.set()
         await DeferredList(waiting)

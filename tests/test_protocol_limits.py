@@ -11,7 +11,7 @@ import pytest
 import pytest_twisted
 from chat_server import PASSWORD, ChatServer, Client
 
-from flux.chat.pace import Pace
+from flux.accounts.pace import Pace
 from flux.errors import RateLimited
 
 
@@ -220,8 +220,8 @@ async def test_who_logs_in_again_has_no_new_burst(server: ChatServer) -> None:
 
 
 async def test_so_many_debts_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flux.chat.pace.MOST", 10)
-    pace = Pace()
+    monkeypatch.setattr("flux.accounts.pace.MOST", 10)
+    pace: Pace[int] = Pace()
     for uid in range(1, 31):
         for _ in range(uid):
             pace.take(uid, 1.0, 0.0)

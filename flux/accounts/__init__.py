@@ -4,6 +4,8 @@
 
     accounts   registering, logging in, resetting a password: the steps, in their order
     codes      verification codes: given, and tried
-    passwords  hashing, off the reactor          throttle   failures, per account and address
+    passwords  hashing, off the reactor          turns      whose password is next
+    throttle   failures, per account and address
+    pace       how fast an account may go on
     rules      what names, passwords and addresses may look like
 """

@@ -15,7 +15,8 @@ from twisted.logger import Logger
 from flux.accounts.codes import Codes
 from flux.accounts.passwords import Passwords
 from flux.accounts.rules import check_email, check_name, check_password
-from flux.accounts.throttle import LoginThrottle, RegistrationThrottle
+from flux.accounts.throttle import LoginPace, LoginThrottle, RegistrationThrottle
+from flux.addresses import counted
 from flux.bans import Bans
 from flux.config import Settings
 from flux.ending import end_session
@@ -73,6 +74,9 @@ class Accounts:
         self._metrics = metrics
         self._bans = bans
         self._throttle = LoginThrottle(state, limits.logins_per_minute, limits.logins_per_minute_address, metrics, bans)
+        # Apart: with a token alone nobody keeps the owner of the account from logging in with the password.
+        self._by_token = LoginPace(clock, limits.token_logins_per_minute, self._throttle)
+        self._by_password = LoginPace(clock, limits.token_logins_per_minute, self._throttle)
         self._registrations = RegistrationThrottle(state, limits.registrations_per_hour_address, metrics, bans)
         self.codes = Codes(state, self._throttle, limits.codes_per_hour, limits.codes_per_hour_address, metrics, bans)
         self.reload(settings)
@@ -82,6 +86,7 @@ class Accounts:
         limits = settings.limits
         self._throttle.per_account = limits.logins_per_minute
         self._throttle.per_address = limits.logins_per_minute_address
+        self._by_token.per_minute = self._by_password.per_minute = limits.token_logins_per_minute
         self._registrations.per_address = limits.registrations_per_hour_address
         self.codes.per_email = limits.codes_per_hour
         self.codes.per_address = limits.codes_per_hour_address
@@ -89,16 +94,11 @@ class Accounts:
         self.password_min = limits.password_min
         self._password_min_numbered = limits.password_min_numbered
 
-    def throttled(self, address: str) -> None:
-        """A login that was right is refused by a limit that its port has of its own.
-
-        The address has done no wrong: one of many behind it must not have them all banned.
-        """
-        self._throttle.refused(address)
-
     def report(self) -> None:
-        """Log what was refused since the last report."""
+        """Log what was refused since the last report, and forget who owes nothing any more; once a second."""
         self._throttle.report()
+        self._by_token.prune()
+        self._by_password.prune()
 
     async def register(
         self,
@@ -134,7 +134,7 @@ class Accounts:
         elif self.require_code:
             raise BadRequest("code: missing; the gate sends one to your e-mail address (POST /v1/codes)")
         await self._registrations.check(address, conn)
-        hashed = await self._passwords.hash(password)
+        hashed = await self._passwords.hash(password, address)
         if code:
             await self.codes.check("register", verified, code, address)
         uid = await self._store.create_account(name, key, hashed, nick, email, icon, verified)
@@ -148,7 +148,7 @@ class Accounts:
 
         :raises flux.errors.PasswordInvalid: there is no such account, or it has another password.
         :raises flux.errors.Forbidden: the account is banned; said only to who knows its password.
-        :raises flux.errors.RateLimited: too many failures lately.
+        :raises flux.errors.RateLimited: too many failures lately, or too many right logins from this address.
         :raises flux.errors.Unavailable: the store is away, or too much waits for hashing.
         """
         if [bool(uid), bool(name), bool(email)].count(True) != 1:
@@ -157,6 +157,7 @@ class Accounts:
         credentials = await self._store.credentials(uid, key, verified)
         # Not the account where an address was given: to whom that belongs would show by what is counted together.
         account = verified or (str(credentials.id) if credentials else key or str(uid))
+        once = _here(account, address)
 
         async def allowed() -> None:
             try:
@@ -164,9 +165,10 @@ class Accounts:
             except Unavailable:
                 # With the shared state away password logins go on; the hash itself still slows guessing.
                 self.log.warn("failed logins are not counted: the shared state is away", conn=conn)
+            self._by_password.check(once, address)
 
         stored = credentials.password_hash if credentials else None
-        right, renewed = await self._passwords.verify(password, stored, allowed)
+        right, renewed = await self._passwords.verify(password, stored, address, allowed)
         if not right or credentials is None:
             self._metrics.wrong_password.inc()
             self.log.info("wrong password for {account} from {address}", account=account, address=address, conn=conn)
@@ -175,6 +177,7 @@ class Accounts:
             except Unavailable as error:
                 self.log.debug("a failed login was not counted: {error}", error=error, conn=conn)
             raise PasswordInvalid("account and password do not match")
+        self._by_password.take(once)
         self.check_ban(credentials.ban)
         if renewed is not None:
             if not await self._store.set_password(credentials.id, renewed, credentials.password_hash):
@@ -222,25 +225,48 @@ class Accounts:
             self.log.info("token refused for user {uid}", uid=uid, conn=conn)
             raise TokenInvalid("the token is unknown, expired or revoked; log in with the password")
 
+    def pace_token(self, uid: int, address: str) -> None:
+        """Count a login with a token that was found right: who has none must not use up what the owner may do.
+
+        :raises flux.errors.RateLimited: there were too many lately.
+        """
+        self._by_token.check(str(uid), address)
+        self._by_token.take(str(uid))
+
+    async def _prove(self, credentials: Credentials, password: str, address: str, field: str) -> None:
+        """Return if ``password`` is the account's; it counts as a login does.
+
+        :param field: where it was given.
+        :raises flux.errors.PasswordInvalid: it is another.
+        :raises flux.errors.RateLimited: see :meth:`authenticate`.
+        """
+        account = str(credentials.id)
+        once = _here(account, address)
+
+        async def allowed() -> None:
+            await self._throttle.check(account, address)
+            self._by_password.check(once, address)
+
+        right, _ = await self._passwords.verify(password, credentials.password_hash, address, allowed)
+        if not right:
+            await self._throttle.failed(account, address, "password")
+            raise PasswordInvalid(f"{field}: this is not the current password")
+        self._by_password.take(once)
+
     async def change_password(self, uid: int, old: str, new: str, address: str, conn: str) -> None:
         """Replace a password by who knows it, and revoke the token.
 
         :raises flux.errors.PasswordInvalid: ``old`` is another, or ``new`` breaks the rules.
-        :raises flux.errors.RateLimited: too many failures lately.
+        :raises flux.errors.RateLimited: see :meth:`authenticate`.
         :raises flux.errors.Unavailable: it was replaced meanwhile.
         """
         check_password(new, self.password_min)
         credentials = await self._store.credentials(uid, "")
         if credentials is None:
             raise UserInvalid("this account is gone")
-        account = str(uid)
-        right, _ = await self._passwords.verify(
-            old, credentials.password_hash, lambda: self._throttle.check(account, address)
-        )
-        if not right:
-            await self._throttle.failed(account, address, "password")
-            raise PasswordInvalid("old: this is not the current password")
-        if not await self._store.set_password(uid, await self._passwords.hash(new), credentials.password_hash):
+        await self._prove(credentials, old, address, "old")
+        hashed = await self._passwords.hash(new, address)
+        if not await self._store.set_password(uid, hashed, credentials.password_hash):
             raise Unavailable(REPLACED)
         await self._state.revoke(uid)
         self.log.info("user {uid} changed the password", uid=uid, conn=conn)
@@ -257,7 +283,7 @@ class Accounts:
         """
         verified = check_email(email)
         check_password(password, self.password_min)
-        hashed = await self._passwords.hash(password, lambda: self._throttle.check(verified, address))
+        hashed = await self._passwords.hash(password, address, lambda: self._throttle.check(verified, address))
         await self.codes.check("reset", verified, code, address)
         credentials = await self._store.credentials(0, "", verified)
         if credentials is None:
@@ -286,3 +312,12 @@ class Accounts:
         await self.codes.check("register", verified, code, address)
         await self._store.set_email(uid, email, verified)
         self.log.info("user {uid} has verified an e-mail address", uid=uid, conn=conn)
+
+
+def _here(account: str, address: str) -> str:
+    """What right passwords are counted by.
+
+    The address is in it since who is over the pace is refused before the password is looked at. Elsewhere that would
+    show that an account is in use, and keep out its owner, who may want to replace a password that others know.
+    """
+    return f"{account}@{counted(address)}"

@@ -5,7 +5,8 @@ The threads run at a lower priority than the reactor's, so that a wave of logins
 not delay messages, and their number bounds the memory that hashing takes.
 
 Who logs in has its turn before who wants a new password: anybody may register, and must
-not make all others wait by that.
+not make all others wait by that. Nor must one address with many logins: they wait for
+their turns by address (``turns``).
 """
 
 from __future__ import annotations
@@ -22,8 +23,7 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
-from flux.errors import Unavailable
-from flux.lifecycle import Slots
+from flux.accounts.turns import Turns
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class Passwords:
         self._pool = ThreadPool(0, threads, name="passwords")
         # A process that ends without having stopped this must not wait for its threads for ever.
         self._pool.threadFactory = _DaemonThread
-        self._turns = Slots(threads)
+        self._turns = Turns(threads, MAX_WAITING)
         # A wrong password and an unknown account must take the same time.
         self._decoy: str | None = None
 
@@ -71,26 +71,26 @@ class Passwords:
         """Passwords that wait for a thread."""
         return self._turns.waiting
 
-    async def hash(self, password: str, allowed: Callable[[], Any] | None = None) -> str:
+    async def hash(self, password: str, address: str, allowed: Callable[[], Any] | None = None) -> str:
         """The hash to store for a new password, once no others wait to be checked.
 
+        :param address: see :meth:`verify`.
         :param allowed: see :meth:`verify`.
+        :raises flux.errors.Unavailable: too many new ones wait.
         """
-        if self._turns.waiting_last >= MAX_WAITING:
-            raise Unavailable("too many new passwords at once; try again in a moment")
-        return await self._turn(lambda: self._hasher.hash(password), allowed, last=True)
+        return await self._turn(lambda: self._hasher.hash(password), address, allowed, last=True)
 
     async def verify(
-        self, password: str, stored: str | None, allowed: Callable[[], Any] | None = None
+        self, password: str, stored: str | None, address: str, allowed: Callable[[], Any] | None = None
     ) -> tuple[bool, str | None]:
         """Whether ``password`` matches, and a new hash where the stored one's parameters are outdated.
 
         :param stored: the stored hash; None for an unknown account, which costs the same.
+        :param address: the network address that asks; empty for an admin.
         :param allowed: awaited when this check's turn has come; what it raises ends the check.
+        :raises flux.errors.Unavailable: too many checks wait.
         """
-        if self._turns.waiting - self._turns.waiting_last >= MAX_WAITING:
-            raise Unavailable("too many logins at once; try again in a moment")
-        return await self._turn(lambda: self._verify(password, stored), allowed, last=False)
+        return await self._turn(lambda: self._verify(password, stored), address, allowed, last=False)
 
     def _verify(self, password: str, stored: str | None) -> tuple[bool, str | None]:
         if stored is None:
@@ -107,8 +107,8 @@ class Passwords:
             return False, None
         return True, self._hasher.hash(password) if self._hasher.check_needs_rehash(stored) else None
 
-    async def _turn(self, work: Callable[[], T], allowed: Callable[[], Any] | None, last: bool) -> T:
-        await self._turns.acquire(last)
+    async def _turn(self, work: Callable[[], T], address: str, allowed: Callable[[], Any] | None, last: bool) -> T:
+        await self._turns.acquire(address, last)
         try:
             if allowed is not None:
                 await allowed()

@@ -4,14 +4,18 @@ Counting per account alone would let anybody lock an account's owner out; counti
 per address alone would let one address try many accounts.  So there are two counters,
 and a login is refused when either is full.  Whoever goes on all the same will be
 banned (:mod:`flux.bans`).  Registrations are counted per address, for there is no account yet.
+
+Right logins have a pace (``pace``), which every process keeps for itself: they cost a hash or a session.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from flux.accounts.pace import Pace
 from flux.addresses import counted
 from flux.bans import Bans
 from flux.errors import RateLimited, Unavailable
@@ -117,3 +121,36 @@ class LoginThrottle:
     def _keys(account: str, address: str) -> list[str]:
         where = counted(address)
         return [f"login:{account}@{where}", f"login@{where}"]
+
+
+class LoginPace:
+    """Lets a few right logins of an account through at once, then one per interval.
+
+    :param throttle: where refusals are reported. They are no offences: one client must not have everybody behind
+        its address banned.
+    :ivar per_minute: how many in the long run, and after a pause at once; 0 means no limit.
+    """
+
+    def __init__(self, clock: IReactorTime, per_minute: int, throttle: LoginThrottle) -> None:
+        self._clock = clock
+        self._pace: Pace[str] = Pace()
+        self._throttle = throttle
+        self.per_minute = per_minute
+
+    def check(self, account: str, address: str) -> None:
+        """:raises flux.errors.RateLimited: there were too many lately."""
+        if not self.per_minute:
+            return
+        wait = self._pace.wait(account, 60.0 / self.per_minute, self.per_minute, self._clock.seconds())
+        if wait > 0:
+            self._throttle.refused(address)
+            raise RateLimited("too many logins of this account; wait before trying again", max(1, round(wait * 1000)))
+
+    def take(self, account: str) -> None:
+        """Count one that was right."""
+        if self.per_minute:
+            self._pace.take(account, 60.0 / self.per_minute, self._clock.seconds())
+
+    def prune(self) -> None:
+        """Forget who may go on at once; to be called now and then."""
+        self._pace.prune(self._clock.seconds())

@@ -185,7 +185,7 @@ class Assembly:
 
         async def hash_password(password: str) -> str:
             check_password(password, self._settings.limits.password_min)
-            return await self.passwords.hash(password)
+            return await self.passwords.hash(password, "")
 
         people = bool(self._roles & {"chat", "gate"})
         sources = Sources(

@@ -26,6 +26,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from flux.accounts.accounts import Accounts
+from flux.accounts.pace import Pace
 from flux.accounts.passwords import Passwords
 from flux.bans import Bans
 from flux.chat.connections import Connections
@@ -35,7 +36,6 @@ from flux.chat.departure import Departure
 from flux.chat.heartbeat import Heartbeat
 from flux.chat.insight import watch
 from flux.chat.journal import Entry, Journal
-from flux.chat.pace import Pace
 from flux.chat.presence import Presence
 from flux.chat.protocol import ChatConnection
 from flux.chat.pruning import Pruning
@@ -78,7 +78,6 @@ class ChatNode:
     :ivar metrics: what it counts.
     :ivar now: the clock as of the last second, cheap to read.
     :ivar pace: how fast each account asks, over all its connections.
-    :ivar token_logins: how often each account logs in by token.
     :ivar draining: True while no logins are taken.
     :ivar tasks: what runs as long as the node does.
     :ivar requests: the requests being answered.
@@ -117,8 +116,7 @@ class ChatNode:
         self.wall_clock = wall_clock
         self.sessions: dict[int, Session] = {}
         self.logging_in: Counter[int] = Counter()
-        self.pace = Pace()
-        self.token_logins = Pace()
+        self.pace: Pace[int] = Pace()
         self.tasks = Tasks(self.log)
         self.requests = Tasks(self.log)
         self.gather = Gather()
@@ -399,7 +397,6 @@ class ChatNode:
         self.connections.check(self.now)
         self.accounts.report()
         self.pace.prune(self.now)
-        self.token_logins.prune(self.now)
         await self.cursors.write()
         degraded = self.spread.degraded or not self.bus.connected
         if self.now - self._swept >= (SWEEP_DEGRADED if degraded else SWEEP):

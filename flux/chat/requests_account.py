@@ -25,7 +25,6 @@ from flux.errors import (
     BadRequest,
     FluxError,
     NoServer,
-    RateLimited,
     Unavailable,
 )
 from flux.model.bus import Kick
@@ -65,7 +64,7 @@ async def login(session: Session, request: requests.Login) -> None:
         raise NoServer("this server is draining; ask for another one")
     if isinstance(request.token, str):
         uid, checked = await _check_token(session, request), None
-        _pace_logins(session, uid)
+        node.accounts.pace_token(uid, session.connection.address)
     else:
         credentials = await _check_password(session, request)
         uid, checked = credentials.id, credentials.password_hash
@@ -84,26 +83,6 @@ async def _check_token(session: Session, request: requests.Login) -> int:
         raise BadRequest("password, token: give one of them")
     await session.node.accounts.check_token(request.id, str(request.token), session.connection.address, session.conn)
     return request.id
-
-
-def _pace_logins(session: Session, uid: int) -> None:
-    """Let a few logins of an account through at once, then one per interval; those by password are slowed by hashing.
-
-    After the token was found right: who has none must not use up what the owner may do.
-
-    :raises flux.errors.RateLimited: there were too many.
-    """
-    node = session.node
-    most = node.limits.token_logins_per_minute
-    if not most:
-        return
-    now = node.clock.seconds()
-    interval = 60.0 / most
-    wait = node.token_logins.wait(uid, interval, most, now)
-    if wait > 0:
-        node.accounts.throttled(session.connection.address)
-        raise RateLimited("too many logins of this account; wait before trying again", max(1, round(wait * 1000)))
-    node.token_logins.take(uid, interval, now)
 
 
 async def _check_password(session: Session, request: requests.Login) -> Credentials:

@@ -278,7 +278,7 @@ class Limits:
     connections_per_address: int = _key(COUNT, "100", "Connections from one address.", live=True)
     logins_per_minute: int = _key(COUNT, "10", "Failed logins a minute per account and address.", live=True)
     logins_per_minute_address: int = _key(COUNT, "60", "Failed logins a minute per address.", live=True)
-    token_logins_per_minute: int = _key(COUNT, "30", "Logins by token a minute of one account.", live=True)
+    token_logins_per_minute: int = _key(COUNT, "30", "Logins a minute of one account.", live=True)
     codes_per_hour: int = _key(COUNT, "5", "Verification codes an hour for one e-mail address.", live=True)
     codes_per_hour_address: int = _key(COUNT, "30", "Verification codes an hour asked for from an address.", live=True)
     registrations_per_hour_address: int = _key(COUNT, "100", "Accounts registered an hour from an address.", live=True)

@@ -81,7 +81,7 @@ async def register(gate: Gate, call: Call, body: Registration) -> Registered:
 async def login(gate: Gate, call: Call, body: Credentials) -> LoggedIn:
     """Check a password, and get a chat server and a token for it.
 
-    Failed logins are counted, together with those on the chat port.
+    Failed logins are counted, together with those on the chat port. Right ones of an account have a limit, too.
     """
     uid = body.id if isinstance(body.id, int) else 0
     known, place = await gate.log_in(

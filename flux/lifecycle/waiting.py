@@ -171,18 +171,12 @@ class Slots:
     def __init__(self, limit: int) -> None:
         self._free = self._limit = limit
         self._waiting: deque[Deferred[None]] = deque()
-        self._last: deque[Deferred[None]] = deque()
         self._admitting = False
 
     @property
     def waiting(self) -> int:
         """Those who wait for their turn."""
-        return len(self._waiting) + len(self._last)
-
-    @property
-    def waiting_last(self) -> int:
-        """Those of them who come after all others."""
-        return len(self._last)
+        return len(self._waiting)
 
     def resize(self, limit: int) -> None:
         """Of more than ``limit`` who work at the moment, all finish."""
@@ -190,17 +184,13 @@ class Slots:
         self._limit = limit
         self._admit()
 
-    async def acquire(self, last: bool = False) -> None:
-        """Wait for a turn; every one has to be released.
-
-        :param last: let all go first who do not say so, those who come later too.
-        """
+    async def acquire(self) -> None:
+        """Wait for a turn; every one has to be released."""
         if self._free > 0:
             self._free -= 1
             return
-        queue = self._last if last else self._waiting
-        turn: Deferred[None] = Deferred(queue.remove)
-        queue.append(turn)
+        turn: Deferred[None] = Deferred(self._waiting.remove)
+        self._waiting.append(turn)
         await turn
 
     def release(self) -> None:
@@ -215,9 +205,9 @@ class Slots:
             return
         self._admitting = True
         try:
-            while self._free > 0 and (self._waiting or self._last):
+            while self._free > 0 and self._waiting:
                 self._free -= 1
-                (self._waiting or self._last).popleft().callback(None)
+                self._waiting.popleft().callback(None)
         finally:
             self._admitting = False
 
