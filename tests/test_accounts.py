@@ -294,7 +294,8 @@ async def test_a_reset_replaces_the_password_and_revokes_the_token(server: ChatS
     ann = await verified(accounts, "ann", MAIL)
     token = await server.token(ann)
     code = await accounts.codes.issue("reset", MAIL.lower(), HOME)
-    assert await accounts.reset_password(MAIL.upper(), code, "another password", HOME, "c1", name="ANN") == ann
+    reset = await accounts.reset_password(MAIL.upper(), code, "another password", HOME, "c1", name="ANN")
+    assert (reset.id, reset.email) == (ann, MAIL)
     assert (await accounts.authenticate("another password", HOME, "c1", name="ann")).id == ann
     with pytest.raises(PasswordInvalid):
         await accounts.authenticate(GOOD, HOME, "c1", name="ann")
@@ -431,7 +432,30 @@ async def test_an_account_gets_an_address_later(server: ChatServer, accounts: Ac
     assert (await accounts.authenticate(GOOD, HOME, "c1", email=MAIL)).email == MAIL
     code = await accounts.codes.issue("register", "bob@example.org", HOME)
     with pytest.raises(UserExists):
-        await accounts.set_email(ann, "Bob@example.org", code, HOME, "c1")
+        await accounts.set_email(ann, "Bob@example.org", code, HOME, "c1", password=GOOD)
+
+
+async def test_another_address_takes_the_password(server: ChatServer, accounts: Accounts) -> None:
+    ann = await verified(accounts, "ann", MAIL)
+    code = await accounts.codes.issue("register", "new@x.org", HOME)
+    for password, error in (("", BadRequest), ("another", PasswordInvalid)):
+        with pytest.raises(error, match="password: "):
+            await accounts.set_email(ann, "new@x.org", code, HOME, "c1", password=password)
+    assert (await server.store.credentials(ann, "")).email == MAIL
+    # None of that has used the code up.
+    assert (await accounts.set_email(ann, "new@x.org", code, HOME, "c1", password=GOOD)).email == MAIL
+    assert (await server.store.credentials(ann, "")).email == "new@x.org"
+
+
+async def test_guesses_at_the_password_for_another_address_are_failed_logins(accounts: Accounts) -> None:
+    ann = await verified(accounts, "ann", MAIL)
+    for _ in range(10):
+        with pytest.raises(PasswordInvalid):
+            await accounts.set_email(ann, "new@x.org", "0", HOME, "c1", password="a guess")
+    with pytest.raises(RateLimited):
+        await accounts.set_email(ann, "new@x.org", "0", HOME, "c1", password=GOOD)
+    with pytest.raises(RateLimited):
+        await accounts.authenticate(GOOD, HOME, "c1", name="ann")
 
 
 # --- on the chat port --------------------------------------------------------
@@ -499,6 +523,15 @@ async def test_of_two_changes_with_the_old_password_one_counts(server: ChatServe
     with pytest.raises(Unavailable, match="try again"):
         await accounts.change_password(ann, GOOD, "another password", HOME, "c1")
     assert (await server.store.credentials(ann, "")).password_hash == "the owner's"
+
+
+async def test_an_address_is_not_replaced_with_the_old_password(server: ChatServer, accounts: Accounts) -> None:
+    ann = await verified(accounts, "ann", MAIL)
+    code = await accounts.codes.issue("register", "thief@x.org", HOME)
+    replace_while_checked(server, ann)
+    with pytest.raises(Unavailable, match="try again"):
+        await accounts.set_email(ann, "thief@x.org", code, HOME, "c1", password=GOOD)
+    assert (await server.store.credentials(ann, "")).email == MAIL
 
 
 async def test_a_token_for_the_old_password_is_revoked(server: ChatServer, accounts: Accounts) -> None:

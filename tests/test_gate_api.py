@@ -9,6 +9,7 @@ import pytest
 import pytest_twisted
 from gate_server import PASSWORD, GateServer, Mailbox, code_in
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs, formatEvent
 
 from flux import errors
 from flux.accounts.codes import LIFETIME, TRIES
@@ -311,6 +312,102 @@ async def test_an_address_is_verified_later(server: GateServer) -> None:
     right = await server.ask("PATCH", "/v1/profile", {"email": ANN, "code": code, "nick": "Annie"}, **token)
     assert (right.json["email"], right.json["nick"]) == (ANN, "Annie")
     await server.ok("/v1/login", email=ANN, password=PASSWORD)
+
+
+async def test_a_token_alone_does_not_replace_an_address(server: GateServer) -> None:
+    await server.register("ann", ANN)
+    token = await server.log_in("ann")
+    code = await server.code("thief@example.org")
+    sent = len(Mailbox.mails)
+    fields = {"email": "thief@example.org", "code": code}
+    for more, status, error in (({}, 400, "bad_request"), ({"password": "a guess"}, 403, "password_invalid")):
+        refused = await server.ask("PATCH", "/v1/profile", fields | more, **token)
+        assert (refused.status, refused.error) == (status, error)
+    assert (await server.ask("GET", "/v1/profile", **token)).json["email"] == ANN
+    assert len(Mailbox.mails) == sent
+    changed = await server.ask("PATCH", "/v1/profile", fields | {"password": PASSWORD}, **token)
+    assert changed.json["email"] == "thief@example.org"
+    [(to, subject, text)] = Mailbox.mails[sent:]
+    assert (to, subject) == (ANN, "The e-mail address of the account ann was changed")
+    assert "thief" not in text
+
+
+async def test_a_first_address_replaces_none_and_nobody_is_told(server: GateServer) -> None:
+    await server.ok("/v1/accounts", name="ann", password=PASSWORD, email="not@verified.org")
+    token = await server.log_in("ann")
+    code = await server.code(ANN)
+    sent = len(Mailbox.mails)
+    changed = await server.ask("PATCH", "/v1/profile", {"email": ANN, "code": code}, **token)
+    assert changed.json["email"] == ANN
+    assert len(Mailbox.mails) == sent
+
+
+async def test_who_resets_a_password_is_told_so(server: GateServer) -> None:
+    await server.register("ann", ANN)
+    for path, fields in (
+        ("/v1/password/reset", {"email": ANN.upper(), "password": "another password"}),
+        ("/reset_pwd", {"email": ANN.upper(), "passwd": PASSWORD, "user": "ann"}),
+    ):
+        code = await server.code(ANN, "reset")
+        await server.ok(path, code=code, varifycode=code, **fields)
+        assert Mailbox.mails[-1][:2] == (ANN, "The password of the account ann was reset")
+
+
+@pytest.mark.parametrize("problem", ["held", "fails"])
+async def test_nobody_waits_for_what_the_owner_is_told(server: GateServer, problem: str) -> None:
+    await server.register("ann", ANN)
+    code = await server.code(ANN, "reset")
+    sent = len(Mailbox.mails)
+    held: Deferred[None] = Deferred()
+    if problem == "held":
+        Mailbox.held = held
+    else:
+        Mailbox.problem = Unavailable("the mail server is away")
+    with capturedLogs() as logged:
+        await server.ok("/v1/password/reset", email=ANN, code=code, password="another password")
+    assert len(Mailbox.mails) == sent
+    said = [formatEvent(event) for event in logged]
+    assert [line for line in said if "told" in line] == (
+        [] if problem == "held" else ["user 1 was not told by e-mail: unavailable: the mail server is away"]
+    )
+    held.callback(None)
+    await server.ok("/v1/login", name="ann", password="another password")
+    assert len(Mailbox.mails) == sent + (problem == "held")
+
+
+@pytest.mark.parametrize("begun", ["before", "while it stops"])
+async def test_a_stop_waits_a_moment_for_what_owners_are_told(
+    tmp_path: Any, begun: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await GateServer(tmp_path).start()
+    await server.register("ann", ANN)
+    code = await server.code(ANN, "reset")
+    Mailbox.held = held = Deferred()
+    replacing: Deferred[None] = Deferred()
+    asked: Deferred[None] = Deferred()
+    set_password = server.assembly.store.set_password
+
+    async def slowly(*arguments: Any) -> bool:
+        asked.callback(None)
+        await replacing
+        return await set_password(*arguments)
+
+    monkeypatch.setattr(server.assembly.store, "set_password", slowly)
+    resetting = Deferred.fromCoroutine(
+        server.ok("/v1/password/reset", email=ANN, code=code, password="another password")
+    )
+    await asked
+    if begun == "before":
+        replacing.callback(None)
+        await resetting
+    stopping = Deferred.fromCoroutine(server.stop())
+    if begun != "before":
+        replacing.callback(None)
+        await resetting
+    assert not stopping.called
+    held.callback(None)
+    await stopping
+    assert Mailbox.mails[-1][1] == "The password of the account ann was reset"
 
 
 @pytest.mark.parametrize(

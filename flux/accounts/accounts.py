@@ -261,9 +261,7 @@ class Accounts:
         :raises flux.errors.Unavailable: it was replaced meanwhile.
         """
         check_password(new, self.password_min)
-        credentials = await self._store.credentials(uid, "")
-        if credentials is None:
-            raise UserInvalid("this account is gone")
+        credentials = await self._known(uid)
         await self._prove(credentials, old, address, "old")
         hashed = await self._passwords.hash(new, address)
         if not await self._store.set_password(uid, hashed, credentials.password_hash):
@@ -273,8 +271,8 @@ class Accounts:
 
     async def reset_password(
         self, email: str, code: str, password: str, address: str, conn: str, *, name: str = ""
-    ) -> int:
-        """Replace the password of the account with this verified address, and end its session; returns its id.
+    ) -> Credentials:
+        """Replace the password of the account with this verified address, and end its session; returns whose it was.
 
         :param name: if given, the account must be called so.
         :raises flux.errors.EmailMismatch: it is not.
@@ -300,18 +298,39 @@ class Accounts:
         else:
             if not ended.token:
                 self.log.warn("the token of {uid} lives until it expires: {why}", uid=uid, why=ended.problem, conn=conn)
-        return uid
+        return credentials
 
-    async def set_email(self, uid: int, email: str, code: str, address: str, conn: str) -> None:
-        """Give an account the verified address that ``code`` (purpose ``register``) was sent to.
+    async def set_email(
+        self, uid: int, email: str, code: str, address: str, conn: str, *, password: str = ""
+    ) -> Credentials:
+        """Give an account the verified address that ``code`` (purpose ``register``) was sent to; returns what it was.
 
+        :param password: the account's, where this replaces another address: who has that can reset the password,
+            and a token alone must not lead so far.
         :raises flux.errors.UserExists: it belongs to another account.
+        :raises flux.errors.BadRequest: the password is missing.
+        :raises flux.errors.PasswordInvalid: it is another.
+        :raises flux.errors.Unavailable: it was replaced meanwhile.
         :raises flux.errors.CodeWrong: or ``CodeExpired``, ``RateLimited``: see :meth:`Codes.check`.
         """
         verified = check_email(email)
+        before = await self._known(uid)
+        if before.email:
+            if not password:
+                raise BadRequest("password: missing; it takes one to replace an address")
+            await self._prove(before, password, address, "password")
+            self.check_unchanged(before.password_hash, (await self._known(uid)).password_hash)
         await self.codes.check("register", verified, code, address)
         await self._store.set_email(uid, email, verified)
         self.log.info("user {uid} has verified an e-mail address", uid=uid, conn=conn)
+        return before
+
+    async def _known(self, uid: int) -> Credentials:
+        """:raises flux.errors.UserInvalid: there is no such account any more."""
+        credentials = await self._store.credentials(uid, "")
+        if credentials is None:
+            raise UserInvalid("this account is gone")
+        return credentials
 
 
 def _here(account: str, address: str) -> str:

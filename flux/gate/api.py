@@ -111,9 +111,10 @@ async def find_server(gate: Gate, call: Call) -> Place:
 async def reset_password(gate: Gate, call: Call, body: PasswordReset) -> PasswordWasReset:
     """Replace a forgotten password.
 
-    With a code for the purpose `reset`. A password that breaks the rules does not use it up.
+    With a code for the purpose `reset`. A password that breaks the rules does not use it up. The address is told by
+    e-mail.
     """
-    uid = await gate.accounts.reset_password(body.email, body.code, body.password, call.address, call.conn)
+    uid = await gate.reset_password(body.email, body.code, body.password, call.address, call.conn)
     return PasswordWasReset(id=uid)
 
 
@@ -123,13 +124,24 @@ async def get_profile(gate: Gate, call: Call) -> Account:
     return await _account(gate, call.uid)
 
 
-@endpoint("PATCH", "/v1/profile", errors=(BadJson, CodeExpired, CodeWrong, UserExists, UserInvalid), token=True)
+@endpoint(
+    "PATCH",
+    "/v1/profile",
+    errors=(BadJson, CodeExpired, CodeWrong, PasswordInvalid, UserExists, UserInvalid),
+    token=True,
+)
 async def change_profile(gate: Gate, call: Call, body: ProfileChange) -> Account:
-    """Change one's own account; fields that are left out stay as they are."""
+    """Change one's own account; fields that are left out stay as they are.
+
+    To replace a verified address takes the password, which does not use the code up if it is wrong. The address that
+    was replaced is told by e-mail.
+    """
     if (body.email is UNSET) != (body.code is UNSET):
         raise BadRequest("email, code: an address comes with the code that was sent there")
     if isinstance(body.email, str):
-        await gate.accounts.set_email(call.uid, body.email, given(body.code), call.address, call.conn)
+        await gate.set_email(
+            call.uid, body.email, given(body.code), call.address, call.conn, password=given(body.password)
+        )
     nick, description, sex, icon = (
         value if isinstance(value, str) else None for value in (body.nick, body.description, body.sex, body.icon)
     )

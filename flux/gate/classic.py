@@ -37,9 +37,7 @@ async def user_register(gate: Gate, call: Call, body: ClassicRegistration) -> Cl
 @endpoint("POST", "/reset_pwd", classic=True)
 async def reset_pwd(gate: Gate, call: Call, body: ClassicReset) -> ClassicAnswer:
     """Replace the password of an account that is called `user` and has the verified address `email`."""
-    uid = await gate.accounts.reset_password(
-        body.email, body.varifycode, body.passwd, call.address, call.conn, name=body.user
-    )
+    uid = await gate.reset_password(body.email, body.varifycode, body.passwd, call.address, call.conn, name=body.user)
     return ClassicAnswer(error=0, uid=uid, user=body.user, email=body.email)
 
 

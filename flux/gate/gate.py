@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from flux.accounts.accounts import Accounts
 from flux.config import Settings
 from flux.errors import FluxError, TokenInvalid
+from flux.gate.notices import Notices
 from flux.gate.verification import Verification
 from flux.interfaces import IMailer, IPlacement, IStore
 from flux.lifecycle import DeadlineExceeded, Tasks, every, within
@@ -28,7 +29,7 @@ class Gate:
 
     :param placement: gives a chat server.
     :param websocket: where browsers connect to the chat server of an assignment.
-    :ivar tasks: the requests being answered.
+    :ivar tasks: the requests being answered, and the e-mail that some of them leave to be sent.
     :ivar stopping: True once no more are begun.
     """
 
@@ -48,6 +49,7 @@ class Gate:
         self.store = store
         self.verification = Verification(accounts, store, mailer, metrics)
         self.tasks = Tasks(self.log)
+        self._notices = Notices(mailer, self.tasks)
         self.stopping = False
         self._chores = Tasks(self.log)
         self._clock = clock
@@ -72,8 +74,12 @@ class Gate:
         self.stopping = True
         await self._chores.stop()
         with contextlib.suppress(DeadlineExceeded):
-            await within(STOP_WITHIN, self.tasks.ended(), self._clock, "answering")
+            await within(STOP_WITHIN, self._ended(), self._clock, "answering")
         await self.tasks.stop()
+
+    async def _ended(self) -> None:
+        while self.tasks:
+            await self.tasks.ended()
 
     async def log_in(
         self, password: str, address: str, conn: str, *, uid: int = 0, name: str = "", email: str = ""
@@ -88,6 +94,20 @@ class Gate:
             raise
         self._metrics.login("ok")
         return credentials, assignment
+
+    async def reset_password(
+        self, email: str, code: str, password: str, address: str, conn: str, *, name: str = ""
+    ) -> int:
+        """See :meth:`Accounts.reset_password`; the address is told. Returns the account's id."""
+        account = await self.accounts.reset_password(email, code, password, address, conn, name=name)
+        self._notices.password_reset(account)
+        return account.id
+
+    async def set_email(self, uid: int, email: str, code: str, address: str, conn: str, *, password: str) -> None:
+        """See :meth:`Accounts.set_email`; an address that is replaced is told."""
+        before = await self.accounts.set_email(uid, email, code, address, conn, password=password)
+        if before.email:
+            self._notices.address_changed(before)
 
     async def place(self, uid: int) -> Assignment:
         """See :meth:`IPlacement.assign`."""

@@ -154,7 +154,10 @@ class PasswordWasReset(msgspec.Struct, gc=False, kw_only=True):
 
 
 class ProfileChange(Body):
-    """What is to be different. `email` takes a `code` sent there for the purpose `register`."""
+    """What is to be different.
+
+    `email` takes a `code` sent there for the purpose `register`, and the `password` if it replaces a verified address.
+    """
 
     nick: fields.Nick | UnsetType = UNSET
     description: fields.Description | UnsetType = UNSET
@@ -162,6 +165,7 @@ class ProfileChange(Body):
     icon: fields.Icon | UnsetType = UNSET
     email: Email | UnsetType = UNSET
     code: Code | UnsetType = UNSET
+    password: Password | UnsetType = UNSET
     schema: ClassVar[dict[str, Any]] = {"dependentRequired": {"code": ["email"], "email": ["code"]}}
 
 
