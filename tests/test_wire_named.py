@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,10 +14,21 @@ from flux import errors
 from flux.errors import BadJson, FluxError, RateLimited
 from flux.model.base import Event
 from flux.model.events import FriendAnswered, FriendRequested, GroupChanged, Kicked, Moved, Presence, ReadUpTo, Typing
-from flux.model.messages import Message, Receipt
-from flux.wire.named import MAX_REPLY, NAMED
-from flux.wire.replies import FriendsOk, FriendView, HistoryEndOk, HistoryOk, LoginOk, PingOk
-from flux.wire.requests import CHAT, Friends, History, Login, Ping, Send
+from flux.model.messages import Conversation, Message, Receipt
+from flux.wire.fields import MAX_ID
+from flux.wire.named import MAX_REPLY, MAX_ROW, NAMED
+from flux.wire.replies import (
+    ChatsOk,
+    FriendsOk,
+    FriendView,
+    HistoryEndOk,
+    HistoryOk,
+    LoginOk,
+    PingOk,
+    ProfileView,
+    Unread,
+)
+from flux.wire.requests import CHAT, Chats, Friends, History, Login, Ping, Send
 
 
 def every_error() -> list[type[FluxError]]:
@@ -130,9 +142,11 @@ def test_a_history_gives_way_at_the_far_end_and_says_so(texts: list[str]) -> Non
 
 def test_a_line_of_exactly_the_limit_is_whole_and_one_byte_more_is_not() -> None:
     def reply(size: int) -> bytes:
-        return NAMED.reply(History(chat=3), HistoryOk(chat=3, messages=messages(["", "x" * size]), more=False))
+        return NAMED.reply(History(chat=3), HistoryOk(chat=3, messages=messages([*long, "x" * size]), more=False))
 
+    long = ["x" * 8000] * 129
     room = MAX_REPLY - len(reply(0))
+    assert 0 < room < 8000
     assert len(reply(room)) == MAX_REPLY
     assert json.loads(reply(room))["more"] is False
     assert json.loads(reply(room + 1))["more"] is True
@@ -153,13 +167,44 @@ def test_a_login_with_many_friends_keeps_some_of_every_list() -> None:
     everybody = [FriendView(n, "x" * 50, "\x01" * 50, "é" * 50, True) for n in range(1, 10_001)]
     ok = LoginOk(
         server="chat1", id=1, name="ann", nick="", description="", sex="", icon="", friends=everybody,
-        friend_requests=[], groups=[], unread=[],
+        friend_requests=[], groups=[], unread=[Unread(chat=n, group=n, count=1, head=1) for n in range(1, 31)],
     )  # fmt: skip
     line = NAMED.reply(Login(id=1, password="x"), ok)
     assert len(line) <= MAX_REPLY
     reply = json.loads(line)
     assert (reply["protocol"], reply["name"], reply["more"]) == (1, "ann", True)
     assert reply["friends"]
+    assert [row["chat"] for row in reply["unread"]] == list(range(1, 31))
+
+
+def test_no_more_is_encoded_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[int] = []
+
+    def encode(what: object) -> bytes:
+        line = msgspec.json.encode(what)
+        encoded.append(len(line))
+        return line
+
+    monkeypatch.setattr("flux.wire.named._encode", encode)
+    rows = [Conversation(n, "g", each, 0, 0, group=n) for n, each in enumerate(messages(["\x01" * 8000] * 1000), 1)]
+    line = NAMED.reply(Chats(), ChatsOk(chats=rows))
+    # The rows, and the line that they are put into.
+    assert sum(encoded) <= 2 * MAX_REPLY + MAX_ROW
+    reply = json.loads(line)
+    assert reply["more"] is True
+    assert len(line) <= MAX_REPLY < len(line) + MAX_ROW
+    assert [row["chat"] for row in reply["chats"]] == list(range(1, len(reply["chats"]) + 1))
+
+
+def test_no_row_is_longer_than_is_thought() -> None:
+    most, text = "\x01" * 50, "\x01" * 500
+    message = Message(MAX_ID, MAX_ID, MAX_ID, most, "\x01" * 8000, MAX_ID, MAX_ID, MAX_ID)
+    rows = [
+        Conversation(MAX_ID, most, message, MAX_ID, MAX_ID, MAX_ID, MAX_ID),
+        ProfileView(MAX_ID, most, most, text, most, text),
+    ]
+    for row in rows:
+        assert len(msgspec.json.encode(row)) < MAX_ROW
 
 
 # --- the catalogue and the replies -------------------------------------------

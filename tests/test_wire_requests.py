@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flux.errors import UnknownType
-from flux.wire.catalogue import Rejected, Request
+from flux.wire.catalogue import Rejected, Request, RequestHelp
 from flux.wire.named import NAMED
 from flux.wire.requests import CHAT, Help, Ping
 
@@ -302,8 +303,12 @@ def test_any_fields_are_a_request_or_one_error(request: dict[str, Any]) -> None:
 # --- help --------------------------------------------------------------------
 
 
+def help_of(wanted: str = "") -> list[RequestHelp]:
+    return msgspec.json.decode(CHAT.help(wanted), type=list[RequestHelp])
+
+
 def test_help_explains_every_request_with_its_fields() -> None:
-    for entry, (kind, fields) in zip(CHAT.help(), FIELDS.items(), strict=True):
+    for entry, (kind, fields) in zip(help_of(), FIELDS.items(), strict=True):
         assert entry.type == kind
         assert entry.about.endswith(".")
         assert set(entry.fields) == {name.lower() for name in fields}
@@ -314,11 +319,16 @@ def test_help_explains_every_request_with_its_fields() -> None:
 
 
 def test_help_on_one_request() -> None:
-    [entry] = CHAT.help("group.role")
+    [entry] = help_of("group.role")
     assert entry.fields == {"group": "integer", "id": "integer", "role": "one of owner, admin, member"}
-    assert CHAT.help(Help.type())[0].fields == {"request": "string of at most 50, optional"}
+    assert help_of(Help.type())[0].fields == {"request": "string of at most 50, optional"}
     with pytest.raises(UnknownType):
         CHAT.help("nope")
+
+
+def test_help_is_encoded_once() -> None:
+    for wanted in ("", "send"):
+        assert CHAT.help(wanted) is CHAT.help(wanted)
 
 
 @pytest.mark.parametrize(

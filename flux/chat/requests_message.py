@@ -114,9 +114,9 @@ def ping(session: Session, request: requests.Ping) -> replies.PingOk:
 
 
 @answers(requests.Help, login=False, counts=False)
-def help_(session: Session, request: requests.Help) -> replies.HelpOk:
+def help_(session: Session, request: requests.Help) -> replies.EncodedHelpOk:
     """Explain the requests."""
-    return replies.HelpOk(requests=CHAT.help(request.request))
+    return replies.EncodedHelpOk(requests=CHAT.help(request.request))
 
 
 def _own_chat(session: Session, number: int) -> Chat | None:

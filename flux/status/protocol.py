@@ -32,7 +32,7 @@ from flux.status.service import StatusService
 from flux.status.strangers import Strangers
 from flux.wire.catalogue import Rejected, Reply, Request
 from flux.wire.named import NAMED
-from flux.wire.replies import HelpOk, PingOk
+from flux.wire.replies import EncodedHelpOk, PingOk
 from flux.wire.requests import Help
 from flux.wire.status import (
     STATUS,
@@ -294,7 +294,7 @@ class StatusConnection(LineProtocol):
         self._reply(request, PingOk(at=int(self._factory.wall() * 1000)))
 
     def _help(self, request: Help) -> None:
-        self._reply(request, HelpOk(requests=STATUS.help(request.request)))
+        self._reply(request, EncodedHelpOk(requests=STATUS.help(request.request)))
 
     #: What is done for each request of the catalogue.
     _ACTIONS: dict[type[Request], Callable[[StatusConnection, Any], None]] = {  # noqa: RUF012 - never changed

@@ -94,7 +94,7 @@ class Catalogue:
 
     def __init__(self, requests: Sequence[type[Request]]) -> None:
         self.requests = {request.type(): request for request in requests}
-        self._help: dict[str, RequestHelp] = {}
+        self._help: dict[str, msgspec.Raw] = {}
         self._decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Union[tuple(requests)])  # noqa: UP007
 
     def decode(self, line: bytes) -> Request:
@@ -117,19 +117,19 @@ class Catalogue:
         except RecursionError:
             raise Rejected(_bad_json(line, "nested too deeply")) from None
 
-    def help(self, wanted: str = "") -> list[RequestHelp]:
-        """Describe all requests, or the one named ``wanted``.
+    def help(self, wanted: str = "") -> msgspec.Raw:
+        """Describe all requests, or the one named ``wanted``: a list of :class:`RequestHelp` in JSON.
 
         :raises flux.errors.UnknownType: there is no such request.
         """
         if not self._help:
             # Looking into the classes takes milliseconds, and everybody may ask.
-            self._help = {name: describe(request) for name, request in self.requests.items()}
-        if not wanted:
-            return list(self._help.values())
+            described = {name: describe(request) for name, request in self.requests.items()}
+            self._help = {name: _encoded([each]) for name, each in described.items()}
+            self._help[""] = _encoded(list(described.values()))
         if wanted not in self._help:
             raise UnknownType(self._unknown(wanted))
-        return [self._help[wanted]]
+        return self._help[wanted]
 
     def _explain(self, line: bytes, problem: FluxError) -> Rejected:
         """Say precisely why a line is no request: ``problem``, unless there is a greater one."""
@@ -186,6 +186,10 @@ def describe(request: type[Request]) -> RequestHelp:
     about = " ".join((request.__doc__ or "").split())
     answer = "" if request.no_reply else f"{request.type()}.ok {request.answer}".rstrip()
     return RequestHelp(type=request.type(), about=about, fields=fields, answer=answer)
+
+
+def _encoded(described: list[RequestHelp]) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(described))
 
 
 def _type_words(kind: Any) -> str:

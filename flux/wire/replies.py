@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from flux.model.chats import Group, Role
 from flux.model.messages import Conversation, Message
@@ -64,6 +64,10 @@ class ListReply(Reply, kw_only=True):
     lists: ClassVar[tuple[str, ...]] = ()
     #: True where the first entries give way instead of the last.
     keep_end: ClassVar[bool] = False
+
+    def rows(self) -> int:
+        """How many entries the lists have together."""
+        return sum([len(getattr(self, name)) for name in self.lists])
 
 
 class RegisterOk(Reply, tag="register.ok"):
@@ -269,8 +273,13 @@ class PingOk(Reply, tag="ping.ok"):
     at: int
 
 
-class HelpOk(ListReply, tag="help.ok"):
+class HelpOk(Reply, tag="help.ok"):
     """The requests of this port."""
 
     requests: list[RequestHelp]
-    lists: ClassVar[tuple[str, ...]] = ("requests",)
+
+
+class EncodedHelpOk(Reply, tag="help.ok"):
+    """The same, encoded once for all who ask."""
+
+    requests: Raw
