@@ -47,7 +47,8 @@ class Server(WebSocketProtocol):
     """
 
     def __init__(self, max_line: int = MAX_LINE) -> None:
-        super().__init__("w1", Gather(), max_line)
+        self.turns = Turns()
+        super().__init__("w1", Gather(), max_line, self.turns)
         self.lines: list[bytes] = []
         self.farewells = 0
 
@@ -63,10 +64,10 @@ class Pair:
     """A server's side and a client that knows the rules, connected."""
 
     def __init__(self, deflate: bool = False, server: Server | None = None) -> None:
-        self.clock = Turns()
         self.server = server or Server()
+        self.clock = self.server.turns
         self.peer = Peer(deflate)
-        response = self.server.handshake(self.peer.sent(), self.clock)
+        response = self.server.handshake(self.peer.sent())
         assert response.status_code == 101
         self.transport = Transport()
         self.server.makeConnection(self.transport)
@@ -475,12 +476,12 @@ def test_damaged_messages_end_with_a_code_or_arrive(damage: bytes, where: int, s
 )
 def test_extensions_that_are_not_understood_are_not_agreed_on(extensions: bytes) -> None:
     head = HEAD + (b"Sec-WebSocket-Extensions: " + extensions + b"\r\n" if extensions else b"") + b"\r\n"
-    response = Server().handshake(head, Clock())
+    response = Server().handshake(head)
     assert response.status_code in (101, 400)
     assert "Sec-WebSocket-Extensions" not in response.headers
 
 
 def test_a_head_that_is_none_is_refused() -> None:
     for head in (b"", b"\r\n\r\n", b"GET /ws\r\n\r\n", b"\xff" * 100 + b"\r\n\r\n", HEAD):
-        response: Any = Server().handshake(head, Clock())
+        response: Any = Server().handshake(head)
         assert response.status_code == 400

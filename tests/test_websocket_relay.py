@@ -39,7 +39,7 @@ class Gate:
         limits, chat = server.settings.limits, server.settings.chat
         self.relays = Relays(limits.max_line, chat.slow_timeout, proxied, reactor or server.reactor)
         site = GateSite(server.settings, server.reactor)
-        site.root.putChild(b"ws", WebSocketResource(self._build, lambda: (), server.reactor))
+        site.root.putChild(b"ws", WebSocketResource(self._build, lambda: ()))
         self.listening = server.reactor.listenTCP(0, site, interface="127.0.0.1")
         self.site = site
         make_eager(self.listening, BUFFER)

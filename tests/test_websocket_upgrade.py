@@ -29,7 +29,7 @@ class Lines(WebSocketProtocol):
     """Keeps what comes."""
 
     def __init__(self) -> None:
-        super().__init__("w1", Gather(), 1000)
+        super().__init__("w1", Gather(), 1000, Clock())
         self.lines: list[bytes] = []
 
     def line_received(self, line: bytes) -> None:
@@ -47,7 +47,7 @@ class Web:
         self.opened: list[Lines] = []
         self.addresses: list[str] = []
         self.site = GateSite(with_changes(Settings(), gate__proxies=PROXIES), self.clock)
-        self.site.root.putChild(b"ws", WebSocketResource(self._build, lambda: origins, self.clock))
+        self.site.root.putChild(b"ws", WebSocketResource(self._build, lambda: origins))
         self.channel = self.site.buildProtocol(None)
         self.transport = StringTransport(peerAddress=IPv4Address("TCP", peer, 40000))
         self.channel.makeConnection(self.transport)

@@ -178,9 +178,7 @@ class WebSocketServer(ChatServer):
         site = GateSite(node.settings, self.reactor)
         site.root.putChild(
             b"ws",
-            WebSocketResource(
-                lambda request: here.build(request.address), lambda: node.settings.chat.origins, self.reactor
-            ),
+            WebSocketResource(lambda request: here.build(request.address), lambda: node.settings.chat.origins),
         )
         running.listening = self.reactor.listenTCP(0, site, backlog=1024, interface="127.0.0.1")
         make_eager(running.listening, running.node.settings.chat.buffer)

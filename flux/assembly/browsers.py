@@ -75,7 +75,7 @@ class Browsers:
         # With one process there is nowhere else to connect to.
         alone = settings.state.kind == "memory" or settings.gate.chat_via_gate == "yes"
         site.routes.update(client_files("'self'" if alone else "'self' ws: wss:"))
-        site.root.putChild(b"ws", WebSocketResource(self._build, lambda: self._settings.chat.origins, reactor))
+        site.root.putChild(b"ws", WebSocketResource(self._build, lambda: self._settings.chat.origins))
 
     def start(self) -> None:
         """Begin to look after connections to other chat servers."""
@@ -138,7 +138,7 @@ class WebSocketPort:
         self._here = WebSockets(node)
         self._site = site = GateSite(settings, reactor, is_proxied(settings.chat.websocket), node.bans, metrics)
         site.labels[b"/ws"] = "/ws"
-        site.root.putChild(b"ws", WebSocketResource(self._build, lambda: node.settings.chat.origins, reactor))
+        site.root.putChild(b"ws", WebSocketResource(self._build, lambda: node.settings.chat.origins))
         factory = around("websocket", "chat.websocket", site)
         self.listener = Listener("chat.websocket", settings.chat.websocket, factory, reactor)
 

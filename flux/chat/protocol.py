@@ -45,7 +45,7 @@ class ChatConnection(Connection):
     log = Logger()
 
     def __init__(self, node: ChatNode, conn: str, address: str, proxy: IAddress | None = None) -> None:
-        super().__init__(conn, node.gather, node.limits.max_line)
+        super().__init__(conn, node.gather, node.limits.max_line, node.clock)
         self.node = node
         self.address = address
         self._proxy = proxy

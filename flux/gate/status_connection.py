@@ -46,10 +46,9 @@ class StatusConnection(LineProtocol):
     log = Logger()
 
     def __init__(self, conn: str, clock: Any) -> None:
-        super().__init__(conn, Gather(), MAX_REPLY)
+        super().__init__(conn, Gather(), MAX_REPLY, clock)
         self.outstanding = 0
         self.gone: Deferred[str] = Deferred()
-        self._clock = clock
         self._refs = itertools.count(1)
         self._waiting: dict[int, Deferred[Reply]] = {}
         self._why = ""

@@ -8,7 +8,8 @@
 Reading is *held* while any reason for it stands (an answer is awaited, the peer
 does not read what we write, it has to slow down): lines already here wait in the
 backlog, and the transport stops reading as soon as more arrives.  So what one
-connection can keep in memory is bounded by a chunk, whatever it pipelines.
+connection can keep in memory is bounded by a chunk, whatever it pipelines.  And so is
+the time it takes from the others: of many lines a few are worked on in each turn.
 
 Writing is watched by a push producer of its own.  It must not be the protocol
 itself: a full *write* buffer would then stop *reading* behind our back.
@@ -21,10 +22,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.internet import tcp
-from twisted.internet.interfaces import IPushProducer, ISSLTransport, ITCPTransport
+from twisted.internet.interfaces import IPushProducer, IReactorTime, ISSLTransport, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -46,6 +47,10 @@ TURN = 128
 NORMAL = 1000
 POLICY_VIOLATION = 1008
 TOO_BIG = 1009
+
+LINES_PER_TURN = 64
+"""Lines of one connection after which it waits for the reactor's next turn, so that others have theirs: what is read
+at once may be thousands."""
 
 MAX_GATHERED = 64 * 1024
 """Bytes joined into one write: what is more would not be noticed to be too much for the peer."""
@@ -114,6 +119,7 @@ class Connection(Protocol):
     :param conn: a name for the log, unique in this process.
     :param gather: shared by all connections of a service.
     :param max_line: longest line accepted, in bytes.
+    :param clock: the reactor, whose turns the connections share.
     :ivar choked: True while the peer does not take what was written to it.
     :ivar closed: True once nothing more will be written.
     :ivar heard: set whenever something arrives, for who looks (and resets it) now and then.
@@ -122,7 +128,10 @@ class Connection(Protocol):
 
     log = Logger()
 
-    def __init__(self, conn: str, gather: Gather, max_line: int) -> None:
+    #: Lines worked on in one turn.
+    lines_per_turn: ClassVar[int] = LINES_PER_TURN
+
+    def __init__(self, conn: str, gather: Gather, max_line: int, clock: IReactorTime) -> None:
         self.conn = conn
         self.max_line = max_line
         self.choked = False
@@ -130,6 +139,7 @@ class Connection(Protocol):
         self.heard = False
         self.probed = False
         self._gather = gather
+        self._clock = clock
         self._backlog: deque[bytes] | None = None
         self._uncut = False
         self._held = 0
@@ -193,13 +203,20 @@ class Connection(Protocol):
         if not self._held and not self._pumping:
             self._pump()
 
+    def end_turn(self) -> None:
+        """Go on in the reactor's next turn, when the other connections had theirs."""
+        if not self._held & TURN:
+            self.hold(TURN)
+            self._clock.callLater(0, self.release, TURN)
+
     def _queue(self, lines: Iterable[bytes]) -> None:
         """Let ``lines`` wait, and read no more."""
         if self._held & CLOSING:
             return
         if self._backlog is None:
-            self._backlog = deque()
-        self._backlog.extend(lines)
+            self._backlog = lines if isinstance(lines, deque) else deque(lines)
+        else:
+            self._backlog.extend(lines)
         if not self._paused:
             self._paused = True
             self._reading(False)
@@ -218,18 +235,21 @@ class Connection(Protocol):
         self._pumping = True
         self._gather.begin()
         try:
-            rest = iter(lines)
+            rest = lines if isinstance(lines, deque) else deque(lines)
+            left = self.lines_per_turn
             while True:
-                for line in rest:
-                    self.line_received(line)
+                while rest:
+                    self.line_received(rest.popleft())
+                    left -= 1
+                    if not left and (rest or self._uncut):
+                        self.end_turn()
                     if self._held:
                         break
                 if self._held or not self._uncut:
                     break
-                rest = iter(self.cut())
-            left = list(rest)
-            if left or (self._uncut and self._held):
-                self._queue(left)
+                rest = deque(self.cut())
+            if rest or (self._uncut and self._held):
+                self._queue(rest)
         finally:
             self._pumping = False
             self._gather.end()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from twisted.internet.interfaces import IReactorTime
+
 from flux.net.connection import Connection, Gather
 from flux.wire.framing import LineFramer
 
@@ -14,8 +16,8 @@ _HTTP = re.compile(rb"^(GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI
 class LineProtocol(Connection):
     """A connection whose lines end in a terminator."""
 
-    def __init__(self, conn: str, gather: Gather, max_line: int) -> None:
-        super().__init__(conn, gather, max_line)
+    def __init__(self, conn: str, gather: Gather, max_line: int, clock: IReactorTime) -> None:
+        super().__init__(conn, gather, max_line, clock)
         self._framer = LineFramer(max_line)
         self._started = False
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
 from twisted.internet.error import ConnectingCancelledError, ConnectionDone
-from twisted.internet.interfaces import IPushProducer, IStreamClientEndpoint
+from twisted.internet.interfaces import IPushProducer, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -68,8 +68,8 @@ class Relay(WebSocketProtocol):
 
     log = Logger()
 
-    def __init__(self, relays: Relays, conn: str, address: str, find: Find) -> None:
-        super().__init__(conn, Gather(), relays.max_line)
+    def __init__(self, relays: Relays, conn: str, address: str, find: Find, clock: IReactorTime) -> None:
+        super().__init__(conn, Gather(), relays.max_line, clock)
         self._relays = relays
         self.address = address
         self._find = find
@@ -281,7 +281,7 @@ class Relays:
     def build(self, address: str, find: Find) -> Relay:
         """A connection for a client at ``address`` to the chat server that ``find`` finds."""
         self._count += 1
-        return Relay(self, f"r{self._count}", address, find)
+        return Relay(self, f"r{self._count}", address, find, self._reactor)
 
     async def connect(self, where: Target, relay: Relay, address: str) -> Upstream:
         """Connect to a chat server on behalf of a client at ``address``."""

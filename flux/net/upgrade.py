@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection
 from typing import Any
 from urllib.parse import urlsplit
 
-from twisted.internet.interfaces import IReactorTime
 from twisted.web.server import NOT_DONE_YET, Request
 
 from flux.addresses import counted
@@ -35,12 +34,10 @@ class WebSocketResource(Page):
         self,
         build: Callable[[Any], WebSocketProtocol],
         origins: Callable[[], Collection[str]],
-        clock: IReactorTime,
     ) -> None:
         super().__init__()
         self._build = build
         self._origins = origins
-        self._clock = clock
 
     def render_GET(self, request: Any) -> int:
         """Upgrade, or say why not."""
@@ -53,7 +50,7 @@ class WebSocketResource(Page):
             connection = self._build(request)
         except FluxError as error:
             return refuse(request, error)
-        response = connection.handshake(_head(request), self._clock)
+        response = connection.handshake(_head(request))
         if response.status_code != 101:
             for name in ("Upgrade", "Allow"):
                 if name in response.headers:

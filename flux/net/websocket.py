@@ -33,7 +33,7 @@ from websockets.protocol import Event, State
 from websockets.server import ServerProtocol
 from websockets.typing import ExtensionName, ExtensionParameter
 
-from flux.net.connection import NORMAL, POLICY_VIOLATION, TURN, Connection, Gather
+from flux.net.connection import NORMAL, POLICY_VIOLATION, Connection, Gather
 
 #: Close codes of RFC 6455, section 7.4.1, that only this framing has a use for.
 UNSUPPORTED_DATA = 1003
@@ -117,8 +117,8 @@ class WebSocketProtocol(Connection):
     #: The last lines written and their frames: what goes to many is framed and deflated once.
     _framed: ClassVar[tuple[bytes, int, bytes]] = (b"", 0, b"")
 
-    def __init__(self, conn: str, gather: Gather, max_line: int) -> None:
-        super().__init__(conn, gather, max_line)
+    def __init__(self, conn: str, gather: Gather, max_line: int, clock: IReactorTime) -> None:
+        super().__init__(conn, gather, max_line, clock)
         self._raw = bytearray()
         self._parts: list[bytes] = []
         self._fragments = 0
@@ -127,13 +127,12 @@ class WebSocketProtocol(Connection):
         self._controls = 0
         self._controls_since = 0.0
 
-    def handshake(self, head: bytes, clock: IReactorTime) -> Response:
+    def handshake(self, head: bytes) -> Response:
         """Answer a client's handshake.
 
         :param head: the request, from its first line to the empty one.
         :return: 101, which is then sent by ``connectionMade``; anything else refuses, and is for the caller to send.
         """
-        self._clock = clock
         self._ws = ws = ServerProtocol(extensions=_EXTENSIONS, max_size=self.max_line, logger=_logger)
         ws.receive_data(head)
         requests = ws.events_received()
@@ -183,8 +182,7 @@ class WebSocketProtocol(Connection):
             self._uncut = bool(self._raw)
         if self._inflated > INFLATED_PER_TURN and self._uncut:
             self._inflated = 0
-            self.hold(TURN)
-            self._clock.callLater(0, self.release, TURN)
+            self.end_turn()
         return lines
 
     def _messages(self, events: Iterable[Event]) -> list[bytes]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
@@ -64,8 +64,11 @@ class StatusConnection(LineProtocol):
 
     log = Logger()
 
+    #: What gates ask for at once is one batch.
+    lines_per_turn: ClassVar[int] = MOST_OUTSTANDING
+
     def __init__(self, factory: StatusFactory, conn: str) -> None:
-        super().__init__(conn, factory.gather, factory.limits.max_line)
+        super().__init__(conn, factory.gather, factory.limits.max_line, factory.clock)
         self._factory = factory
         self._service = factory.service
         self._trusted = not factory.cluster_key
