@@ -316,7 +316,12 @@ class ChatServer:
     def __init__(self, folder: Path, **changes: Any) -> None:
         from twisted.internet import reactor
 
-        limits = ("messages_per_second", "token_logins_per_minute", "registrations_per_hour_address")
+        limits = (
+            "messages_per_second",
+            "requests_per_second",
+            "token_logins_per_minute",
+            "registrations_per_hour_address",
+        )
         lifted = {f"limits__{limit}": 0 for limit in limits}
         self.settings = with_changes(Settings(), **lifted | changes)
         self.reactor = reactor

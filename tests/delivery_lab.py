@@ -252,7 +252,7 @@ class Lab:
 
     def node_on(self, name: str, store: Any, state: Any, bus: Any, metrics: Any = None) -> ChatNode:
         """A node on these backends, with a clock of its own."""
-        limits = ("messages_per_second", "token_logins_per_minute", "connections_per_address")
+        limits = ("messages_per_second", "requests_per_second", "token_logins_per_minute", "connections_per_address")
         changes = {f"limits__{limit}": 0 for limit in limits} | self._changes
         settings = with_changes(Settings(), chat__name=name, **changes)
         clock = self.clocks[name] = Clock()

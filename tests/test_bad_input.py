@@ -33,6 +33,7 @@ SETTINGS = {
     "chat.slow_timeout": "2",
     "limits.connections_per_address": "0",
     "limits.messages_per_second": "0",
+    "limits.requests_per_second": "0",
     "limits.registrations_per_hour_address": "0",
     "store.path": "flux.db",
 }

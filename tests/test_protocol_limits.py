@@ -12,6 +12,7 @@ import pytest_twisted
 from chat_server import PASSWORD, ChatServer, Client
 
 from flux.accounts.pace import Pace
+from flux.chat.protocol import ChatConnection
 from flux.errors import RateLimited
 
 
@@ -253,6 +254,80 @@ async def test_logins_by_token_are_refused_after_so_many(server: ChatServer) -> 
     server.reload(limits__token_logins_per_minute=0)
     for _ in range(10):
         await (await server.connect()).ok("login", id=1, token=token)
+
+
+async def slowed(server: ChatServer, client: Client, connection: ChatConnection, line: bytes, at_once: int) -> None:
+    """With two requests a second, a client is answered so many lines now, and one more each half a second."""
+    before = len(client.lines)
+
+    async def answered(count: int) -> None:
+        await client.until(lambda: len(client.lines) == before + count)
+
+    client.raw((line + b"\n") * (at_once + 3))
+    await server.until(lambda: len(connection._backlog or ()) == 3)
+    await answered(at_once)
+    for left in (2, 1, 0):
+        server.clock.advance(0.375)
+        assert len(connection._backlog or ()) == left + 1
+        server.clock.advance(0.125)
+        assert len(connection._backlog or ()) == left
+        await answered(at_once + 3 - left)
+    server.clock.advance(0.5)
+
+
+PING = b'{"type":"ping"}'
+
+
+@pytest.mark.parametrize(
+    "line", [PING, b'{"type":"chats"}', b'{"type":"history","to":99}', b'{"type":"typo"}', b"nonsense"]
+)
+async def test_an_account_that_asks_too_much_is_read_more_slowly(server: ChatServer, line: bytes) -> None:
+    server.reload(limits__requests_per_second=2, limits__max_errors=0)
+    ann, bob = await server.people("ann", "bob")
+    await slowed(server, ann, server.node.sessions[ann.id].connection, line, 20)
+    assert server.node.metrics.held_back._value.get() == 4
+    # Others are not concerned; who logs in again goes on where it was, and after a pause all is there again.
+    await bob.ok("ping")
+    ann = await server.log_in("ann")
+    await slowed(server, ann, server.node.sessions[ann.id].connection, line, 1)
+    server.clock.advance(20)
+    await slowed(server, ann, server.node.sessions[ann.id].connection, line, 20)
+    await server.advance(20)
+    assert len(server.node.asking) == 0
+
+
+@pytest.mark.parametrize("line", [b'{"type":"help"}', b'{"type":"chats"}', b"nonsense"])
+async def test_so_is_a_connection_without_a_login_whatever_it_asks(server: ChatServer, line: bytes) -> None:
+    server.reload(limits__requests_per_second=2, limits__max_errors=0)
+    client, other = await server.connect(), await server.connect()
+    await server.until(lambda: len(server.node.connections) == 2)
+    connection, _ = sorted(server.node.connections._all, key=lambda each: each.conn)
+    await slowed(server, client, connection, line, 20)
+    await other.ok("ping")
+
+
+async def test_a_long_answer_counts_as_several_requests(server: ChatServer) -> None:
+    [ann] = await server.people("ann")
+    group = (await ann.ok("group.create", name="long"))["group"]
+    for _ in range(20):
+        await ann.ok("send", group=group, text="x" * 8000)
+    server.reload(limits__requests_per_second=2)
+    # It is one, and 161 kB are nine pieces.
+    await ann.ok("history", group=group)
+    await slowed(server, ann, server.node.sessions[ann.id].connection, PING, 10)
+
+
+async def test_who_goes_on_after_a_refusal_is_read_more_slowly(server: ChatServer) -> None:
+    [ann] = await server.people("ann")
+    server.reload(limits__messages_per_second=1, limits__messages_burst=1, limits__requests_per_second=2)
+    assert await ann.refused("send", to=99, text="x") == "user_invalid"
+    for _ in range(20):
+        assert await ann.refused("send", to=99, text="x") == "rate_limited"
+    ann.tell("ping", ref="later")
+    connection = server.node.sessions[ann.id].connection
+    await server.until(lambda: connection._backlog)
+    server.clock.advance(0.5)
+    await ann.reply("later")
 
 
 async def test_what_changes_nothing_is_never_limited(server: ChatServer) -> None:

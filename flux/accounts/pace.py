@@ -1,4 +1,5 @@
-"""How fast each account may go on: a burst, then one more per interval (GCRA, ITU-T I.371).
+"""How fast each account may go on, and each connection without one: a burst, then one more per interval
+(GCRA, ITU-T I.371).
 
 ::
 
@@ -40,9 +41,9 @@ class Pace(Generic[K]):
         """Seconds until one more of this account is within its pace; 0 or less: it is already."""
         return self._due.get(account, now) - now - (burst - 1) * interval
 
-    def take(self, account: K, interval: float, now: float) -> None:
-        """One more of this account was let through."""
-        self._due[account] = max(self._due.get(account, now), now) + interval
+    def take(self, account: K, interval: float, now: float, count: int = 1) -> None:
+        """So many more of this account were let through."""
+        self._due[account] = max(self._due.get(account, now), now) + count * interval
 
     def prune(self, now: float) -> None:
         """Forget who owes nothing any more; to be called now and then."""

@@ -184,6 +184,7 @@ class Cluster(Installation):
             "state.url": self.redis.url_through(redis.port),
             "limits.connections_per_address": "0",
             "limits.messages_per_second": "0",
+            "limits.requests_per_second": "0",
             "limits.token_logins_per_minute": "0",
             "limits.registrations_per_hour_address": "0",
         }

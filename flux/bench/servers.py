@@ -224,6 +224,7 @@ def flux_settings(chat_port: int, status_port: int) -> dict[str, str]:
         "admin.listen": "",
         "limits.connections_per_address": "0",
         "limits.messages_per_second": "0",
+        "limits.requests_per_second": "0",
         "limits.token_logins_per_minute": "0",
         "limits.registrations_per_hour_address": "0",
         "log.level": "warn",

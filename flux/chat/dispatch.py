@@ -25,20 +25,23 @@ class Entry(NamedTuple):
 
     :ivar waits: True for a coroutine function.
     :ivar login: True where a session must be logged in.
-    :ivar counts: True where the request counts against ``messages_per_second``.
+    :ivar counts: True where the request counts against ``messages_per_second``, False where it counts against
+        ``requests_per_second``, None where it is free.
     """
 
     function: Callable[[Session, Any], Reply | Awaitable[Reply | None] | None]
     waits: bool
     login: bool
-    counts: bool
+    counts: bool | None
 
 
 TABLE: dict[type[Request], Entry] = {}
 """Every request the chat port answers."""
 
 
-def answers(request: type[Request], login: bool = True, counts: bool = True) -> Callable[[AnyFunction], AnyFunction]:
+def answers(
+    request: type[Request], login: bool = True, counts: bool | None = True
+) -> Callable[[AnyFunction], AnyFunction]:
     """Enter the decorated function as the one that answers ``request``."""
 
     def enter(function: AnyFunction) -> AnyFunction:

@@ -77,7 +77,8 @@ class ChatNode:
     :param bans: those that the process knows; they are started and stopped elsewhere.
     :ivar metrics: what it counts.
     :ivar now: the clock as of the last second, cheap to read.
-    :ivar pace: how fast each account asks, over all its connections.
+    :ivar pace: how fast each account sends, over all its connections.
+    :ivar asking: how fast each account, or connection without one, asks for anything else.
     :ivar draining: True while no logins are taken.
     :ivar tasks: what runs as long as the node does.
     :ivar requests: the requests being answered.
@@ -117,6 +118,7 @@ class ChatNode:
         self.sessions: dict[int, Session] = {}
         self.logging_in: Counter[int] = Counter()
         self.pace: Pace[int] = Pace()
+        self.asking: Pace[int | str] = Pace()
         self.tasks = Tasks(self.log)
         self.requests = Tasks(self.log)
         self.gather = Gather()
@@ -397,6 +399,7 @@ class ChatNode:
         self.connections.check(self.now)
         self.accounts.report()
         self.pace.prune(self.now)
+        self.asking.prune(self.now)
         await self.cursors.write()
         degraded = self.spread.degraded or not self.bus.connected
         if self.now - self._swept >= (SWEEP_DEGRADED if degraded else SWEEP):

@@ -31,7 +31,7 @@ def send(session: Session, request: requests.Send) -> None:
     session.sending()
 
 
-@answers(requests.Received, counts=False)
+@answers(requests.Received, counts=None)
 def received(session: Session, request: requests.Received) -> None:
     """Move the cursor, counted no further than what was pushed on this connection."""
     chat = _own_chat(session, request.chat)
@@ -48,7 +48,7 @@ def received(session: Session, request: requests.Received) -> None:
     session.advance(chat.id, seq)
 
 
-@answers(requests.Read, counts=False)
+@answers(requests.Read, counts=None)
 def read(session: Session, request: requests.Read) -> None:
     """Move the read cursor, at most to the head; in small chats the others see it."""
     chat = _own_chat(session, request.chat)

@@ -26,7 +26,7 @@ from flux.model.chats import Cursor
 from flux.model.events import Kicked, KickReason
 from flux.model.messages import Receipt
 from flux.model.sessions import Route
-from flux.net.connection import BUSY, FULL, SLOWED
+from flux.net.connection import BUSY, FULL, PACED, SLOWED
 from flux.wire.catalogue import Rejected, Reply, Request
 from flux.wire.named import NamedDialect
 from flux.wire.numbered import NumberedDialect
@@ -42,6 +42,12 @@ MAX_UNSETTLED = 256
 
 FEW_UNSETTLED = MAX_UNSETTLED // 2
 """Fewer waiting than this, and it is read again."""
+
+BURST = 10
+"""Seconds for which ``requests_per_second`` may be used up at once, after a pause."""
+
+PIECE = 16 * 1024
+"""Bytes of an answer that count as one more request."""
 
 Dialect = NamedDialect | NumberedDialect
 
@@ -61,9 +67,9 @@ class Session:
     """
 
     __slots__ = (
-        "_had_read", "_has_read", "_settled", "_unsettled", "acks", "apart", "blocked", "catching_up", "chats",
-        "connection", "dialect", "ended", "friends", "left", "live", "name", "node", "number", "pinged", "placed",
-        "read", "received", "uid", "unacked",
+        "_had_read", "_has_read", "_held_back", "_settled", "_unsettled", "acks", "apart", "blocked", "catching_up",
+        "chats", "connection", "dialect", "ended", "friends", "left", "live", "name", "node", "number", "pinged",
+        "placed", "read", "received", "uid", "unacked",
     )  # fmt: skip
 
     log = Logger()
@@ -94,6 +100,7 @@ class Session:
         # of which are asked for: the chats, then up to where each was read.
         self._has_read: dict[int, int] | None = None
         self._had_read: array[int] | None = None
+        self._held_back = False
         self._unsettled = 0
         self._settled: Deferred[None] | None = None
 
@@ -123,9 +130,12 @@ class Session:
             if line:
                 self.write(line)
             self.connection.bad_line(rejected)
+            self._charge(1)
             return
         self.connection.bad_lines = 0
         function, waits, login, counts = TABLE[type(request)]
+        if counts is False or not self.placed:
+            self._charge(1)
         try:
             if not self.placed:
                 if login:
@@ -171,6 +181,8 @@ class Session:
         if wait > 0:
             node.metrics.limited.inc()
             if not self.dialect.any_password:
+                # Who goes on regardless has nothing of it.
+                self._charge(1)
                 raise RateLimited("too many requests; slow down", max(1, round(wait * 1000)))
         node.pace.take(self.uid, interval, now)
         if wait > 0:
@@ -186,11 +198,44 @@ class Session:
             self.connection.hold(SLOWED)
             node.clock.callLater(wait, self.connection.release, SLOWED)
 
+    def _charge(self, count: int) -> None:
+        """Count requests against ``requests_per_second``; of too many nothing is refused, the connection is read later.
+
+        :param count: how many; an answer counts as so many, too.
+        """
+        node, rate = self.node, self.node.limits.requests_per_second
+        if rate:
+            node.asking.take(self.uid or self.conn, 1.0 / rate, node.clock.seconds(), count)
+            wait = self._overdrawn()
+            if wait > 0 and not self._held_back:
+                self._held_back = True
+                node.metrics.held_back.inc()
+                self.connection.hold(PACED)
+                node.clock.callLater(wait, self._go_on)
+
+    def _go_on(self) -> None:
+        """Read the connection again, unless what was still under way has cost something, too."""
+        wait = self._overdrawn()
+        if wait > 0 and not self.connection.closed:
+            self.node.clock.callLater(wait, self._go_on)
+        else:
+            self._held_back = False
+            self.connection.release(PACED)
+
+    def _overdrawn(self) -> float:
+        """Seconds until the account, or the connection that has none yet, owes no more than a burst."""
+        node, rate = self.node, self.node.limits.requests_per_second
+        if not rate:
+            return 0.0
+        return node.asking.wait(self.uid or self.conn, 1.0 / rate, rate * BURST, node.clock.seconds())
+
     def reply(self, request: Request, reply: Reply) -> None:
         """Answer ``request``."""
         line = self.dialect.reply(request, reply)
         if line:
             self.write(line)
+            if len(line) >= PIECE:
+                self._charge(len(line) // PIECE)
 
     def fail(self, request: Request, error: BaseException) -> None:
         """Answer ``request`` with what went wrong; a bug is logged and called ``internal``."""

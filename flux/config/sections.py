@@ -292,6 +292,9 @@ class Limits:
     )
     messages_per_second: int = _key(COUNT, "20", "Messages a second of one account, in the long run.", live=True)
     messages_burst: int = _key(whole(1), "100", "Messages an account may send at once after a pause.", live=True)
+    requests_per_second: int = _key(
+        COUNT, "50", "Other requests a second of one account, or of a connection that is not logged in.", live=True
+    )
     groups: int = _key(COUNT, "1000", "Groups that an account may be a member of.", live=True)
     catchups: int = _key(COUNT, "64", "Sessions that are filled from the store at the same time.", live=True)
     password_min: int = _key(whole(0, 1024), "8", "Characters of a new password.", live=True)

@@ -41,6 +41,7 @@ class ChatMetrics:
         self.hints = counter("flux_hints", "Messages that other nodes were told of.")
         self.hints_lost = counter("flux_hints_lost", "Messages that other nodes could not be told of.")
         self.limited = counter("flux_requests_limited", "Requests over limits.messages_per_second.")
+        self.held_back = counter("flux_held_back", "Times a connection was read later for limits.requests_per_second.")
         self.cursors = counter("flux_cursors_written", "Cursors written to the store.")
         self.cursors_failed = counter("flux_cursors_failed", "Batches of cursors that could not be written yet.")
         sweeps = Counter("flux_sweeps", "Looks at what moved in the store.", ["outcome"], registry=registry)

@@ -42,6 +42,7 @@ CLOSING = 16
 STOPPING = 32
 LAPSED = 64
 TURN = 128
+PACED = 256
 
 #: Why a connection is closed, where the framing has a word for it: the codes of RFC 6455, section 7.4.1.
 NORMAL = 1000
