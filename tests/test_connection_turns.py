@@ -1,13 +1,20 @@
-"""Whose turn it is: one connection that sends thousands of lines at once does not keep the others waiting."""
+"""Whose turn it is: neither one connection that sends thousands of lines at once nor many long answers keep the others
+waiting."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
+from chat_server import ChatServer
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.testing import StringTransport
 
+from flux.chat.turns import LONG
+from flux.chat.turns import Turns as LongAnswers
+from flux.model.messages import Conversation
 from flux.net.connection import BUSY, LINES_PER_TURN, Gather
 from flux.net.lines import LineProtocol
 
@@ -108,3 +115,62 @@ def test_a_line_that_is_too_long_has_its_turn_behind_all_others() -> None:
     assert len(one.lines) == LINES_PER_TURN
     reactor.turn()
     assert one.lines[-1] == b"too long"
+
+
+async def test_of_answers_that_are_ready_each_turn_writes_a_long_one() -> None:
+    reactor = Turns()
+    answers = LongAnswers(reactor)
+    written: list[str] = []
+
+    async def answer(name: str, size: int) -> None:
+        await answers.free()
+        written.append(name)
+        if size >= LONG:
+            answers.use()
+
+    ready = [("a", 1), ("b", LONG), ("c", 1), ("d", LONG), ("e", LONG), ("f", 1)]
+    done = [Deferred.fromCoroutine(answer(*each)) for each in ready]
+    assert written == ["a", "b"]
+    # The node stops, and one does not wait any more.
+    done.append(Deferred.fromCoroutine(answer("g", 1)))
+    done.pop().addErrback(lambda failure: failure.trap(CancelledError)).cancel()
+    reactor.turn()
+    assert written == ["a", "b", "c", "d"]
+    reactor.turn()
+    reactor.turn()
+    assert written == ["a", "b", "c", "d", "e", "f"]
+    await gatherResults(done)
+    await answer("h", 1)
+    assert not reactor.calls
+
+
+async def test_lists_that_a_store_brings_at_once_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flux.chat.session.LONG", 1)
+    server = await ChatServer(tmp_path).start()
+    try:
+        people = await server.people("ann", "bob", "cyd")
+        asked: list[Deferred[tuple[Conversation, ...]]] = []
+        used: list[LongAnswers] = []
+        plain = LongAnswers.use
+
+        def conversations(uid: int, limit: int) -> Deferred[tuple[Conversation, ...]]:
+            asked.append(Deferred())
+            return asked[-1]
+
+        def use(self: LongAnswers) -> None:
+            used.append(self)
+            plain(self)
+
+        monkeypatch.setattr(server.store, "conversations", conversations)
+        for each in people:
+            each.tell("chats", ref="x")
+        await server.until(lambda: len(asked) == 3)
+        monkeypatch.setattr(LongAnswers, "use", use)
+        for found in asked:
+            found.callback(())
+        assert len(used) == 1
+        for each in people:
+            assert (await each.reply("x"))["chats"] == []
+        assert len(used) == 3
+    finally:
+        await server.stop()

@@ -43,6 +43,7 @@ from flux.chat.reading import Reading
 from flux.chat.session import Session
 from flux.chat.spread import Spread
 from flux.chat.sweep import Sweep
+from flux.chat.turns import Turns
 from flux.config import Settings
 from flux.errors import FluxError, Unavailable
 from flux.interfaces import IBus, IBusSink, IPlacement, IState, IStore
@@ -79,6 +80,7 @@ class ChatNode:
     :ivar now: the clock as of the last second, cheap to read.
     :ivar pace: how fast each account sends, over all its connections.
     :ivar asking: how fast each account, or connection without one, asks for anything else.
+    :ivar turns: which answer is written when many that are long are ready.
     :ivar draining: True while no logins are taken.
     :ivar tasks: what runs as long as the node does.
     :ivar requests: the requests being answered.
@@ -119,6 +121,7 @@ class ChatNode:
         self.logging_in: Counter[int] = Counter()
         self.pace: Pace[int] = Pace()
         self.asking: Pace[int | str] = Pace()
+        self.turns = Turns(clock)
         self.tasks = Tasks(self.log)
         self.requests = Tasks(self.log)
         self.gather = Gather()

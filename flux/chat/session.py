@@ -20,6 +20,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from flux.chat.dispatch import TABLE, Function
+from flux.chat.turns import LONG
 from flux.errors import FluxError, Internal, NotLoggedIn, RateLimited
 from flux.model.base import Event
 from flux.model.chats import Cursor
@@ -30,6 +31,7 @@ from flux.net.connection import BUSY, FULL, PACED, SLOWED
 from flux.wire.catalogue import Rejected, Reply, Request
 from flux.wire.named import NamedDialect
 from flux.wire.numbered import NumberedDialect
+from flux.wire.replies import ListReply
 from flux.wire.requests import Send
 
 if TYPE_CHECKING:
@@ -159,6 +161,8 @@ class Session:
             # What was sent before takes effect before.
             await self.settle()
             reply = await function(self, request)  # type: ignore[misc]
+            if isinstance(reply, ListReply):
+                await self.node.turns.free()
             if reply is not None:
                 self.reply(request, reply)
         except CancelledError:
@@ -236,6 +240,8 @@ class Session:
             self.write(line)
             if len(line) >= PIECE:
                 self._charge(len(line) // PIECE)
+            if len(line) >= LONG:
+                self.node.turns.use()
 
     def fail(self, request: Request, error: BaseException) -> None:
         """Answer ``request`` with what went wrong; a bug is logged and called ``internal``."""
