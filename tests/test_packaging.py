@@ -114,7 +114,7 @@ def test_what_is_installed_runs_elsewhere(installed: Installed, tmp_path: Path) 
 
     run(programs / "flux", "check", *FREE_PORTS, cwd=tmp_path)
     with server([str(programs / "twistd"), "-n", "flux", *FREE_PORTS], tmp_path, clean_environment()) as process:
-        ping(int(process.wait_for(" listens on 127.0.0.1:").rpartition(":")[2]))
+        ping(int(process.wait_for("chat.listen listens on 127.0.0.1:").rpartition(":")[2]))
         process.signal(signal.SIGTERM)
         status, errors = process.end()
     assert (status, errors) == (0, ""), process.lines
