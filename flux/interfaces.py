@@ -144,6 +144,7 @@ class IStore(Interface):
         """Answer the request of ``sender``.
 
         :raises flux.errors.NotFound: there is none.
+        :raises flux.errors.Forbidden: accepting, while one of the two has blocked the other.
         """
 
     def friend_remove(uid: int, other: int) -> Awaitable[None]:
@@ -152,11 +153,13 @@ class IStore(Interface):
     def block(uid: int, other: int) -> Awaitable[None]:
         """From now on ``other`` cannot send to ``uid`` one-to-one nor ask for friendship.
 
+        It also does what :meth:`friend_remove` does, in the same transaction.
+
         :raises flux.errors.UserInvalid: no such account.
         """
 
     def unblock(uid: int, other: int) -> Awaitable[None]:
-        """Undo :meth:`block`."""
+        """Undo :meth:`block`; a friendship that it has ended stays so."""
 
     def friends(uid: int) -> Awaitable[tuple[Friend, ...]]:
         """The friend list, by name."""
@@ -179,11 +182,13 @@ class IStore(Interface):
     def group_join(uid: int, group: int, most: int = 0) -> Awaitable[MemberChange]:
         """Join an open group; its head becomes both cursors.
 
+        Who was removed stays out until :meth:`group_add`.
+
         A member who joins again stays what it is: the change then has the current
         version, and the head at which that member joined.
 
         :raises flux.errors.NotFound: no such group.
-        :raises flux.errors.Forbidden: it is closed, or ``uid`` is in ``most`` groups.
+        :raises flux.errors.Forbidden: it is closed, or ``uid`` was removed from it, or is in ``most`` groups.
         """
 
     def group_leave(uid: int, group: int) -> Awaitable[MemberChange]:

@@ -20,6 +20,7 @@ TABLES = (
     "messages",
     "members",
     "groups",
+    "removals",
     "chats",
     "blocks",
     "friend_requests",

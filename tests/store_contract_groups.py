@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from store_contract_people import people, together
 
@@ -182,6 +184,64 @@ class GroupsContract:
         await store.group_remove(admin, group, member)
         await store.group_remove(owner, group, second)
         assert await roles(store, owner, group) == [(owner, "owner"), (admin, "admin"), (other, "member")]
+
+    async def test_who_was_removed_comes_back_when_added(self, store) -> None:
+        ann, bob, cat, dan = await people(store, "ann", "bob", "cat", "dan")
+        group = await group_of(store, ann, bob, cat, dan)
+        other = await group_of(store, ann)
+        await store.group_role(ann, group, bob, "admin")
+        await store.group_remove(bob, group, cat)
+        before = await store.membership(group)
+        for _ in range(2):
+            with pytest.raises(Forbidden, match="removed"):
+                await store.group_join(cat, group)
+        # It is about this account and this group, and said before a limit is.
+        await store.group_join(cat, other)
+        with pytest.raises(Forbidden, match="removed"):
+            await store.group_join(cat, group, 1)
+        assert await store.membership(group) == before
+        await store.group_leave(dan, group)
+        await store.group_join(dan, group)
+        # An add that is refused changes nothing.
+        with pytest.raises(Forbidden, match="as many groups"):
+            await store.group_add(ann, group, cat, 1)
+        with pytest.raises(Forbidden, match="removed"):
+            await store.group_join(cat, group)
+        assert (await store.group_add(ann, group, cat)).change == "add"
+        await store.group_leave(cat, group)
+        assert (await store.group_join(cat, group)).change == "join"
+        for _ in range(2):
+            await store.group_remove(ann, group, cat)
+            await store.group_add(bob, group, cat)
+        await store.group_remove(ann, group, cat)
+        with pytest.raises(Forbidden, match="removed"):
+            await store.group_join(cat, group)
+
+    async def test_who_joins_while_being_removed_is_out(self, store) -> None:
+        ann, *others = await people(store, *(f"user{n}" for n in range(6)))
+        group = await group_of(store, ann, *others)
+
+        async def join(uid: int) -> None:
+            with contextlib.suppress(Forbidden):
+                await store.group_join(uid, group)
+
+        await together([call for uid in others for call in (join(uid), store.group_remove(ann, group, uid), join(uid))])
+        assert await roles(store, ann, group) == [(ann, "owner")]
+
+    async def test_members_know_with_whom_there_is_a_block(self, store) -> None:
+        ann, bob, cat = await people(store, "ann", "bob", "cat")
+        group = await group_of(store, ann, bob, cat)
+        await store.block(ann, bob)
+
+        async def barred(uid: int) -> list[int]:
+            return [member.id for member in await store.members(uid, group) if member.barred]
+
+        assert [await barred(uid) for uid in (ann, bob, cat)] == [[bob], [ann], []]
+        await store.block(bob, ann)
+        await store.unblock(ann, bob)
+        assert [await barred(uid) for uid in (ann, bob, cat)] == [[bob], [ann], []]
+        await store.unblock(bob, ann)
+        assert [await barred(uid) for uid in (ann, bob, cat)] == [[], [], []]
 
     async def test_who_was_removed_or_left_is_out_at_once(self, store) -> None:
         ann, bob, cat = await people(store, "ann", "bob", "cat")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Iterable
 from typing import Any
 
@@ -183,13 +184,13 @@ class AccountsContract:
             await store.open_session(3)
 
     async def test_an_overview_is_all_that_a_login_shows(self, store) -> None:
-        ann, bob, cat = await people(store, "ann", "bob", "cat")
-        await befriend(store, ann, bob)
-        await store.friend_add(cat, ann, "it is me", "", False)
-        await store.block(ann, cat)
+        ann, bob, cat, dan = await people(store, "ann", "bob", "cat", "dan")
+        await store.block(ann, dan)
         await store.block(cat, bob)
         await store.block(ann, bob)
         await store.unblock(ann, bob)
+        await befriend(store, ann, bob)
+        await store.friend_add(cat, ann, "it is me", "", False)
         group = await store.group_create(ann, "climbers", "up", False, False)
         await store.append([Draft(bob, ann, 0, "hello"), Draft(ann, bob, 0, "hi"), Draft(bob, ann, 0, "still there?")])
         assert await store.open_session(ann) == 1
@@ -206,10 +207,10 @@ class AccountsContract:
             ),
             session=1,
             password_hash="hash of ann",
-            blocked=(cat,),
+            blocked=(dan,),
         )
         await store.block(ann, bob)
-        assert (await store.overview(ann)).blocked == (bob, cat)
+        assert (await store.overview(ann)).blocked == (bob, dan)
         bare = await store.overview(cat)
         assert (bare.friends, bare.requests, bare.groups, bare.cursors, bare.session) == ((), (), (), (), 0)
 
@@ -385,6 +386,51 @@ class FriendsContract:
         await store.unblock(ann, bob)
         await store.unblock(ann, 99)
         assert await store.friend_add(bob, ann, "", "", False) == "accepted"
+
+    async def test_blocking_ends_a_friendship_and_requests_of_both(self, store) -> None:
+        ann, bob, cat, dan = await people(store, "ann", "bob", "cat", "dan")
+        for other in (bob, dan):
+            await befriend(store, ann, other)
+        await store.friend_add(cat, ann, "", "", True)
+        await store.friend_add(bob, cat, "", "", False)
+        await store.block(ann, bob)
+        await store.block(ann, cat)
+        await store.block(bob, cat)
+        for uid in (bob, cat):
+            assert (await store.friends(uid), await store.friend_requests(uid)) == ((), ())
+        for sender in (bob, cat):
+            with pytest.raises(NotFound):
+                await store.friend_answer(ann, sender, True, "")
+        # Others stay, and what was ended stays so.
+        await store.unblock(ann, bob)
+        assert [friend.id for friend in await store.friends(ann)] == [dan]
+        await befriend(store, bob, ann)
+
+    async def test_who_has_blocked_the_other_is_not_accepted(self, store) -> None:
+        ann, bob = await people(store, "ann", "bob")
+        await store.block(ann, bob)
+        await store.friend_add(ann, bob, "", "Bobby", False)
+        with pytest.raises(Forbidden):
+            await store.friend_answer(bob, ann, True, "")
+        assert (await store.friends(ann), await store.friends(bob)) == ((), ())
+        # The request stays, to be refused, or accepted later.
+        assert len(await store.friend_requests(bob)) == 1
+        assert await store.friend_answer(bob, ann, False, "") == "rejected"
+        await store.friend_add(ann, bob, "", "Bobby", False)
+        await store.unblock(ann, bob)
+        assert await store.friend_answer(bob, ann, True, "") == "accepted"
+
+    async def test_a_block_and_an_answer_at_once_leave_no_friends(self, store) -> None:
+        ann, *others = await people(store, *(f"user{n}" for n in range(6)))
+        for other in others:
+            await store.friend_add(ann, other, "", "", False)
+
+        async def accept(other: int) -> None:
+            with contextlib.suppress(NotFound):
+                await store.friend_answer(other, ann, True, "")
+
+        await together([call for other in others for call in (store.block(ann, other), accept(other))])
+        assert (await store.friends(ann), [await store.friends(other) for other in others]) == ((), [()] * 5)
 
     async def test_only_accounts_can_be_blocked(self, store) -> None:
         [ann] = await people(store, "ann")

@@ -64,6 +64,13 @@ INVARIANTS = {
         "SELECT r.uid, r.sender FROM friend_requests r JOIN friends f ON f.uid = r.uid AND f.friend = r.sender"
         " WHERE f.mutual"
     ),
+    "friends have not blocked each other": (
+        "SELECT f.uid, f.friend FROM friends f JOIN blocks b"
+        " ON (b.uid = f.uid AND b.blocked = f.friend) OR (b.uid = f.friend AND b.blocked = f.uid) WHERE f.mutual"
+    ),
+    "who was removed from a group is no member": (
+        "SELECT r.uid, r.chat FROM removals r JOIN members m ON m.uid = r.uid AND m.chat = r.chat"
+    ),
     "every account has a session number": (
         "SELECT a.id FROM accounts a LEFT JOIN sessions s ON s.uid = a.id WHERE s.uid IS NULL OR s.number < 0"
     ),

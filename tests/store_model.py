@@ -39,6 +39,7 @@ class Chat:
     open_history: bool = False
     version: int = 1
     members: dict[int, Place] = field(default_factory=dict)
+    removed: set[int] = field(default_factory=set)
     #: (the message, its cid)
     messages: list[tuple[Message, str]] = field(default_factory=list)
 
@@ -156,6 +157,8 @@ class ModelStore:
     def friend_answer(self, uid: int, sender: int, accept: bool, remark: str) -> str:
         if (uid, sender) not in self.requests:
             raise NotFound
+        if accept and self._barred(uid, sender):
+            raise Forbidden
         _, theirs, _ = self.requests.pop((uid, sender))
         if not accept:
             return "rejected"
@@ -173,9 +176,13 @@ class ModelStore:
         if other not in self.profiles:
             raise UserInvalid
         self.blocks.add((uid, other))
+        self.friend_remove(uid, other)
 
     def unblock(self, uid: int, other: int) -> None:
         self.blocks.discard((uid, other))
+
+    def _barred(self, one: int, other: int) -> bool:
+        return (one, other) in self.blocks or (other, one) in self.blocks
 
     def friends(self, uid: int) -> tuple[Friend, ...]:
         found = [
@@ -224,7 +231,7 @@ class ModelStore:
             return MemberChange(group, uid, "join", chat.version, chat.members[uid].first - 1)
         if not chat.members:
             raise NotFound
-        if chat.closed:
+        if chat.closed or uid in chat.removed:
             raise Forbidden
         return self._enter(chat, uid, "join")
 
@@ -248,6 +255,7 @@ class ModelStore:
             raise UserInvalid
         if (uid, actor) in self.blocks:
             raise Forbidden
+        chat.removed.discard(uid)
         return self._enter(chat, uid, "add")
 
     def group_remove(self, actor: int, group: int, uid: int) -> MemberChange:
@@ -259,6 +267,7 @@ class ModelStore:
         if self._rank(chat, uid) <= self._rank(chat, actor):
             raise Forbidden
         del chat.members[uid]
+        chat.removed.add(uid)
         return self._changed(chat, uid, "remove")
 
     def group_role(self, actor: int, group: int, uid: int, role: str) -> MemberChange:
@@ -282,7 +291,10 @@ class ModelStore:
         chat = self._group(group)
         if uid not in chat.members:
             raise Forbidden
-        found = [Member(id_, self.profiles[id_].name, place.role) for id_, place in chat.members.items()]
+        found = [
+            Member(id_, self.profiles[id_].name, place.role, self._barred(uid, id_))
+            for id_, place in chat.members.items()
+        ]
         return tuple(sorted(found, key=lambda member: (RANK[member.role], member.id)))
 
     def membership(self, chat: int) -> Membership:

@@ -66,7 +66,7 @@ async def test_one_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
     before = everything(tmp_path)
     results = await checked(path)
     assert results["file"] == f"{path} is free"
-    assert re.fullmatch(r"schema 2, 0\.[0-9] MB, accounts: 2", results["schema"])
+    assert re.fullmatch(r"schema 3, 0\.[0-9] MB, accounts: 2", results["schema"])
     assert everything(tmp_path) == before
 
 
@@ -102,14 +102,14 @@ async def test_missing_migrations_are_said_and_not_applied(tmp_path: Path, versi
 async def test_one_that_a_start_would_refuse(tmp_path: Path) -> None:
     path = tmp_path / "flux.db"
     lock = own(path)
-    at_version(path, 2)
+    at_version(path, 3)
     with pytest.raises(Unavailable, match=f"is in use by process {os.getpid()} on .*: stop that one"):
         await checked(path)
     lock.release()
     await checked(path)
     with closing(sqlite3.connect(path)) as db:
         db.execute("DROP INDEX messages_by_cid")
-    with pytest.raises(Unavailable, match=r"schema 2 without its messages_by_cid"):
+    with pytest.raises(Unavailable, match=r"schema 3 without its messages_by_cid"):
         await checked(path)
     path.write_text("a text " * 1000)
     with pytest.raises(Unavailable, match=r"flux\.db cannot be used \(store\.path\): file is not a database"):
@@ -139,7 +139,7 @@ def foreign() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         path = Path(folder) / "flux.db"
-        at_version(path, 2)
+        at_version(path, 3)
         path.chmod(0o666)
         log = Path(f"{path}-wal")
         log.touch()

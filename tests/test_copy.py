@@ -31,7 +31,7 @@ from flux.bench.engines import PostgresServer
 from flux.cli import migrate as migrate_command
 from flux.cli.main import main
 from flux.config import load
-from flux.errors import Unavailable
+from flux.errors import Forbidden, Unavailable
 from flux.interfaces import IStore
 from flux.model.chats import CursorMove
 from flux.model.messages import Draft, Receipt
@@ -111,7 +111,9 @@ async def inhabit(store: IStore) -> list[int]:
             )
         await store.append(drafts)
     await store.group_remove(ids[0], groups[0], ids[7])
-    await store.group_join(ids[8], groups[1])
+    for uid in ids[8:10]:
+        await store.group_join(uid, groups[1])
+    await store.group_remove(ids[1], groups[1], ids[9])
     for uid in ids[:8]:
         number = await store.open_session(uid)
         moves = [
@@ -127,6 +129,9 @@ async def inhabit(store: IStore) -> list[int]:
 async def everything(store: IStore, ids: list[int]) -> list[Any]:
     """All that a store says of these people."""
     said: list[Any] = [await store.credentials(0, "", "ann@example.org"), await store.bans(9)]
+    [_, group] = await store.groups(ids[1])
+    with pytest.raises(Forbidden, match="removed"):
+        await store.group_join(ids[9], group.group)
     for uid in ids:
         overview = await store.overview(uid)
         said += [overview, await store.conversations(uid, 100), await store.credentials(uid, "")]

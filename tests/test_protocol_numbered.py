@@ -301,6 +301,17 @@ async def test_the_answer_to_a_login_lists_friends_and_groups(server: ChatServer
     assert "offlinemsg" not in found
 
 
+async def test_the_answer_to_a_login_shows_nobody_with_whom_there_is_a_block(server: ChatServer) -> None:
+    [ann] = await server.people("ann")
+    [bob] = await server.register("bob")
+    group = (await ann.ok("group.create", name="us"))["group"]
+    await ann.ok("group.add", group=group, id=bob)
+    await ann.ok("user.block", id=bob)
+    client = await connect(server)
+    [found] = strings((await answer(client, bob))["groups"])
+    assert [user["state"] for user in strings(found["users"])] == ["offline", "online"]
+
+
 @pytest.mark.parametrize("size", [1, 60, 300, 2000])
 @pytest.mark.parametrize("count", [1, 9, 30])
 async def test_what_was_sent_meanwhile_comes_whole_once_and_in_order(server: ChatServer, count: int, size: int) -> None:

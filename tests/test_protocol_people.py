@@ -140,6 +140,46 @@ async def test_a_blocked_user_may_neither_send_nor_ask(server: ChatServer) -> No
     assert (await ann.told("message"))["seq"] == 3
 
 
+@pytest.mark.parametrize("where", ["one node", "two nodes"])
+async def test_blocking_ends_a_friendship(server: ChatServer, where: str) -> None:
+    second = server.nodes[0] if where == "one node" else await server.start_node()
+    await server.register("ann", "bob")
+    ann, bob = await server.log_in("ann"), await server.log_in("bob", second)
+    await befriend(ann, bob)
+    await ann.ok("user.block", id=bob.id)
+    assert await bob.told("presence") == {"id": ann.id, "online": False}
+    assert await friends_of(ann) == await friends_of(bob) == []
+    # From now on neither sees the other come and go.
+    await ann.ok("logout")
+    await ann.ended()
+    ann = await server.log_in("ann")
+    await bob.ok("logout")
+    await bob.ended()
+    await server.advance(6)
+    assert await ann.settled() == []
+    assert not [line for line in bob.waiting if line["type"] == "presence"]
+    # Undoing the block brings no friendship back.
+    await ann.ok("user.unblock", id=bob.id)
+    assert await friends_of(ann) == []
+
+
+async def test_blocking_ends_a_request(server: ChatServer) -> None:
+    ann, bob, cy = await server.people("ann", "bob", "cy")
+    await ann.ok("friend.add", to=bob.id)
+    await cy.ok("friend.add", to=ann.id)
+    for other in (bob, cy):
+        await ann.ok("user.block", id=other.id)
+    assert await requests_of(ann) == await requests_of(bob) == []
+    assert await bob.refused("friend.answer", **{"from": ann.id}, accept=True) == "not_found"
+    # Who asks somebody whom they have blocked is not accepted, but can be refused.
+    await ann.ok("friend.add", to=bob.id)
+    error = await bob.fails("friend.answer", **{"from": ann.id}, accept=True)
+    assert (error["name"], error["detail"]) == ("forbidden", "one of you has blocked the other")
+    assert await friends_of(ann) == await friends_of(bob) == []
+    await bob.ok("friend.answer", **{"from": ann.id}, accept=False)
+    assert await ann.told("friend.answered") == {"id": bob.id, "status": "rejected"}
+
+
 async def test_blocking_before_the_first_message(server: ChatServer) -> None:
     ann, bob = await server.people("ann", "bob")
     await ann.ok("user.block", id=bob.id)
@@ -166,6 +206,23 @@ async def test_a_block_is_about_one_to_one(server: ChatServer) -> None:
     # But nobody is added to a group by whom they have blocked.
     other = (await bob.ok("group.create", name="bob's"))["group"]
     assert await bob.refused("group.add", group=other, id=ann.id) == "forbidden"
+
+
+async def test_who_is_there_is_not_shown_between_two_with_a_block(server: ChatServer) -> None:
+    ann, bob, cy = await server.people("ann", "bob", "cy")
+    group = await group_of(ann, bob, cy)
+    await bob.ok("user.block", id=cy.id)
+
+    async def seen(client: Client) -> list[bool]:
+        return [online for _, _, online in await members_of(client, group)]
+
+    assert [await seen(client) for client in (ann, bob, cy)] == [
+        [True, True, True],
+        [True, True, False],
+        [True, False, True],
+    ]
+    await bob.ok("user.unblock", id=cy.id)
+    assert await seen(cy) == [True, True, True]
 
 
 # --- presence ----------------------------------------------------------------
@@ -359,6 +416,22 @@ async def test_who_leaves_or_is_removed_gets_nothing_more(server: ChatServer) ->
             assert await client.refused(kind, group=group, **fields) == "forbidden"
     await server.advance(6)
     assert await bob.settled() == await cy.settled() == []
+
+
+async def test_who_was_removed_comes_back_when_added(server: ChatServer) -> None:
+    ann, bob = await server.people("ann", "bob")
+    group = await group_of(ann, bob)
+    await ann.ok("group.remove", group=group, id=bob.id)
+    await bob.told("group.changed")
+    error = await bob.fails("group.join", group=group)
+    assert error["name"] == "forbidden"
+    assert error["detail"] == "you were removed from this group: its owner or an admin adds you again"
+    await ann.settled()
+    assert await bob.settled() == []
+    await ann.ok("group.add", group=group, id=bob.id)
+    # Who leaves may come back.
+    await bob.ok("group.leave", group=group)
+    assert await bob.ok("group.join", group=group) == {"group": group, "chat": group}
 
 
 @pytest.mark.parametrize("history", ["open", "joined", None])

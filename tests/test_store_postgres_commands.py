@@ -48,7 +48,7 @@ def test_flux_check_shows_the_steps(database: Database, tmp_path: Path) -> None:
     empty = flux("check", "-c", "flux.ini", cwd=tmp_path)
     assert empty.returncode == 0, empty
     assert re.search(
-        r"store postgres: schema\n +schema 0\n +a start applies 0001_initial, 0002_\w+, 0003_\w+, 0004_\w+\n",
+        r"store postgres: schema\n +schema 0\n +a start applies 0001_initial, 0002_\w+, 0003_\w+, 0004_\w+, 0005_\w+\n",
         empty.stdout,
     )
     assert "not tried without the tables that a start makes" in empty.stdout
@@ -60,7 +60,7 @@ def test_flux_check_shows_the_steps(database: Database, tmp_path: Path) -> None:
     assert re.search(
         r"ok +\d+ ms  store postgres: connect\n +PostgreSQL \d+.*, database commands as flux, fsync is OFF", lines
     )
-    assert re.search(r"ok +\d+ ms  store postgres: schema\n +schema 4\n", lines)
+    assert re.search(r"ok +\d+ ms  store postgres: schema\n +schema 5\n", lines)
     assert re.search(r"ok +\d+ ms  store postgres: write and fsync\n +a commit takes \d+\.\d+ ms", lines)
     wrong = database.dsn.replace(":flux@", ":").replace(
         psycopg2.extensions.parse_dsn(database.dsn)["password"], "guessed"

@@ -66,7 +66,7 @@ async def test_an_empty_database_gets_its_tables_and_the_next_start_finds_them(d
 async def test_ten_nodes_that_start_at_once_migrate_once(database: Database) -> None:
     stores = [store_on(database.dsn) for _ in range(10)]
     await together([store.start() for store in stores])
-    assert database.query("SELECT number FROM flux_migrations ORDER BY 1") == [(1,), (2,), (3,), (4,)]
+    assert database.query("SELECT number FROM flux_migrations ORDER BY 1") == [(1,), (2,), (3,), (4,), (5,)]
     assert await people(stores[3], "ann", "bob") == [1, 2]
     assert sorted(await together([store.next_boot("a") for store in stores])) == list(range(1, 11))
     for store in stores:
@@ -87,18 +87,18 @@ async def test_only_what_is_missing_is_applied_and_in_one_piece(database: Databa
     await people(store, "ann")
     await store.stop()
     later += [
-        schema.Migration("0005_more", "CREATE TABLE more (a int);"),
-        schema.Migration("0006_wrong", "CREATE TABLE even_more (a int); SELECT 1 / 0;"),
+        schema.Migration("0006_more", "CREATE TABLE more (a int);"),
+        schema.Migration("0007_wrong", "CREATE TABLE even_more (a int); SELECT 1 / 0;"),
     ]
     assert "the schema cannot be made: division by zero" in await refusal(database.dsn)
-    assert database.query("SELECT number FROM flux_migrations ORDER BY 1") == [(1,), (2,), (3,), (4,)]
+    assert database.query("SELECT number FROM flux_migrations ORDER BY 1") == [(1,), (2,), (3,), (4,), (5,)]
     assert database.query("SELECT to_regclass('more')") == [(None,)]
-    later[5:] = [schema.Migration("0006_right", "CREATE TABLE even_more (a int);\nDROP TABLE more;")]
+    later[6:] = [schema.Migration("0007_right", "CREATE TABLE even_more (a int);\nDROP TABLE more;")]
     store = store_on(database.dsn)
     await store.start()
-    assert database.query("SELECT name FROM flux_migrations WHERE number > 4 ORDER BY 1") == [
-        ("0005_more",),
-        ("0006_right",),
+    assert database.query("SELECT name FROM flux_migrations WHERE number > 5 ORDER BY 1") == [
+        ("0006_more",),
+        ("0007_right",),
     ]
     assert (await store.profile(1)).name == "ann"
     await store.stop()
@@ -110,6 +110,11 @@ async def test_a_database_of_an_earlier_flux_is_brought_up_to_date(database: Dat
     database.migrate(version)
     database.query("SELECT create_account(name, name, 'h', name, '', '', '') FROM unnest(ARRAY['ann', 'bob']) name")
     database.query("SELECT append_carefully(ARRAY[1], ARRAY[2], ARRAY[0], ARRAY['k'], ARRAY['x'], NULL)")
+    # Blocking has left friendships and requests alone.
+    database.query("SELECT create_account(name, name, 'h', '', '', '', '') FROM unnest(ARRAY['cat', 'dan']) name")
+    database.query("SELECT befriend(1, '', other, '') FROM unnest(ARRAY[2, 3]) other; SELECT set_block(3, 1, true)")
+    database.query("INSERT INTO friend_requests VALUES (4, 1, '', '', 0), (4, 2, '', '', 0), (3, 4, '', '', 0)")
+    database.query("SELECT set_block(1, 4, true); SELECT set_block(3, 4, true)")
     before = database.query("SELECT * FROM moves")
     store = store_on(database.dsn)
     assert len(await store.migrate()) == len(schema.migrations()) - version
@@ -125,16 +130,18 @@ async def test_a_database_of_an_earlier_flux_is_brought_up_to_date(database: Dat
     await store.ban(Ban(1, "", "spam", 1, 0))
     assert (await store.overview(1)).ban == Ban(1, "", "spam", 1, 0, "ann")
     assert await store.open_session(1) == 1
+    assert [[friend.id for friend in await store.friends(uid)] for uid in (1, 2, 3)] == [[2], [1], []]
+    assert [[each.sender for each in await store.friend_requests(uid)] for uid in (3, 4)] == [[], [2]]
     await store.stop()
 
 
 async def test_a_database_of_a_later_flux_is_refused(database: Database, later) -> None:
-    later += [schema.Migration("0005_more", "CREATE TABLE more (a int);")]
+    later += [schema.Migration("0006_more", "CREATE TABLE more (a int);")]
     store = store_on(database.dsn)
     await store.start()
     await store.stop()
     later.pop()
-    assert "was written by a later flux (schema 5, this one knows 4)" in await refusal(database.dsn)
+    assert "was written by a later flux (schema 6, this one knows 5)" in await refusal(database.dsn)
 
 
 @pytest.mark.parametrize(
@@ -149,12 +156,12 @@ async def test_a_database_of_a_later_flux_is_refused(database: Database, later) 
         (
             "ALTER TABLE accounts DROP CONSTRAINT accounts_pkey CASCADE",
             "without its accounts.accounts_pkey, sessions.sessions_uid_fkey, friends.friends_uid_fkey,"
-            " friends.friends_friend_fkey, friend_requests.friend_requests_uid_fkey and 6 more): ",
+            " friends.friends_friend_fkey, friend_requests.friend_requests_uid_fkey and 7 more): ",
         ),
         ("DROP TABLE flux_migrations", "has tables that flux has not made (accounts, sessions, "),
-        ("INSERT INTO flux_migrations VALUES (5, 'x')", "was written by a later flux (schema 5"),
-        ("UPDATE flux_migrations SET number = number + 7", "later flux (schema 11"),
-        ("DELETE FROM flux_migrations WHERE number = 1", "half migrated (there are migrations 2, 3, 4)"),
+        ("INSERT INTO flux_migrations VALUES (6, 'x')", "was written by a later flux (schema 6"),
+        ("UPDATE flux_migrations SET number = number + 7", "later flux (schema 12"),
+        ("DELETE FROM flux_migrations WHERE number = 1", "half migrated (there are migrations 2, 3, 4, 5)"),
         ("DELETE FROM flux_migrations", "half migrated (it has tables, and flux_migrations is empty): restore it"),
     ],
 )
@@ -309,8 +316,8 @@ async def test_a_role_that_does_not_own_what_is_there_is_told_so_before_a_start(
     dsn = f"postgresql://helper:helper-word@127.0.0.1:{quick_postgres.port}/start"
     detail = await refusal(dsn)
     assert re.fullmatch(
-        r"store\.dsn: the schema lacks 0003_\w+, 0004_\w+, and its role does not own the tables and functions that "
-        r"are there, but flux: run flux migrate --apply as a role that owns them",
+        r"store\.dsn: the schema lacks 0003_\w+, 0004_\w+, 0005_\w+, and its role does not own the tables and "
+        r"functions that are there, but flux: run flux migrate --apply as a role that owns them",
         detail,
     )
     for attempt in (attempts(store_on(dsn))["schema"], store_on(dsn).pending):

@@ -161,13 +161,21 @@ async def test_a_file_of_an_earlier_flux_is_brought_up_to_date(opened, tmp_path)
         tmp_path,
         f"{first}; PRAGMA application_id = 0x666C7578; PRAGMA user_version = 1;"
         "INSERT INTO accounts (name, key, password_hash, email, nick) VALUES ('ann', 'ann', 'h', '', '');"
-        "INSERT INTO sessions VALUES (1, 5)",
+        "INSERT INTO accounts (name, key, password_hash, email, nick)"
+        " VALUES ('bob', 'bob', 'h', '', ''), ('cat', 'cat', 'h', '', ''), ('dan', 'dan', 'h', '', '');"
+        "INSERT INTO sessions VALUES (1, 5), (2, 0), (3, 0), (4, 0);"
+        # Blocking has left friendships and requests alone.
+        "INSERT INTO friends VALUES (1, 2, '', 1), (2, 1, '', 1), (1, 3, '', 1), (3, 1, '', 1);"
+        "INSERT INTO friend_requests VALUES (4, 1, '', '', 0), (4, 2, '', '', 0), (3, 4, '', '', 0);"
+        "INSERT INTO blocks VALUES (3, 1), (1, 4), (3, 4)",
     )
     store = await opened(path)
     assert (await store.credentials(1, "")).ban is None
     assert await store.open_session(1) == 6
     await store.ban(Ban(1, "", "spam", 1, 0))
     assert (await store.overview(1)).ban == Ban(1, "", "spam", 1, 0, "ann")
+    assert [[friend.id for friend in await store.friends(uid)] for uid in (1, 2, 3)] == [[2], [1], []]
+    assert [[each.sender for each in await store.friend_requests(uid)] for uid in (3, 4)] == [[], [2]]
 
 
 async def test_a_file_that_is_no_database_is_refused(opened, tmp_path) -> None:
@@ -446,7 +454,8 @@ async def test_messages_are_found_in_both_parts_of_the_index(opened, monkeypatch
 # --- the statements ----------------------------------------------------------
 
 TABLES = (
-    "accounts bans sessions boots friends friend_requests blocks chats groups members messages runs a b c f g l m p r u"
+    "accounts bans sessions boots friends friend_requests blocks removals chats groups members messages runs"
+    " a b c f g l m p r u"
 )
 WHOLE = re.compile(rf"SCAN ({TABLES.replace(' ', '|')})\b")
 """Reading a whole table, or a whole index of it, under its name or a name that a statement gives it."""

@@ -61,6 +61,15 @@ def test_ending_and_blocking(session: Session, line: str, kind: str, told: str) 
     assert session.new()[-1] == told
 
 
+def test_who_is_blocked_is_no_friend(session: Session) -> None:
+    session.push(type="friend.requested", **{"from": 12, "name": "dave", "note": ""})
+    for name, uid in (("bob", 8), ("dave", 12)):
+        session.type(f"/block {name}")
+        session.answer("user.block", id=uid)
+    assert not session.chat.roster.people[8].friend
+    assert not session.chat.roster.requests
+
+
 def test_rejecting(session: Session) -> None:
     session.push(type="friend.requested", **{"from": 12, "name": "dave", "note": ""})
     session.type("/reject dave")

@@ -248,6 +248,21 @@ def test_what_is_refused_says_why_and_can_be_tried_again(
     wait_said(tab, ["let me in"])
 
 
+def test_who_is_blocked_is_no_friend_any_more(tabs: Callable[..., Tab], lines: Callable[[str], Lines]) -> None:
+    other = lines("pest")
+    tab = tabs()
+    sign_up(tab, "patience")
+    uid = tab.js("JSON.parse(sessionStorage['flux.session']).id")
+    other.ask("friend.add", to=uid)
+    tab.click("People")
+    tab.click("Accept pest")
+    tab.click("More about pest")
+    tab.click("Block")
+    tab.wait_text("Blocked")
+    tab.wait("!document.querySelector('.side').innerText.includes('pest')")
+    assert other.ask("friends")["friends"] == []
+
+
 def test_who_is_banned_is_told_why(tabs: Callable[..., Tab], tmp_path: Path) -> None:
     admin = free_port()
     server = Server(tmp_path, **{"admin.listen": f"tcp:{admin}:interface=127.0.0.1"})

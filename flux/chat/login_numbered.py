@@ -46,7 +46,7 @@ async def _members(session: Session, group: Group) -> Sequence[MemberView]:
     except FluxError:
         # Removed since the overview was read.
         return []
-    online = await session.node.presence.online([member.id for member in members])
+    online = await session.node.presence.online([member.id for member in members if not member.barred])
     return [MemberView(member.id, member.name, member.role, member.id in online) for member in members]
 
 

@@ -56,20 +56,27 @@ async def friend_remove(session: Session, request: requests.FriendRemove) -> rep
     node = session.node
     were = request.id in session.friends
     await node.store.friend_remove(session.uid, request.id)
-    await node.friends_changed(session.uid, request.id, False)
-    if were:
-        await node.presence.notify([request.id], Presence(session.uid, False))
+    await _unfriended(session, request.id, were)
     return replies.FriendRemoveOk(id=request.id)
+
+
+async def _unfriended(session: Session, other: int, were: bool) -> None:
+    """Neither sees the other come and go from now on; who was a friend sees this user go offline."""
+    await session.node.friends_changed(session.uid, other, False)
+    if were:
+        await session.node.presence.notify([other], Presence(session.uid, False))
 
 
 @answers(requests.UserBlock)
 async def user_block(session: Session, request: requests.UserBlock) -> replies.UserBlockOk:
-    """Hear nothing more from somebody."""
+    """Hear nothing more from somebody, who is no friend any more."""
     if request.id == session.uid:
         raise BadRequest("id: this is yourself")
+    were = request.id in session.friends
     await session.node.store.block(session.uid, request.id)
     for each in _sessions(session):
         each.blocked |= {request.id}
+    await _unfriended(session, request.id, were)
     return replies.UserBlockOk(id=request.id)
 
 
@@ -186,7 +193,7 @@ async def groups(session: Session, request: requests.Groups) -> replies.GroupsOk
 async def group_members(session: Session, request: requests.GroupMembers) -> replies.GroupMembersOk:
     """The members of a group with presence."""
     members = await session.node.store.members(session.uid, request.group)
-    online = await session.node.presence.online([member.id for member in members])
+    online = await session.node.presence.online([member.id for member in members if not member.barred])
     return replies.GroupMembersOk(
         members=[replies.MemberView(m.id, m.name, m.role, m.id in online) for m in members]
     )  # fmt: skip

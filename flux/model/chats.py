@@ -27,11 +27,15 @@ class Group(Value, frozen=True):
 
 
 class Member(Value, frozen=True):
-    """A member of a group, as the other members see it."""
+    """A member of a group, as another member sees it.
+
+    :ivar barred: one of the two has blocked the other: whether this one is there is not shown.
+    """
 
     id: int
     name: str
     role: Role
+    barred: bool = False
 
 
 class Participant(Value, frozen=True):

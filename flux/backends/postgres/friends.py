@@ -29,6 +29,8 @@ async def friend_answer(run: Run, uid: int, sender: int, accept: bool, remark: s
     [[outcome]] = await run("SELECT friend_answer(%s, %s, %s, %s)", (uid, sender, accept, remark))
     if outcome is None:
         raise NotFound("there is no such request")
+    if outcome == "blocked":
+        raise Forbidden("one of you has blocked the other")
     return "accepted" if outcome == "accepted" else "rejected"
 
 

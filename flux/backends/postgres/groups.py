@@ -15,6 +15,7 @@ REFUSALS: dict[str, tuple[type[FluxError], str]] = {
     "no group": (NotFound, "there is no such group"),
     "ended": (NotFound, "this group has ended"),
     "closed": (Forbidden, "this group is closed: its owner or an admin adds members"),
+    "removed": (Forbidden, "you were removed from this group: its owner or an admin adds you again"),
     "no member": (Forbidden, "you are not a member of this group"),
     "owner leaves": (Forbidden, "the owner hands the group over before leaving"),
     "no leader": (Forbidden, "only the owner and admins of the group may do this"),
@@ -26,7 +27,7 @@ REFUSALS: dict[str, tuple[type[FluxError], str]] = {
     "full": (Forbidden, "this user is in as many groups as one may be"),
     "oneself": (Forbidden, "the owner hands over by giving somebody else the role of owner"),
 }
-"""By the outcome of ``group_change`` and ``group_enter_within``."""
+"""By the outcome of ``group_change``, ``group_remove`` and ``group_enter``."""
 
 FULL = "you are in as many groups as one may be: leave one first"
 
@@ -59,26 +60,36 @@ async def group_change(
     [(outcome, version, head)] = await run(
         "SELECT outcome, version, head FROM group_change(%s, %s, %s, %s, %s)", (kind, actor, group, uid, role)
     )
-    if outcome in REFUSALS:
-        error, detail = REFUSALS[outcome]
-        raise error(detail)
+    _refuse(outcome)
     if role is None:
         return MemberChange(group, uid, kind, version, head)
     return MemberChange(group, uid, kind, version, head, role)
 
 
+async def group_remove(run: Run, actor: int, group: int, uid: int) -> MemberChange:
+    [(outcome, version, head)] = await run(
+        "SELECT outcome, version, head FROM group_remove(%s, %s, %s)", (actor, group, uid)
+    )
+    _refuse(outcome)
+    return MemberChange(group, uid, "remove", version, head)
+
+
 async def group_enter(run: Run, kind: GroupChangeKind, actor: int, group: int, uid: int, most: int) -> MemberChange:
     """``uid`` becomes a member."""
     [(outcome, version, head)] = await run(
-        "SELECT outcome, version, head FROM group_enter_within(%s, %s, %s, %s, %s)",
+        "SELECT outcome, version, head FROM group_enter(%s, %s, %s, %s, %s)",
         (kind, actor, group, uid, most or NO_LIMIT),
     )
     if outcome == "full" and actor == uid:
         raise Forbidden(FULL)
+    _refuse(outcome)
+    return MemberChange(group, uid, kind, version, head)
+
+
+def _refuse(outcome: str) -> None:
     if outcome in REFUSALS:
         error, detail = REFUSALS[outcome]
         raise error(detail)
-    return MemberChange(group, uid, kind, version, head)
 
 
 async def groups(run: Run, uid: int) -> tuple[Group, ...]:
@@ -92,9 +103,11 @@ async def groups(run: Run, uid: int) -> tuple[Group, ...]:
 
 async def members(run: Run, uid: int, group: int) -> tuple[Member, ...]:
     rows = await run(
-        "SELECT mine.uid, a.id, a.name, m.role FROM groups g"
+        "SELECT mine.uid, a.id, a.name, m.role, b.uid IS NOT NULL OR c.uid IS NOT NULL FROM groups g"
         " LEFT JOIN members mine ON mine.chat = g.chat AND mine.uid = %s"
-        " LEFT JOIN members m ON m.chat = mine.chat LEFT JOIN accounts a ON a.id = m.uid WHERE g.chat = %s"
+        " LEFT JOIN members m ON m.chat = mine.chat LEFT JOIN accounts a ON a.id = m.uid"
+        " LEFT JOIN blocks b ON b.uid = m.uid AND b.blocked = mine.uid"
+        " LEFT JOIN blocks c ON c.uid = mine.uid AND c.blocked = m.uid WHERE g.chat = %s"
         " ORDER BY CASE m.role WHEN 'owner' THEN 0 WHEN 'admin' THEN 1 ELSE 2 END, a.id",
         (uid, group),
     )

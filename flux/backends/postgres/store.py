@@ -317,7 +317,7 @@ class PostgresStore:
         return self._pool.call_in_order(lambda: {group}, groups.group_enter, "add", actor, group, uid, most)
 
     def group_remove(self, actor: int, group: int, uid: int) -> Awaitable[MemberChange]:
-        return self._pool.call_in_order(lambda: {group}, groups.group_change, "remove", actor, group, uid)
+        return self._pool.call_in_order(lambda: {group}, groups.group_remove, actor, group, uid)
 
     def group_role(self, actor: int, group: int, uid: int, role: Role) -> Awaitable[MemberChange]:
         return self._pool.call_in_order(lambda: {group}, groups.group_change, "role", actor, group, uid, role)

@@ -13,6 +13,8 @@ from flux.backends.sqlite.writer import Writer
 from flux.errors import BadRequest, Forbidden, NotFound, UserInvalid
 from flux.model.people import Friend, FriendRequest, FriendStatus
 
+BARRED = "SELECT 1 FROM blocks WHERE uid IN (?1, ?2) AND blocked IN (?1, ?2) AND uid <> blocked"
+
 
 def friend_add(writer: Writer, uid: int, to: int, note: str, remark: str, one_sided: bool) -> FriendStatus:
     """See ``IStore``; so for the other functions here."""
@@ -48,6 +50,8 @@ def friend_answer(writer: Writer, uid: int, sender: int, accept: bool, remark: s
     request = one_row(db, "SELECT remark FROM friend_requests WHERE uid = ? AND sender = ?", (uid, sender))
     if request is None:
         raise NotFound("there is no such request")
+    if accept and one_row(db, BARRED, (uid, sender)):
+        raise Forbidden("one of you has blocked the other")
     if not accept:
         db.execute("DELETE FROM friend_requests WHERE uid = ? AND sender = ?", (uid, sender))
         return "rejected"
@@ -77,6 +81,7 @@ def block(writer: Writer, uid: int, other: int) -> None:
     if not one_row(writer.db, "SELECT 1 FROM accounts WHERE id = ?", (other,)):
         raise UserInvalid("there is no such user")
     writer.chats.drop([(uid, other), (other, uid)])
+    friend_remove(writer, uid, other)
     writer.db.execute("INSERT OR IGNORE INTO blocks VALUES (?, ?)", (uid, other))
 
 

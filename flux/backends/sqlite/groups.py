@@ -42,6 +42,8 @@ def group_join(writer: Writer, uid: int, group: int, most: int) -> MemberChange:
         raise NotFound("this group has ended")
     if closed:
         raise Forbidden("this group is closed: its owner or an admin adds members")
+    if one_row(writer.db, "SELECT 1 FROM removals WHERE uid = ? AND chat = ?", (uid, group)):
+        raise Forbidden("you were removed from this group: its owner or an admin adds you again")
     _must_have_room(writer.db, uid, most, FULL)
     return _enter(writer, group, uid, "join")
 
@@ -68,6 +70,7 @@ def group_add(writer: Writer, actor: int, group: int, uid: int, most: int) -> Me
     if one_row(writer.db, "SELECT 1 FROM blocks WHERE uid = ? AND blocked = ?", (uid, actor)):
         raise Forbidden("this user has blocked you")
     _must_have_room(writer.db, uid, most, OTHER_FULL)
+    writer.db.execute("DELETE FROM removals WHERE uid = ? AND chat = ?", (uid, group))
     return _enter(writer, group, uid, "add")
 
 
@@ -79,6 +82,7 @@ def group_remove(writer: Writer, actor: int, group: int, uid: int) -> MemberChan
         raise NotFound("this user is not a member of the group")
     if role == "owner" or (role == "admin" and right != "owner"):
         raise Forbidden("only the owner removes an admin, and nobody the owner")
+    writer.db.execute("INSERT INTO removals VALUES (?, ?)", (uid, group))
     return _exit(writer, group, uid, "remove")
 
 
@@ -114,11 +118,14 @@ def members(db: sqlite3.Connection, uid: int, group: int) -> tuple[Member, ...]:
         raise Forbidden("you are not a member of this group")
     rows = all_rows(
         db,
-        "SELECT a.id, a.name, m.role FROM members m JOIN accounts a ON a.id = m.uid WHERE m.chat = ?"
+        "SELECT a.id, a.name, m.role,"
+        " EXISTS (SELECT 1 FROM blocks b WHERE b.uid = a.id AND b.blocked = ?1)"
+        " OR EXISTS (SELECT 1 FROM blocks b WHERE b.uid = ?1 AND b.blocked = a.id)"
+        " FROM members m JOIN accounts a ON a.id = m.uid WHERE m.chat = ?2"
         " ORDER BY CASE m.role WHEN 'owner' THEN 0 WHEN 'admin' THEN 1 ELSE 2 END, a.id",
-        (group,),
+        (uid, group),
     )
-    return tuple(Member(*row) for row in rows)
+    return tuple(Member(member, name, role, bool(barred)) for member, name, role, barred in rows)
 
 
 def membership(db: sqlite3.Connection, chat: int) -> Membership:

@@ -212,7 +212,8 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
     :raises Unavailable: the tables are not what the version says.
     """
     scripts = [migration.script for migration in migrations()]
-    [(version,)] = db.execute("PRAGMA user_version").fetchall()
+    # Before as well: a migration that lacks a table would not say what is wrong.
+    version = verify(db, path)
     for number, script in enumerate(scripts[version:], version + 1):
         try:
             db.executescript(

@@ -21,6 +21,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "chats": ("id", "low", "high", "version"),
     "groups": ("chat", "name", "description", "closed", "open_history"),
     "members": ("uid", "chat", "first", "received", "read", "role"),
+    "removals": ("uid", "chat"),
     "messages": ("chat", "seq", "sender", "at", "cid", "text"),
 }
 """The columns of each table, in an order in which they can be filled."""

@@ -150,10 +150,12 @@ async def remove(chat: Chat, rest: str) -> None:
     chat.screen.show(dim(f"{clean(chat.roster.name(uid))} is not in your friend list any more"))
 
 
-@command("block", "NAME", "take no more messages and requests from somebody", "person")
+@command("block", "NAME", "take no more messages and requests from somebody, who is no friend any more", "person")
 async def block(chat: Chat, rest: str) -> None:
     uid, _ = await chat.resolve_person(rest)
     await chat.client.user_block(uid)
+    chat.roster.person(uid).friend = False
+    chat.roster.requests.pop(uid, None)
     name = clean(chat.roster.name(uid))
     undo = f"/unblock {clean(chat.roster.typed(Target(to=uid)))}"
     chat.screen.show(dim(f"{name} cannot write to you any more; {undo} undoes it"))

@@ -72,7 +72,11 @@ export function friendMenu(store, session, id) {
             await session.refreshFriends();
           })
           : act("Add friend", "Asked", () => session.ask("friend.add", { to: id })),
-        act("Block", "Blocked", () => session.ask("user.block", { id }), "danger"),
+        act("Block", "Blocked", async () => {
+          await session.ask("user.block", { id });
+          store.setRequests([...store.requests.values()].filter(({ from }) => from !== id));
+          await session.refreshFriends();
+        }, "danger"),
         act("Unblock", "Not blocked", () => session.ask("user.unblock", { id }))),
       trouble,
     ];
