@@ -86,6 +86,42 @@ async def test_asking_again_refreshes_note_and_remark(server: ChatServer) -> Non
     assert await bob.settled() == []
 
 
+@pytest.mark.parametrize("taken_back", [False, True])
+async def test_who_asks_again_and_again_is_heard_once_a_minute(server: ChatServer, taken_back: bool) -> None:
+    await server.start_node()
+    await server.register("ann", "bob")
+    bob = await server.log_in("bob")
+
+    async def ask(note: str) -> None:
+        # A login elsewhere is no way around it.
+        for node in server.nodes:
+            ann = await server.log_in("ann", node)
+            await ann.ok("friend.add", to=bob.id, note=note)
+            if taken_back:
+                await ann.ok("friend.remove", id=bob.id)
+
+    for note in ("1", "2", "3"):
+        await ask(note)
+    assert [push["note"] for push in await bob.settled()] == ["1"]
+    # What is asked meanwhile is not lost.
+    assert [note for _, _, note in await requests_of(bob)] == ([] if taken_back else ["3"])
+    await server.advance(61)
+    await ask("4")
+    assert [push["note"] for push in await bob.settled()] == ["4"]
+    # Others are not held up.
+    await (await server.log_in((await server.register("cy"))[0])).ok("friend.add", to=bob.id)
+    assert (await bob.told("friend.requested"))["name"] == "cy"
+
+
+async def test_a_request_is_shown_while_the_shared_state_is_away(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann, bob = await server.people("ann", "bob")
+    monkeypatch.setattr(server.state, "fail", Mock(side_effect=Unavailable("the shared state is away")))
+    await ann.ok("friend.add", to=bob.id)
+    assert (await bob.told("friend.requested"))["from"] == ann.id
+
+
 async def test_requests_to_nobody_and_to_oneself(server: ChatServer) -> None:
     [ann] = await server.people("ann")
     assert await ann.refused("friend.add", to=99) == "user_invalid"

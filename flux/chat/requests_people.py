@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from flux.accounts.throttle import count
 from flux.chat.dispatch import answers
 from flux.chat.session import Session
-from flux.errors import BadRequest, FluxError
+from flux.errors import BadRequest, FluxError, Unavailable
 from flux.model.chats import MemberChange
 from flux.model.events import FriendAnswered, FriendRequested, GroupChanged, Presence
 from flux.wire import replies, requests
 from flux.wire.numbered import OneSidedFriendAdd
+
+TOLD_EVERY = 60.0
+"""Seconds in which one account is told of one friend request of another, whatever its note."""
 
 
 @answers(requests.FriendAdd)
@@ -20,12 +24,24 @@ async def friend_add(session: Session, request: requests.FriendAdd) -> replies.F
     status = await node.store.friend_add(session.uid, request.to, request.note, request.remark, one_sided)
     if status == "accepted" and not were:
         await _befriended(session, request.to)
-    elif status == "pending":
+    elif status == "pending" and await _may_tell(session, request.to):
         await node.presence.notify([request.to], FriendRequested(session.uid, session.name, request.note))
     return replies.FriendAddOk(to=request.to, status=status)
 
 
 answers(OneSidedFriendAdd)(friend_add)
+
+
+async def _may_tell(session: Session, other: int) -> bool:
+    """Whether ``other`` is told of a request now: who asks again and again is heard once in a while.
+
+    Not only new ones are told, since one that was taken back would be new again.
+    """
+    try:
+        return not await count(session.node.state, f"friend:{session.uid}>{other}", TOLD_EVERY, 1)
+    except Unavailable:
+        # As with logins, it goes on, at the pace of all requests.
+        return True
 
 
 @answers(requests.FriendAnswer)
