@@ -292,6 +292,8 @@ async def test_ones_own_profile(server: GateServer) -> None:
     assert (await server.ask("GET", "/v1/profile", **token)).json == whole
     changed = await server.ask("PATCH", "/v1/profile", {"nick": "Annie", "sex": "f"}, **token)
     assert changed.json == whole | {"nick": "Annie", "sex": "f"}
+    unseen = await server.ask("PATCH", "/v1/profile", {"nick": "\u3164"}, **token)
+    assert (unseen.status, unseen.error) == (400, "bad_request")
     changed = await server.ask("PATCH", "/v1/profile", {"nick": ""}, **token)
     assert changed.json == whole | {"sex": "f"}
     assert (await server.ask("PATCH", "/v1/profile", {}, **token)).json == whole | {"sex": "f"}

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from flux.accounts.passwords import Passwords
 from flux.accounts.rules import COMMON
 from flux.errors import Unavailable
+from flux.names import fold
 
 GOOD = "a fine password"
 HOME = "10.0.0.1"
@@ -89,6 +90,17 @@ async def test_different_names_stay_different(server: ChatServer) -> None:
         "a\u2028b",
         "\ufeffann",
         "\u00ad",
+        "ann\ufe0f",
+        "ann\u034f",
+        "\U000e0101bob",
+        "\u3164",
+        "\uffa0",
+        "\u2800",
+        "a\u180bb",
+        "a\u180fb",
+        "a\u2065b",
+        "a\ufff0b",
+        "a\U000e0fffb",
     ],
 )
 async def test_names_have_no_control_characters(server: ChatServer, name: str) -> None:
@@ -97,10 +109,22 @@ async def test_names_have_no_control_characters(server: ChatServer, name: str) -
     assert (error["name"], error["detail"][:5]) == ("bad_request", "name:")
 
 
-@pytest.mark.parametrize("name", [" ", " ann", "ann ", "\u3000", "\u00a0x"])
+@pytest.mark.parametrize(
+    "name", [" ", " ann", "ann ", "\u3000", "\u00a0x", "sam  smith", "sam\u00a0smith", "sam\u2003smith", "a \u3000b"]
+)
 async def test_names_are_no_blanks(server: ChatServer, name: str) -> None:
     client = await server.connect()
     assert await client.refused("register", name=name, password=GOOD) == "bad_request"
+
+
+@pytest.mark.parametrize("name", ["sam  smith", "ann\ufe0f", "\u3164", "sam\u00a0smith"])
+async def test_names_that_were_taken_before_log_in(server: ChatServer, name: str) -> None:
+    [ann] = await server.register("ann")
+    known = await server.store.credentials(ann, "")
+    await server.store.create_account(name, fold(name), known.password_hash, "", "")
+    client = await server.connect()
+    assert (await client.ok("login", name=name, password=PASSWORD))["name"] == name
+    assert [user["name"] for user in (await client.ok("user.search", query=name))["users"]] == [name]
 
 
 async def test_names_have_1_to_50_characters(server: ChatServer) -> None:
@@ -464,6 +488,10 @@ async def test_profiles_are_set_field_by_field_and_seen_by_everybody(server: Cha
     assert await bob.ok("profile.get") == {"id": bob.id, "name": "bob", **EMPTY}
     assert await bob.refused("profile.get", id=99) == "user_invalid"
     assert await bob.refused("profile.set", nick="x" * 51) == "too_large"
+    for nick in (" ", "\u3164", " \u200b\ufe0f", "\t"):
+        assert await bob.refused("profile.set", nick=nick) == "bad_request"
+    assert await (await server.connect()).refused("register", name="cy", password=GOOD, nick="\u2800") == "bad_request"
+    await bob.ok("profile.set", nick="\u2764\ufe0f  bob")
 
 
 async def test_no_request_shows_a_hash_an_address_or_a_token(server: ChatServer) -> None:

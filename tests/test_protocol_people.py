@@ -390,7 +390,8 @@ async def test_a_group_is_created_listed_and_joined(server: ChatServer) -> None:
 async def test_group_names_and_descriptions(server: ChatServer) -> None:
     [ann] = await server.people("ann")
     assert await ann.refused("group.create", name="") == "bad_request"
-    assert await ann.refused("group.create", name=" \u3000") == "bad_request"
+    for name in (" \u3000", "\u3164", "\u200b \ufe0f"):
+        assert await ann.refused("group.create", name=name) == "bad_request"
     assert await ann.refused("group.create", name="x" * 51) == "too_large"
     assert await ann.refused("group.create", name="x", description="x" * 501) == "too_large"
     assert await ann.refused("group.create", name="x", history="none") == "bad_request"

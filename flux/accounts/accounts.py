@@ -14,7 +14,7 @@ from twisted.logger import Logger
 
 from flux.accounts.codes import Codes
 from flux.accounts.passwords import Passwords
-from flux.accounts.rules import check_email, check_name, check_password
+from flux.accounts.rules import check_email, check_name, check_nick, check_password
 from flux.accounts.throttle import LoginPace, LoginThrottle, RegistrationThrottle
 from flux.addresses import counted
 from flux.bans import Bans
@@ -119,11 +119,12 @@ class Accounts:
         :param any_password: for clients that know no rules of passwords but their length.
         :raises flux.errors.UserExists: the name or the verified address is taken.
         :raises flux.errors.PasswordInvalid: the password breaks the rules.
-        :raises flux.errors.BadRequest: the name breaks the rules, or a code is required.
+        :raises flux.errors.BadRequest: name or nick break the rules, or a code is required.
         :raises flux.errors.RateLimited: too many were registered from this address.
         :raises flux.errors.CodeWrong: or ``CodeExpired``, ``RateLimited``: see :meth:`Codes.check`.
         """
         key = check_name(name)
+        check_nick(nick)
         check_password(password, self._password_min_numbered if any_password else self.password_min, any_password)
         verified = ""
         if code:

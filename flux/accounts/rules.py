@@ -33,20 +33,46 @@ EMAIL = re.compile(
 MAX_EMAIL = 254
 """Characters of an address (RFC 5321, 4.5.3.1.3, without the angle brackets)."""
 
+INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+"""Default_Ignorable_Code_Point of Unicode 16 (DerivedCoreProperties.txt), and the blank of Braille, U+2800."""
+
+UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Categories of control characters, and of what else is no part of a line of text."""
+
 
 def check_name(name: str) -> str:
     """The folded name, by which names are unique.
 
-    :raises flux.errors.BadRequest: it has control characters, or is blank.
+    Two names that differ look different, as far as that is about what is not seen: a page shows two spaces as one.
+
+    :raises flux.errors.BadRequest: it has control characters, others that are not seen, or spaces that are not single
+        ones between other characters; or is empty.
     """
-    if any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") for character in name):
-        raise BadRequest("name: no control characters")
-    if name != name.strip():
-        raise BadRequest("name: no spaces at its ends")
+    if any(unicodedata.category(character) in UNSEEN for character in name) or INVISIBLE.search(name):
+        raise BadRequest("name: no control characters, and no invisible ones")
+    if name != " ".join(name.split()):
+        raise BadRequest("name: only single spaces, and none at its ends")
     folded = fold(name)
     if not folded:
         raise BadRequest("name: empty")
     return folded
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen."""
+    return all(
+        character.isspace() or unicodedata.category(character) in UNSEEN or INVISIBLE.match(character)
+        for character in text
+    )
+
+
+def check_nick(nick: str) -> None:
+    """:raises flux.errors.BadRequest: nothing of it can be seen; an empty one is none, and right."""
+    if nick and is_blank(nick):
+        raise BadRequest("nick: nothing of it can be seen")
 
 
 def check_password(password: str, minimum: int, any_password: bool = False) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from msgspec import UNSET
 
+from flux.accounts.rules import check_nick
 from flux.chat.dispatch import answers
 from flux.chat.login_numbered import answer_login
 from flux.chat.session import Session
@@ -269,6 +270,8 @@ async def profile_get(session: Session, request: requests.ProfileGet) -> replies
 @answers(requests.ProfileSet)
 async def profile_set(session: Session, request: requests.ProfileSet) -> replies.ProfileSetOk:
     """Change one's own profile."""
+    if isinstance(request.nick, str):
+        check_nick(request.nick)
     profile = await session.node.store.set_profile(
         session.uid,
         None if request.nick is UNSET else str(request.nick),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flux.accounts.rules import is_blank
 from flux.accounts.throttle import count
 from flux.chat.dispatch import answers
 from flux.chat.session import Session
@@ -133,8 +134,8 @@ async def friend_requests(session: Session, request: requests.FriendRequests) ->
 async def group_create(session: Session, request: requests.GroupCreate) -> replies.GroupCreateOk:
     """Create a group, owned by this user."""
     name = request.name.strip()
-    if not name:
-        raise BadRequest("name: empty")
+    if is_blank(name):
+        raise BadRequest("name: empty, or nothing of it can be seen")
     group = await session.node.store.group_create(
         session.uid, name, request.description, request.closed, request.history == "open", session.node.limits.groups
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import UNSET, UnsetType
 
+from flux.accounts.rules import check_nick
 from flux.errors import (
     BadJson,
     BadRequest,
@@ -138,6 +139,8 @@ async def change_profile(gate: Gate, call: Call, body: ProfileChange) -> Account
     """
     if (body.email is UNSET) != (body.code is UNSET):
         raise BadRequest("email, code: an address comes with the code that was sent there")
+    if isinstance(body.nick, str):
+        check_nick(body.nick)
     if isinstance(body.email, str):
         await gate.set_email(
             call.uid, body.email, given(body.code), call.address, call.conn, password=given(body.password)
