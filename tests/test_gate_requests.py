@@ -167,6 +167,8 @@ BAD_BODIES = [
     (b'{"name":"ann","password":null}', 400, "bad_request"),
     (b'{"name":"a\\u0000b","password":"x"}', 400, "bad_request"),
     (b'{"name":"\\ud800","password":"x"}', 400, "bad_json"),
+    (b'{"name":7,', 400, "bad_json"),
+    (b'{"name":"\\u0000', 400, "bad_json"),
     (b'{"email":"no address","password":"x"}', 400, "bad_request"),
     (b'{"email":"a@b\\n","password":"x"}', 400, "bad_request"),
     (b'{"id":0,"password":"x"}', 400, "bad_request"),
@@ -184,11 +186,20 @@ async def test_bad_bodies_are_told_and_the_connection_goes_on(client: Raw) -> No
         assert await client.error() == (status, name), body[:60]
 
 
-async def test_a_detail_names_the_field(client: Raw) -> None:
-    client.say(post("/v1/accounts", b'{"name":"ann"}'))
-    assert json.loads((await client.answer())[2])["detail"] == "password: missing"
-    client.say(post("/v1/codes", b'{"email":"a@b","purpose":"fun"}'))
-    assert json.loads((await client.answer())[2])["detail"].startswith("purpose: ")
+@pytest.mark.parametrize(
+    ("path", "body", "detail"),
+    [
+        ("/v1/accounts", b'{"name":"ann"}', "password: missing"),
+        ("/v1/accounts", b'{"name":"a\\u0000","password":"x"}', "name: U+0000 is not allowed in a string"),
+        ("/v1/codes", b'{"email":"a@b","purpose":"fun"}', "purpose: expected one of register, reset"),
+        ("/v1/codes", b'{"email":"ann at home","purpose":"reset"}', "email: this is no e-mail address"),
+        ("/v1/login", b'{"name":"ann","password":5}', "password: expected string, got integer"),
+        ("/v1/login", b"\xff", "not UTF-8"),
+    ],
+)
+async def test_a_detail_names_the_field(client: Raw, path: str, body: bytes, detail: str) -> None:
+    client.say(post(path, body))
+    assert json.loads((await client.answer())[2])["detail"] == detail
 
 
 CONTENT_TYPES = [

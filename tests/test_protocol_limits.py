@@ -159,6 +159,22 @@ async def test_after_20_bad_lines_in_a_row_the_server_closes(server: ChatServer)
     assert {error["type"] for error in errors} == {"error"}
 
 
+@pytest.mark.parametrize("terminator", [b"\n", b"\0"])
+async def test_lines_of_blanks_are_empty_lines(server: ChatServer, terminator: bytes) -> None:
+    server.reload(limits__max_errors=2)
+    client = await server.connect(terminator=terminator)
+    for blank in (b"", b" ", b"\t  \r", b" "):
+        client.raw(blank + terminator)
+    # The first line that counts decides about the dialect.
+    client.raw(b'{"msgid":4,"name":"dora","password":"correct horse"}' + terminator)
+    assert (await client.take(lambda line: line.get("msgid") == 5))["errno"] == 0
+    named = await server.connect()
+    named.raw(b" \n\t\n \n")
+    await named.ok("ping")
+    named.raw(b" \n\t\n \n")
+    assert await named.settled() == []
+
+
 async def test_limits_of_0_mean_none(server: ChatServer) -> None:
     server.reload(limits__max_errors=0, limits__connections_per_address=0, limits__logins_per_minute=0,
                   limits__logins_per_minute_address=0)  # fmt: skip

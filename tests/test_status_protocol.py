@@ -269,12 +269,12 @@ async def test_auth_without_a_key_to_show_is_no_error(peer) -> None:
         (b'{"type":"get_chat_server","uid":"7"}', "bad_request", "uid"),
         (b'{"type":"get_chat_server","uid":true}', "bad_request", "uid"),
         (b'{"type":"get_chat_server","uid":9223372036854775808}', "bad_request", "uid"),
-        (b'{"type":"get_chat_server","uids":[]}', "bad_request", "uids"),
+        (b'{"type":"get_chat_server","uids":[]}', "bad_request", "uids: must not be empty"),
         (b'{"type":"get_chat_server","uids":[1,0]}', "bad_request", "uids"),
-        (b'{"type":"get_chat_server","uids":%s}' % str(list(range(1, 1002))).encode(), "too_large", "uids"),
+        (b'{"type":"get_chat_server","uids":%s}' % str(list(range(1, 1002))).encode(), "too_large", "1000 entries"),
         (b'{"type":"login","uid":7}', "bad_request", "token"),
         (b'{"type":"login","uid":7,"token":"%s"}' % (b"x" * 1025), "too_large", "token"),
-        (b'{"type":"login","uid":7,"token":"a\\u0000"}', "bad_request", "U+0000"),
+        (b'{"type":"login","uid":7,"token":"a\\u0000"}', "bad_request", "token: U+0000"),
         (b'{"type":"drain"}', "bad_request", "server"),
         (b'{"type":"drain","server":"%s"}' % (b"x" * 65), "too_large", "server"),
     ],
@@ -326,6 +326,12 @@ async def test_bad_lines_in_a_row_end_the_connection(make) -> None:
     assert [reply["type"] for reply in peer.received()] == ["error", "error", "ping.ok", "error", "error", "error"]
     assert len(logged) == 1
     assert "3 bad lines in a row from 203.0.113.9" in texts(logged)[0]
+
+
+async def test_lines_of_blanks_are_empty_lines(make) -> None:
+    peer = (await make(limits={"max_errors": 2})).connect()
+    peer.send(b" ", b"\t", b"", b"  ", {"type": "ping"})
+    assert [reply["type"] for reply in peer.received()] == ["ping.ok"]
 
 
 async def test_a_line_too_long_ends_the_connection(make) -> None:

@@ -173,11 +173,52 @@ def test_what_is_no_request(line: bytes, error: str) -> None:
     assert rejected(line).error.name == error
 
 
-@pytest.mark.parametrize("line", [b"help", b"", b"[]", b'"help"', b"\xff", b"[" * 60_000, b'["\\u0000"]'])
+HINT = '; a request is one JSON object a line: {"type":"help"} lists all'
+
+
+@pytest.mark.parametrize(
+    "line", [b"help", b"", b"[]", b'"help"', b"\xff", b"[" * 60_000, b'["\\u0000"]', b"{type:'login'}"]
+)
 def test_who_types_something_else_is_told_what_a_request_is(line: bytes) -> None:
-    hint = '; a request is one JSON object a line: {"type":"help"} lists all'
-    assert rejected(line).error.detail.endswith(hint)
-    assert hint not in rejected(b' {"type":' + line).error.detail
+    assert rejected(line).error.detail.endswith(HINT)
+
+
+USER_ID = "expected a user's id, an integer; user.search finds it"
+GROUP_ID = "expected a group's id, an integer; the request groups lists yours"
+CHAT_ID = "expected a chat's id, an integer; the request chats lists yours"
+
+
+@pytest.mark.parametrize(
+    ("line", "detail"),
+    [
+        (b"{}", 'type: missing; {"type":"help"} lists all'),
+        (b'{"type":["send"]}', 'type: expected string; {"type":"help"} lists all'),
+        (b"\xff\xfb\x18", "not UTF-8" + HINT),
+        ({"type": "send", "to": "ann", "text": "x"}, f"to: {USER_ID}"),
+        ({"type": "send", "to": 0, "text": "x"}, f"to: {USER_ID}"),
+        ({"type": "friend.answer", "from": "ann", "accept": True}, f"from: {USER_ID}"),
+        (
+            {"type": "group.join", "group": "tea"},
+            f"group: {GROUP_ID}",
+        ),
+        (
+            {"type": "read", "chat": "x", "seq": 1},
+            f"chat: {CHAT_ID}",
+        ),
+        ({"type": "login", "id": "ann"}, "id: expected integer, got string"),
+        ({"type": "group.role", "group": 1, "id": 2, "role": "king"}, "role: expected one of owner, admin, member"),
+        ({"type": "group.create", "name": "x", "history": 1}, "history: expected one of open, joined"),
+        ({"type": "send", "to": 2, "text": ""}, "text: must not be empty"),
+        ({"type": "send", "to": 2, "text": ["x"]}, "text: expected string, got array"),
+        ({"type": "friend.answer", "from": 2, "accept": "yes"}, "accept: expected boolean, got string"),
+        ({"type": "ping", "ref": 1.5}, "ref: expected integer or string, got number"),
+        ({"type": "read", "chat": 1, "seq": -1}, "seq: expected integer >= 0"),
+        ({"type": "register", "name": "x" * 51, "password": "x"}, "name: at most 50 characters"),
+        (b'{"type":"send","to":2,"text":"a\\u0000"}', "text: U+0000 is not allowed in a string"),
+    ],
+)
+def test_what_is_wrong_is_said_in_the_words_of_json(line: object, detail: str) -> None:
+    assert rejected(line).error.detail == detail
 
 
 @pytest.mark.parametrize(
@@ -212,7 +253,8 @@ def test_nul_is_refused_everywhere(where: str) -> None:
     line = '{"type":"send","to":2,"text":"hello",' + where % r"a\u0000b" + "}"
     problem = rejected(line.encode())
     assert (problem.error.name, problem.request) == ("bad_request", "send")
-    assert "U+0000" in problem.error.detail
+    field = where.split('"')[1].replace("%s", "")
+    assert problem.error.detail == (f"{field}: " if field else "") + "U+0000 is not allowed in a string"
 
 
 def test_an_escaped_backslash_before_u0000_is_no_nul() -> None:

@@ -25,6 +25,7 @@ from flux.net.connection import CLOSING, NORMAL, POLICY_VIOLATION, TOO_BIG, Conn
 from flux.net.lines import LineProtocol
 from flux.tls.layer import socket_below
 from flux.wire.catalogue import Rejected
+from flux.wire.mistakes import is_blank
 from flux.wire.named import NAMED, sniff
 from flux.wire.numbered import NUMBERED
 
@@ -105,6 +106,8 @@ class ChatConnection(Connection):
         """Hand a line to the session; the first one makes it."""
         session = self.session
         if session is None:
+            if is_blank(line):
+                return
             session = self.session = Session(self.node, self, self.dialect_of(line))
         session.line(line)
 

@@ -29,6 +29,7 @@ from flux.model.messages import Receipt
 from flux.model.sessions import Route
 from flux.net.connection import BUSY, FULL, PACED, SLOWED
 from flux.wire.catalogue import Rejected, Reply, Request
+from flux.wire.mistakes import is_blank
 from flux.wire.named import NamedDialect
 from flux.wire.numbered import NumberedDialect
 from flux.wire.replies import ListReply
@@ -128,6 +129,8 @@ class Session:
         try:
             request = self.dialect.decode(line, self.uid)
         except Rejected as rejected:
+            if is_blank(line):
+                return
             line = self.dialect.error(rejected.error, rejected.request, rejected.ref)
             if line:
                 self.write(line)

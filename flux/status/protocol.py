@@ -31,6 +31,7 @@ from flux.net.lines import LineProtocol
 from flux.status.service import StatusService
 from flux.status.strangers import Strangers
 from flux.wire.catalogue import Rejected, Reply, Request
+from flux.wire.mistakes import is_blank
 from flux.wire.named import NAMED
 from flux.wire.replies import EncodedHelpOk, PingOk
 from flux.wire.requests import Help
@@ -142,6 +143,8 @@ class StatusConnection(LineProtocol):
         try:
             request = STATUS.decode(line)
         except Rejected as rejected:
+            if is_blank(line):
+                return
             self.write(NAMED.error(rejected.error, rejected.request, rejected.ref))
             self._bad_line(rejected.error)
             return

@@ -15,19 +15,15 @@ from typing import Any, ClassVar, Union
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from flux.errors import BadJson, BadRequest, FluxError, TooLarge, UnknownType
+from flux.errors import BadJson, BadRequest, FluxError, UnknownType
 from flux.wire.fields import Ref
+from flux.wire.mistakes import choices, field_error, holds_nul, json_error, look_into, nul_error
 
-#: A line's fields without looking into them: what is wrong with one must not hide the others.
-_envelope = msgspec.json.Decoder(dict[str, msgspec.Raw])
 BACKSLASH = 0x5C
-#: In JSON a backslash is only ever in a string, and escapes when an even number of others is before it.
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-_PROBLEM = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?$", re.DOTALL)
-_TOO_LARGE = re.compile(r"of length <= (\d+)")
 #: From here on two names are alike enough to be taken for one another: "sned" and "send", but not "join" and "login".
 LIKE = 0.7
-_NAMED_FIELD = re.compile(r"(?:missing required|contains unknown) field `(.*)`")
+#: For somebody who types.
+_LISTS = '{"type":"help"} lists all'
 
 
 class Request(msgspec.Struct, tag_field="type", gc=False, kw_only=True, omit_defaults=True):
@@ -104,18 +100,16 @@ class Catalogue:
         """
         # A backslash is rare. Looked for by its number: for bytes, Python makes and drops an exception first.
         if BACKSLASH in line and holds_nul(line):
-            raise self._explain(line, BadRequest("U+0000 is not allowed in a string"))
+            raise self._explain(line)
         try:
             if not line.isascii():
                 # In a field that is skipped nobody else would notice.
                 line.decode()
             return self._decoder.decode(line)
         except msgspec.ValidationError as problem:
-            raise self._explain(line, field_error(str(problem))) from None
-        except (msgspec.DecodeError, ValueError) as problem:
-            raise Rejected(_bad_json(line, str(problem))) from None
-        except RecursionError:
-            raise Rejected(_bad_json(line, "nested too deeply")) from None
+            raise self._explain(line, str(problem)) from None
+        except (msgspec.DecodeError, ValueError, RecursionError) as problem:
+            raise _no_json(json_error(problem)) from None
 
     def help(self, wanted: str = "") -> msgspec.Raw:
         """Describe all requests, or the one named ``wanted``: a list of :class:`RequestHelp` in JSON.
@@ -131,37 +125,35 @@ class Catalogue:
             raise UnknownType(self._unknown(wanted))
         return self._help[wanted]
 
-    def _explain(self, line: bytes, problem: FluxError) -> Rejected:
-        """Say precisely why a line is no request: ``problem``, unless there is a greater one."""
+    def _explain(self, line: bytes, problem: str = "") -> Rejected:
+        """Say precisely why a line is no request.
+
+        :param problem: msgspec's sentence about a field; empty where a string holds U+0000.
+        """
         try:
-            fields = _envelope.decode(line)
-            kind = _optional(fields.get("type"), str)
-            ref: Ref | UnsetType = _optional(fields.get("ref"), Ref)
-        except msgspec.ValidationError:
-            return Rejected(_bad_json(line, "not an object"))
-        except (msgspec.DecodeError, ValueError) as error:
-            return Rejected(_bad_json(line, str(error)))
-        except RecursionError:
-            return Rejected(_bad_json(line, "nested too deeply"))
+            fields = look_into(line)
+        except BadJson as error:
+            return _no_json(error.detail)
+        # Decoded to the end, so it is JSON.
+        kind = _optional(fields.get("type"), str)
+        ref: Ref | UnsetType = _optional(fields.get("ref"), Ref)
         if kind is UNSET:
             missing = fields.get("type", b"null") == b"null"
-            return Rejected(BadRequest("type: missing" if missing else "type: expected a string"), UNSET, ref)
+            what = "missing" if missing else "expected string"
+            return Rejected(BadRequest(f"type: {what}; {_LISTS}"), UNSET, ref)
         if kind not in self.requests:
             return Rejected(UnknownType(self._unknown(kind)), UNSET, ref)
-        return Rejected(problem, kind, ref)
+        return Rejected(field_error(problem, self.requests[kind]) if problem else nul_error(fields), kind, ref)
 
     def _unknown(self, kind: str) -> str:
         # At most a third of a millisecond, and too many bad lines end the connection.
         near = get_close_matches(kind[:50], self.requests, 1, LIKE)
-        hint = f'did you mean "{near[0]}"? {{"type":"help"}} lists all' if near else 'try {"type":"help"}'
+        hint = f'did you mean "{near[0]}"? {_LISTS}' if near else 'try {"type":"help"}'
         return f"{kind[:50]!r} is not a request of this port; {hint}"
 
 
-def _bad_json(line: bytes, problem: str) -> BadJson:
-    if not line.lstrip().startswith(b"{"):
-        # Perhaps a word, by somebody who types.
-        problem += '; a request is one JSON object a line: {"type":"help"} lists all'
-    return BadJson(problem)
+def _no_json(problem: str) -> Rejected:
+    return Rejected(BadJson(f"{problem}; a request is one JSON object a line: {_LISTS}"))
 
 
 def encode_error(error: FluxError, request: str | UnsetType, ref: Ref | UnsetType) -> ErrorReply:
@@ -199,15 +191,9 @@ def _type_words(kind: Any) -> str:
             words.append({"str": "string", "int": "integer", "bool": "true or false", "list": "list"}[name])
             break
     limits = re.search(r"max_length=(\d+)", str(kind))
-    choices = re.search(r"Literal\[(.*?)\]", str(kind))
-    if choices:
-        return "one of " + choices.group(1).replace("'", "")
+    if choices(kind):
+        return f"one of {choices(kind)}"
     return (words[0] if words else "value") + (f" of at most {limits.group(1)}" if limits else "")
-
-
-def holds_nul(line: bytes) -> bool:
-    """Whether a string on a line of JSON has U+0000 in it, which no store could keep."""
-    return _NUL.search(line) is not None
 
 
 def _optional(value: msgspec.Raw | None, kind: Any) -> Any:
@@ -216,20 +202,3 @@ def _optional(value: msgspec.Raw | None, kind: Any) -> Any:
         return UNSET if value is None else msgspec.json.decode(value, type=kind)
     except msgspec.ValidationError:
         return UNSET
-
-
-def field_error(problem: str, whole: str = "line") -> FluxError:
-    """Turn msgspec's sentence into ours, the field first.
-
-    :param whole: what is wrong where no field is.
-    """
-    named = _NAMED_FIELD.search(problem)
-    if named:
-        return BadRequest(f"{named.group(1)}: missing")
-    match = _PROBLEM.match(problem)
-    where = (match.group("where") if match else None) or whole
-    what = (match.group("what") if match else problem).replace("`", "")
-    longest = _TOO_LARGE.search(what)
-    if longest:
-        return TooLarge(f"{where}: at most {longest.group(1)} characters or entries")
-    return BadRequest(f"{where}: {what[:1].lower()}{what[1:]}")

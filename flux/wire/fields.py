@@ -18,6 +18,11 @@ Ref = Annotated[str, Meta(max_length=64)] | Annotated[int, Meta(ge=-MAX_ID, le=M
 Id = Annotated[int, Meta(ge=1, le=MAX_ID)]
 """An account, chat or group; 0 in a default means: not given."""
 
+UserId = Annotated[Id, Meta(extra={"wrong": "expected a user's id, an integer; user.search finds it"})]
+GroupId = Annotated[Id, Meta(extra={"wrong": "expected a group's id, an integer; the request groups lists yours"})]
+ChatId = Annotated[Id, Meta(extra={"wrong": "expected a chat's id, an integer; the request chats lists yours"})]
+"""What a person wrongly gives a name for; ``wrong`` says where the number is found, on the chat port."""
+
 Seq = Annotated[int, Meta(ge=0, le=MAX_ID)]
 """A message's number within its chat."""
 

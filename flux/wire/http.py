@@ -12,9 +12,9 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from flux.errors import BadJson, BadRequest, FluxError
+from flux.errors import BadJson, FluxError
 from flux.wire import fields
-from flux.wire.catalogue import field_error, holds_nul
+from flux.wire.mistakes import field_error, holds_nul, json_error, look_into, nul_error
 
 T = TypeVar("T")
 
@@ -27,14 +27,12 @@ Email = Annotated[
             r"@[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$"
         ),
         examples=["ann@example.org"],
+        extra={"wrong": "this is no e-mail address"},
     ),
 ]
 Code = Annotated[str, Meta(min_length=1, max_length=20, description="From the e-mail.", examples=["123456"])]
 Password = Annotated[str, Meta(min_length=1, max_length=1024, examples=["correct horse"])]
 Purpose = Literal["register", "reset"]
-
-#: A body's fields without looking into them.
-_envelope = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Body(msgspec.Struct, gc=False, kw_only=True, omit_defaults=True):
@@ -238,22 +236,14 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
             # In a field that is skipped nobody else would notice.
             body.decode()
         if b"\\" in body and holds_nul(body):
-            raise BadRequest("U+0000 is not allowed in a string")
+            raise nul_error(look_into(body))
         return decoder.decode(body)
     except msgspec.ValidationError as problem:
-        raise _explained(body, str(problem)) from None
-    except (msgspec.DecodeError, ValueError) as problem:
-        raise BadJson(str(problem)) from None
-    except RecursionError:
-        raise BadJson("nested too deeply") from None
-
-
-def _explained(body: bytes, problem: str) -> FluxError:
-    try:
-        _envelope.decode(body)
-    except msgspec.ValidationError:
-        return BadJson("not an object")
-    return field_error(problem, "body")
+        # Raises what is worse than a field: it is no JSON further on.
+        look_into(body)
+        raise field_error(str(problem), decoder.type, "body") from None
+    except (msgspec.DecodeError, ValueError, RecursionError) as problem:
+        raise BadJson(json_error(problem)) from None
 
 
 def problem(error: FluxError) -> Problem:

@@ -23,8 +23,9 @@ from flux.model.chats import Group
 from flux.model.messages import Message, Receipt
 from flux.model.people import Profile
 from flux.wire import fields
-from flux.wire.catalogue import Rejected, Reply, Request, holds_nul
+from flux.wire.catalogue import Rejected, Reply, Request
 from flux.wire.fields import Ref
+from flux.wire.mistakes import holds_nul
 from flux.wire.replies import FriendView, MemberView, RegisterOk
 from flux.wire.requests import FriendAdd, GroupCreate, GroupJoin, Login, Logout, Register, Send
 

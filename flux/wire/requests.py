@@ -45,8 +45,8 @@ class Send(Request, tag="send"):
     """Send a text to a user (to) or a group; a cid makes it safe to repeat."""
 
     text: fields.Text
-    to: fields.Id = 0
-    group: fields.Id = 0
+    to: fields.UserId = 0
+    group: fields.GroupId = 0
     cid: fields.Cid = ""
     answer: ClassVar[str] = "chat, seq, at, cid, duplicate"
 
@@ -54,7 +54,7 @@ class Send(Request, tag="send"):
 class Received(Request, tag="received"):
     """Everything in the chat up to seq has arrived."""
 
-    chat: fields.Id
+    chat: fields.ChatId
     seq: fields.Seq
     no_reply: ClassVar[bool] = True
 
@@ -62,7 +62,7 @@ class Received(Request, tag="received"):
 class Read(Request, tag="read"):
     """Everything in the chat up to seq has been read."""
 
-    chat: fields.Id
+    chat: fields.ChatId
     seq: fields.Seq
     no_reply: ClassVar[bool] = True
 
@@ -70,9 +70,9 @@ class Read(Request, tag="read"):
 class History(Request, tag="history"):
     """Messages of a chat, before or after a seq, or the newest; at most 200 at a time."""
 
-    chat: fields.Id = 0
-    to: fields.Id = 0
-    group: fields.Id = 0
+    chat: fields.ChatId = 0
+    to: fields.UserId = 0
+    group: fields.GroupId = 0
     before: fields.Seq | UnsetType = UNSET
     after: fields.Seq | UnsetType = UNSET
     limit: fields.Count = 50
@@ -88,15 +88,15 @@ class Chats(Request, tag="chats"):
 class TypingRequest(Request, tag="typing"):
     """Tell the others that this user is typing."""
 
-    to: fields.Id = 0
-    group: fields.Id = 0
+    to: fields.UserId = 0
+    group: fields.GroupId = 0
     no_reply: ClassVar[bool] = True
 
 
 class FriendAdd(Request, tag="friend.add"):
     """Ask somebody to be a friend."""
 
-    to: fields.Id
+    to: fields.UserId
     note: fields.Note = ""
     remark: fields.Nick = ""
     answer: ClassVar[str] = "to, status (pending or accepted)"
@@ -105,7 +105,7 @@ class FriendAdd(Request, tag="friend.add"):
 class FriendAnswer(Request, tag="friend.answer", rename={"sender": "from"}):
     """Accept or refuse a friend request."""
 
-    sender: fields.Id
+    sender: fields.UserId
     accept: bool
     remark: fields.Nick = ""
     answer: ClassVar[str] = "from, status"
@@ -114,21 +114,21 @@ class FriendAnswer(Request, tag="friend.answer", rename={"sender": "from"}):
 class FriendRemove(Request, tag="friend.remove"):
     """End a friendship."""
 
-    id: fields.Id
+    id: fields.UserId
     answer: ClassVar[str] = "id"
 
 
 class UserBlock(Request, tag="user.block"):
     """Block somebody: no more messages or friend requests from them."""
 
-    id: fields.Id
+    id: fields.UserId
     answer: ClassVar[str] = "id"
 
 
 class UserUnblock(Request, tag="user.unblock"):
     """Undo user.block."""
 
-    id: fields.Id
+    id: fields.UserId
     answer: ClassVar[str] = "id"
 
 
@@ -157,38 +157,38 @@ class GroupCreate(Request, tag="group.create"):
 class GroupJoin(Request, tag="group.join"):
     """Join an open group."""
 
-    group: fields.Id
+    group: fields.GroupId
     answer: ClassVar[str] = "group, chat"
 
 
 class GroupLeave(Request, tag="group.leave"):
     """Leave a group; an owner hands over first."""
 
-    group: fields.Id
+    group: fields.GroupId
     answer: ClassVar[str] = "group, chat"
 
 
 class GroupAdd(Request, tag="group.add"):
     """Add somebody to a group; for its owner and admins."""
 
-    group: fields.Id
-    id: fields.Id
+    group: fields.GroupId
+    id: fields.UserId
     answer: ClassVar[str] = "group, id"
 
 
 class GroupRemove(Request, tag="group.remove"):
     """Remove somebody from a group; for its owner and admins."""
 
-    group: fields.Id
-    id: fields.Id
+    group: fields.GroupId
+    id: fields.UserId
     answer: ClassVar[str] = "group, id"
 
 
 class GroupRole(Request, tag="group.role"):
     """Change a member's role; giving owner hands the group over."""
 
-    group: fields.Id
-    id: fields.Id
+    group: fields.GroupId
+    id: fields.UserId
     role: Role
     answer: ClassVar[str] = "group, id"
 
@@ -202,7 +202,7 @@ class Groups(Request, tag="groups"):
 class GroupMembers(Request, tag="group.members"):
     """The members of a group."""
 
-    group: fields.Id
+    group: fields.GroupId
     answer: ClassVar[str] = "members: [id, name, role, online]"
 
 
@@ -217,7 +217,7 @@ class UserSearch(Request, tag="user.search"):
 class ProfileGet(Request, tag="profile.get"):
     """A user's profile; without id one's own."""
 
-    id: fields.Id = 0
+    id: fields.UserId = 0
     answer: ClassVar[str] = "id, name, nick, description, sex, icon"
 
 
