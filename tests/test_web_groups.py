@@ -14,6 +14,17 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 # --- groups ------------------------------------------------------------------
 
 
+def test_one_of_something_is_one(tabs: Callable[..., Tab]) -> None:
+    owner = tabs()
+    sign_up(owner, "owner")
+    owner.click("New group")
+    owner.fill("Name", "Hermits")
+    owner.click("Make the group")
+    owner.wait("/1 member(?!s)/.test(document.querySelector('.chat-head').textContent)")
+    owner.js("import('./form.js').then(form => window.told = form.explain({name: 'rate_limited', retryAfter: 900}))")
+    owner.wait("told === 'Too many tries. Wait 1 second and try again.'")
+
+
 def test_a_group_from_its_beginning_to_its_end(tabs: Callable[..., Tab]) -> None:
     owner, member = tabs(), tabs()
     sign_up(owner, "owner")

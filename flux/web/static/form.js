@@ -43,7 +43,7 @@ export function problemLine() {
 export function explain(error) {
   if (error.name === "rate_limited") {
     const seconds = Math.ceil((error.retryAfter || 1000) / 1000);
-    const when = seconds < 90 ? `${seconds} seconds` : `${Math.ceil(seconds / 60)} minutes`;
+    const when = seconds < 90 ? `${seconds} ${seconds === 1 ? "second" : "seconds"}` : `${Math.ceil(seconds / 60)} minutes`;
     return `Too many tries. Wait ${when} and try again.`;
   }
   if (error.name === "password_invalid" && /match/.test(error.message)) return "Name and password do not match.";

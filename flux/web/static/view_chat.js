@@ -93,7 +93,7 @@ export function chatView(store, session, key) {
     const entry = store.groups.get(conversation.id);
     let text = "";
     if (typing) text = typing;
-    else if (group) text = known ? entry.description || (entry.members ? `${entry.members.length} members` : "Group") : "You are not a member";
+    else if (group) text = known ? entry.description || (entry.members ? `${entry.members.length} ${entry.members.length === 1 ? "member" : "members"}` : "Group") : "You are not a member";
     else if (friend) text = online ? "Online" : "Offline";
     const print = JSON.stringify([title, online]);
     if (face.dataset.print !== print) {
