@@ -89,6 +89,7 @@ class AppendContract:
         ]  # fmt: skip
         assert [outcomes[n].seq for n in (2, 8, 13, 14)] == [2, 1, 1, 3]
         assert outcomes[8].duplicate
+        assert outcomes[0].detail == "to: this is yourself"
 
     async def test_a_chat_of_two_is_no_group_to_send_to(self, store) -> None:
         ann, bob = await people(store, "ann", "bob")

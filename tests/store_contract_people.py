@@ -346,7 +346,7 @@ class FriendsContract:
 
     async def test_nobody_befriends_oneself_or_nobody(self, store) -> None:
         [ann] = await people(store, "ann")
-        with pytest.raises(BadRequest):
+        with pytest.raises(BadRequest, match="to: this is yourself"):
             await store.friend_add(ann, ann, "", "", False)
         with pytest.raises(UserInvalid):
             await store.friend_add(ann, 99, "", "", False)

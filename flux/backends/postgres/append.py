@@ -248,7 +248,7 @@ def _impossible(draft: Draft) -> FluxError | None:
         return BadRequest("from: no identifier")
     if draft.to:
         if draft.to == draft.sender:
-            return BadRequest("to: a message to oneself")
+            return BadRequest("to: this is yourself")
         if not 1 <= draft.to <= LARGEST_ID:
             return UserInvalid("there is no such user")
     elif not 1 <= draft.group <= LARGEST_ID:

@@ -16,7 +16,7 @@ async def friend_add(
 ) -> FriendStatus:
     """See ``IStore``; so for the other functions here."""
     if uid == to:
-        raise BadRequest("to: oneself")
+        raise BadRequest("to: this is yourself")
     [[outcome]] = await run("SELECT friend_add(%s, %s, %s, %s, %s, %s)", (uid, to, note, remark, one_sided, clock))
     if outcome == "nobody":
         raise UserInvalid("there is no such user")

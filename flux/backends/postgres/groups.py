@@ -17,7 +17,7 @@ REFUSALS: dict[str, tuple[type[FluxError], str]] = {
     "closed": (Forbidden, "this group is closed: its owner or an admin adds members"),
     "removed": (Forbidden, "you were removed from this group: its owner or an admin adds you again"),
     "no member": (Forbidden, "you are not a member of this group"),
-    "owner leaves": (Forbidden, "the owner hands the group over before leaving"),
+    "owner leaves": (Forbidden, "the owner hands the group over before leaving (group.role)"),
     "no leader": (Forbidden, "only the owner and admins of the group may do this"),
     "nobody": (UserInvalid, "there is no such user"),
     "blocked": (Forbidden, "this user has blocked you"),

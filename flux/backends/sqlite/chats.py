@@ -104,7 +104,7 @@ class Chats:
 
     def _pair(self, sender: int, to: int, created: dict[int, int]) -> Chat:
         if sender == to:
-            raise BadRequest("to: a message to oneself")
+            raise BadRequest("to: this is yourself")
         low, high = (sender, to) if sender < to else (to, sender)
         if low < 1 or high > LARGEST_ID:
             raise UserInvalid("there is no such user")

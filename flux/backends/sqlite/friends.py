@@ -20,7 +20,7 @@ def friend_add(writer: Writer, uid: int, to: int, note: str, remark: str, one_si
     """See ``IStore``; so for the other functions here."""
     db = writer.db
     if uid == to:
-        raise BadRequest("to: oneself")
+        raise BadRequest("to: this is yourself")
     if not one_row(db, "SELECT 1 FROM accounts WHERE id = ?", (to,)):
         raise UserInvalid("there is no such user")
     if one_row(db, "SELECT 1 FROM blocks WHERE uid = ? AND blocked = ?", (to, uid)):

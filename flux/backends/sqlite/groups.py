@@ -56,7 +56,7 @@ def group_leave(writer: Writer, uid: int, group: int) -> MemberChange:
     if role == "owner" and one_row(
         writer.db, "SELECT 1 FROM members WHERE chat = ? AND uid <> ? LIMIT 1", (group, uid)
     ):
-        raise Forbidden("the owner hands the group over before leaving")
+        raise Forbidden("the owner hands the group over before leaving (group.role)")
     return _exit(writer, group, uid, "leave")
 
 
