@@ -50,14 +50,33 @@ def test_paragraphs_are_indented() -> None:
     assert paragraphs("one\r\ntwo\x1b\n\n") == "one\n" + " " * INDENT + "two␛"
 
 
-@given(st.lists(st.text("ab ", min_size=1, max_size=30), min_size=1, max_size=8), st.integers(20, 60))
-def test_wrapping_changes_nothing_but_where_lines_break(texts: list[str], columns: int) -> None:
+@given(st.lists(st.text("ab \n", min_size=1, max_size=30), min_size=1, max_size=8), st.integers(20, 60))
+def test_wrapped_lines_fit_and_nothing_but_spaces_is_lost(texts: list[str], columns: int) -> None:
     line = [("class:x", text) for text in texts]
     wrapped = plain(wrap(line, columns, len))
-    assert wrapped.replace("\n" + " " * INDENT, "") == plain(line)
-    longest_word = max((len(word) for word in plain(line).split(" ")), default=0)
-    if longest_word <= columns - INDENT:
-        assert all(len(part.rstrip(" ")) <= columns for part in wrapped.split("\n"))
+    assert "".join(wrapped.split()) == "".join(plain(line).split())
+    assert wrapped.count("\n") >= plain(line).count("\n")
+    if max(map(len, plain(line).split()), default=0) <= columns - INDENT:
+        assert all(len(part) <= columns for part in wrapped.split("\n"))
+    assert not any(part.endswith(" ") for part in wrapped.split("\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (
+            "to a person or #group; from then on plain lines",
+            ["to a person or #group; from then on plain", "      lines"],
+        ),
+        ("x" * 42 + " y", ["x" * 42, "      y"]),
+        ("x" * 40 + " " * 9 + "y", ["x" * 40, "      y"]),
+        (" " * 60 + "x", [" " * 41 + "x"]),
+        ("one \n" + " " * 60 + "x ", ["one", " " * 41 + "x"]),
+        ("  a  b  ", ["  a  b"]),
+    ],
+)
+def test_spaces_where_a_line_ends_are_left_out(text: str, lines: list[str]) -> None:
+    assert plain(wrap([("", text)], 42, len)).split("\n") == lines
 
 
 def test_wrapping_leaves_long_words_to_the_terminal() -> None:

@@ -21,8 +21,8 @@ COLOURLESS = {"bottom-toolbar": "reverse"}
 #: Columns before a continued line: those of a message's time.
 INDENT = 6
 
-#: A line end with its indentation, or a word with the spaces after it.
-_WORDS = re.compile(r"\n *|[^ \n]+ *| +")
+#: A line end, spaces, or a word.
+_PARTS = re.compile(r"\n| +|[^ \n]+")
 
 #: What the classes look like: only the terminal's own 16 colours, so that its theme decides.
 STYLES = {
@@ -83,23 +83,36 @@ def paragraphs(text: str) -> str:
 def wrap(line: Line, columns: int, width: Callable[[str], int]) -> Line:
     """Break a line between words where it does not fit; what follows is indented.
 
-    A word longer than a line (an address) is left to the terminal.
+    Spaces at a break, and at the end of a line, are left out. A word longer than a line (an address) is left to the
+    terminal.
 
     :param width: the columns that a text takes.
     """
     wrapped: Line = []
-    used = 0
+    spaces: Line = []
+    used = gap = 0
     for style, text in line:
-        for word in _WORDS.findall(text):
-            if word.startswith("\n"):
-                used = width(word[1:])
-            else:
-                length = width(word.rstrip(" "))
-                if used + length > columns and used > INDENT and length <= columns - INDENT:
-                    wrapped.append(("", "\n" + " " * INDENT))
-                    used = INDENT
-                used += width(word)
-            wrapped.append((style, word))
+        for part in _PARTS.findall(text):
+            if part == "\n":
+                wrapped.append((style, part))
+                spaces, used, gap = [], 0, 0
+                continue
+            length = width(part)
+            if part.startswith(" "):
+                spaces.append((style, part))
+                gap += length
+                continue
+            if used + gap + length > columns and length <= columns - INDENT:
+                if used > INDENT:
+                    wrapped.append(("", "\n"))
+                    used, gap = 0, INDENT
+                else:
+                    # Little or nothing to break after: fewer spaces before it.
+                    gap = columns - used - length
+                spaces = [("", " " * gap)]
+            wrapped += [*spaces, (style, part)]
+            used += gap + length
+            spaces, gap = [], 0
     return wrapped
 
 
