@@ -31,13 +31,13 @@ def test_the_welcome_shows_who_and_what_there_is(begin: Callable[..., Session]) 
     session.answer("group.members", members=MEMBERS)
     assert session.new() == [
         "",
-        "Welcome, ann  ann, id 7, on chat1",
+        "Welcome, ann  id 7, on chat1",
         "  dave wants to be your friend: “it's me”  /accept dave or /reject dave",
         "Friends",
         "  ● bob",
         "  ○ zhang san (Zed)",
         "Groups",
-        "  #python (owner)  ● you owner, ○ zhang san admin, ● carol",
+        "  #python (number 30, owner)  ● you owner, ○ zhang san admin, ● carol",
         "Unread  bob 2",
         "/msg NAME TEXT talks to somebody, /help lists all commands, Tab completes.",
         "",
@@ -61,6 +61,11 @@ def test_missed_messages_come_after_the_welcome_with_their_times(begin: Callable
         "01:51 bob: now live",
     ]
     assert "unread: bob 3" in session.screen.toolbar()
+
+
+def test_the_welcome_tells_name_and_nick_where_they_differ(begin: Callable[..., Session]) -> None:
+    assert "Welcome, Annie  ann, id 7, on chat1" in begin(nick="Annie").new()
+    assert "Welcome, ann  id 7, on chat1" in begin(nick="ann").new()
 
 
 def test_strangers_who_wrote_are_called_by_their_names(begin: Callable[..., Session]) -> None:
@@ -123,6 +128,15 @@ def test_nobody_of_that_name(session: Session) -> None:
     assert session.new()[-1].startswith("There is nobody called nobody; /search finds")
     session.type("/msg #nowhere hi")
     assert session.new()[-1] == "You are in no group called #nowhere; /groups lists yours."
+
+
+@pytest.mark.parametrize("line", ["/msg ann hi", "/msg ANN", "/open ann", "/history ann 5"])
+def test_nobody_writes_to_oneself(session: Session, line: str) -> None:
+    session.talk_to_bob()
+    session.type(line)
+    assert session.new()[-1] == "This is you; write to somebody else."
+    assert session.screen.prompt() == "bob> "
+    assert session.link.types() == []
 
 
 def test_a_line_without_a_conversation(session: Session) -> None:

@@ -189,6 +189,19 @@ def test_members_and_roles(session: Session) -> None:
     assert session.new()[-1] == "Which role? owner, admin or member."
 
 
+def test_the_owner_is_told_how_to_leave(session: Session) -> None:
+    session.type("/group leave #python")
+    session.refuse("group.leave", "forbidden", detail="the owner hands the group over before leaving (group.role)")
+    assert session.new()[-1] == "Somebody else has to own #python first: /group role #python NAME owner."
+    assert "python" in [group.name for group in session.chat.roster.groups.values()]
+
+
+def test_a_group_of_one(session: Session) -> None:
+    session.type("/group members #python")
+    session.answer("group.members", members=MEMBERS[:1])
+    assert session.new()[1] == "#python  number 30, 1 member"
+
+
 def test_adding_and_removing_members(session: Session) -> None:
     session.type("/group add bob")
     assert session.new()[-1] == "Which group? name it, #GROUP, or /open it first."
@@ -224,7 +237,17 @@ def test_what_happens_in_groups_is_told(session: Session) -> None:
 def test_groups(session: Session) -> None:
     session.type("/groups")
     session.answer("groups", groups=[PYTHON])
-    assert session.new()[1:] == ["  #python (owner)  ● you owner, ○ zhang san admin, ● carol"]
+    assert session.new()[1:] == ["  #python (number 30, owner)  ● you owner, ○ zhang san admin, ● carol"]
+    club = {"group": 31, "chat": 31, "name": "club", "description": "", "role": "member"}
+    session.type("/groups")
+    session.answer("groups", groups=[club, {**club, "group": 32, "chat": 32}])
+    session.answer("group.members", members=MEMBERS[2:])
+    session.answer("group.members", members=MEMBERS[2:])
+    assert session.new()[1:] == ["  #club (number 31)  ● carol", "  #club (number 32)  ● carol"]
+    assert [(found.text, found.about) for found in session.chat.complete("/msg #cl")] == [
+        ("#31 ", "#club (31)"),
+        ("#32 ", "#club (32)"),
+    ]
 
 
 # --- oneself -----------------------------------------------------------------

@@ -92,7 +92,7 @@ class Start:
         assert (self.server.link.address, request["id"], request["token"]) == (SERVER, 7, "a token")
         self.server.link.ok(request, **PROFILE)
         self.settle()
-        assert "Welcome, ann  ann, id 7, on chat1" in self.screen.new()
+        assert "Welcome, ann  id 7, on chat1" in self.screen.new()
 
 
 @pytest.fixture

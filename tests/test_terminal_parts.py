@@ -12,9 +12,9 @@ from flux.client import NotConnected
 from flux.client.terminal import actions as _actions  # noqa: F401 - fills the table of commands
 from flux.client.terminal import render
 from flux.client.terminal.commands import COMMANDS, Argument, Unknown, complete, help_lines, parse
-from flux.client.terminal.roster import Ambiguous, Roster, Target, quoted
+from flux.client.terminal.roster import Ambiguous, Offer, Roster, Target, quoted
 from flux.client.terminal.text import INDENT, clean, paragraphs, plain, wrap
-from flux.errors import Forbidden, RateLimited, Unavailable, UserExists
+from flux.errors import BadRequest, Forbidden, PasswordInvalid, RateLimited, TooLarge, Unavailable, UserExists
 from flux.lifecycle import DeadlineExceeded
 from flux.model.chats import Group
 from flux.model.messages import Message
@@ -95,6 +95,11 @@ def test_wrapping_leaves_long_words_to_the_terminal() -> None:
         (Forbidden("you are not a member"), "You are not a member."),
         (Forbidden("\x1b[2Jno"), "␛[2Jno."),
         (Forbidden(""), "Forbidden."),
+        (BadRequest("to: this is yourself"), "This is yourself."),
+        (BadRequest("email: this is no e-mail address"), "This is no e-mail address."),
+        (PasswordInvalid("old: this is not the current password"), "This is not the current password."),
+        (BadRequest("name: no control characters"), "Name: no control characters."),
+        (TooLarge("text: at most 8000 characters"), "Text: at most 8000 characters."),
     ],
 )
 def test_errors_are_sentences(problem: Exception, told: str) -> None:
@@ -132,6 +137,8 @@ def test_parse_leaves_messages(line: str) -> None:
     [
         ("/", "type a command"),
         ("/mgs bob", r"did you mean /msg\?"),
+        ("/serch bob", r"did you mean /search\?"),
+        ("/join 12", r"did you mean /group join\?"),
         ("/xyzzy", "/help lists all"),
         ("/group", "one of: create, join, leave, members"),
         ("/group dance", "one of: create"),
@@ -160,11 +167,12 @@ def test_the_promised_commands_exist() -> None:
     assert set(COMMANDS) == {*plain_ones.split(), *(f"group {what}" for what in of_groups.split())}
 
 
-def offers(kind: Argument) -> list[str]:
+def offers(kind: Argument) -> list[Offer]:
+    twins = [Offer("#6", "#tea time (6)"), Offer("#7", "#Tea Time (7)")]
     return {
-        "target": ["bob", '"zhang san"', "#python"],
-        "person": ["bob", '"zhang san"'],
-        "command": ["msg", "quit"],
+        "target": [Offer("bob"), Offer('"zhang san"'), Offer("#python"), *twins],
+        "person": [Offer("bob"), Offer('"zhang san"')],
+        "command": [Offer("msg"), Offer("quit")],
     }.get(kind, [])
 
 
@@ -174,7 +182,10 @@ def offers(kind: Argument) -> list[str]:
         ("/m", ["/msg "]),
         ("/quit", ["/quit"]),
         ("/re", ["/requests", "/reject ", "/remove "]),
-        ("/msg ", ["bob ", '"zhang san" ', "#python "]),
+        ("/msg ", ["bob ", '"zhang san" ', "#python ", "#6 ", "#7 "]),
+        ("/msg #te", ["#6 ", "#7 "]),
+        ('/msg #"tea t', ["#6 ", "#7 "]),
+        ("/msg #7", ["#7 "]),
         ("/msg B", ["bob "]),
         ("/msg zh", ['"zhang san" ']),
         ('/msg "zhang s', ['"zhang san" ']),
@@ -194,6 +205,8 @@ def test_complete(line: str, texts: list[str]) -> None:
 def test_completion_replaces_what_was_typed_of_the_word() -> None:
     [found] = complete('/msg "zhang s', offers)
     assert found.replaces == len('"zhang s')
+    [found, _] = complete("/msg #te", offers)
+    assert (found.replaces, found.about) == (3, "#tea time (6)")
     [found] = complete("/gROUP cr", offers)
     assert found.replaces == len("/gROUP cr")
 
@@ -243,7 +256,7 @@ def test_names_are_found_as_they_are_typed(text: str, target: Target | str, rest
 
 def test_what_completion_offers_is_understood() -> None:
     known = roster()
-    names = known.names()
+    names = [name.text for name in known.names()]
     assert names == ["bob", '"Zhang San"', '#"book club"', "#python"]
     assert [known.split(f"{name} text") for name in names] == [
         (target, "text") for target in (BOB, ZHANG, CLUB, PYTHON)
@@ -257,7 +270,7 @@ def test_groups_of_one_name_are_told_apart_by_number() -> None:
         known.find("#twins")
     assert several.value.targets == [Target(group=30), Target(group=31)]
     assert known.label(Target(group=31)) == "#Twins (31)"
-    assert known.names()[-2:] == ["#30", "#31"]
+    assert known.names()[-2:] == [("#30", "#twins (30)"), ("#31", "#Twins (31)")]
     assert known.find("#31") == Target(group=31)
 
 

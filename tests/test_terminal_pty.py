@@ -161,7 +161,7 @@ def test_missed_messages_and_groups_are_shown_at_login(world: World) -> None:
     ann.type("we meet at eight", "/msg bob are you coming?")
     ann.wait_for("you → bob: are you coming? ✓")
     bob = world.logs_in("bob")
-    assert bob.wait_for("#book club  ").split("  ")[-1] == "● ann owner, ● you"
+    assert bob.wait_for("#book club (number 1)  ").split("  ")[-1] == "● ann owner, ● you"
     bob.wait_for("Unread")
     bob.wait_for("Missed messages")
     assert re.fullmatch(r"\d\d:\d\d #book club · ann: we meet at eight", bob.wait_for("we meet"))
@@ -245,6 +245,8 @@ def test_no_color(world: World) -> None:
 
 def test_ctrl_c_clears_the_line_and_stays(world: World) -> None:
     ann = world.registers("ann")
+    # What is typed before the prompt is there is echoed by the terminal itself.
+    ann.wait(lambda: ann.line_of_cursor() == ">", "the prompt")
     ann.keys("a line I do not want")
     ann.wait(lambda: ann.line_of_cursor() == "> a line I do not want", "the line")
     ann.keys("\x03")

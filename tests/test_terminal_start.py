@@ -67,7 +67,7 @@ def test_log_in_from_the_menu(begun: Start) -> None:
     assert (begun.screen.question, begun.screen.hidden) == ("password of ann: ", True)
     begun.type("secret word")
     begun.let_in()
-    assert "Welcome, ann  ann, id 7, on chat1" in begun.screen.new()
+    assert "Welcome, ann  id 7, on chat1" in begun.screen.new()
     begun.type("/quit")
     assert not waiting(begun.running)
 
@@ -94,7 +94,7 @@ def test_register_logs_in(begun: Start) -> None:
     begun.let_in()
     lines = begun.screen.new()
     assert "The account ann is yours." in lines
-    assert "Welcome, ann  ann, id 7, on chat1" in lines
+    assert "Welcome, ann  id 7, on chat1" in lines
 
 
 def test_register_notices_a_slip_of_the_finger(begun: Start) -> None:

@@ -9,6 +9,7 @@ from flux.client.terminal.chat import Chat, Problem
 from flux.client.terminal.commands import command, help_lines
 from flux.client.terminal.roster import Target
 from flux.client.terminal.text import Line, clean, dim, good, name_style
+from flux.errors import Forbidden
 from flux.model.chats import Role
 from flux.model.messages import Message
 from flux.wire.replies import HistoryOk
@@ -28,7 +29,7 @@ _FIELD = re.compile(r'(\w+)=("[^"]*"|\S*)\s*')
 
 @command("msg", "NAME [TEXT]", "talk to a person or #group; from then on plain lines go there", "target")
 async def msg(chat: Chat, rest: str) -> None:
-    target, text = await chat.resolve(rest)
+    target, text = await chat.resolve_other(rest)
     if not text:
         await _open(chat, target)
         return
@@ -38,7 +39,7 @@ async def msg(chat: Chat, rest: str) -> None:
 
 @command("open", "NAME", "begin or resume a conversation and show its last messages", "target")
 async def open_(chat: Chat, rest: str) -> None:
-    target, _ = await chat.resolve(rest)
+    target, _ = await chat.resolve_other(rest)
     await _open(chat, target)
 
 
@@ -54,7 +55,7 @@ async def history(chat: Chat, rest: str) -> None:
     elif not rest:
         raise Problem("with whom? /history NAME, or /open NAME first")
     else:
-        target, number = await chat.resolve(rest)
+        target, number = await chat.resolve_other(rest)
     if number and not number.isdecimal():
         raise Problem(f"how many? {clean(number)!r} is no number")
     await _show_history(chat, target, min(int(number or SOME), MOST))
@@ -200,7 +201,7 @@ async def search(chat: Chat, rest: str) -> None:
 # --- groups ------------------------------------------------------------------
 
 
-@command("groups", "", "groups with their members")
+@command("groups", "", "groups with their numbers and members")
 async def groups(chat: Chat, rest: str) -> None:
     await chat.refresh_groups()
     for group in list(chat.roster.groups):
@@ -238,7 +239,13 @@ async def group_join(chat: Chat, rest: str) -> None:
 async def group_leave(chat: Chat, rest: str) -> None:
     group, _ = _group(chat, rest, only=True)
     label = clean(chat.roster.label(Target(group=group)))
-    await chat.client.group_leave(group)
+    try:
+        await chat.client.group_leave(group)
+    except Forbidden:
+        if group in chat.roster.groups and chat.roster.groups[group].role == "owner":
+            typed = clean(chat.roster.typed(Target(group=group)))
+            raise Problem(f"somebody else has to own {label} first: /group role {typed} NAME owner") from None
+        raise
     await chat.refresh_groups()
     chat.screen.show(dim(f"you have left {label}"))
 
@@ -254,7 +261,7 @@ async def _show_members(chat: Chat, group: int) -> None:
     chat.roster.set_members(group, members)
     label = clean(chat.roster.label(Target(group=group)))
     chat.screen.show(
-        [("class:group", label), ("class:dim", f"  number {group}, {len(members)} members")],
+        [("class:group", label), ("class:dim", f"  number {group}, {render.counted(len(members), 'member')}")],
         *([("", "  "), *render.member_fragments(chat.roster, member)] for member in members),
     )
 

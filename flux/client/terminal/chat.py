@@ -35,7 +35,7 @@ from flux.client import (
 from flux.client.terminal import commands, render
 from flux.client.terminal.commands import Argument, Command, Completion, Unknown
 from flux.client.terminal.face import EndOfInput, Interrupted, Screen
-from flux.client.terminal.roster import Ambiguous, Roster, Target
+from flux.client.terminal.roster import Ambiguous, Offer, Roster, Target
 from flux.client.terminal.text import Line, clean, day, dim, error, good
 from flux.client.terminal.toolbar import Toolbar
 from flux.errors import FluxError
@@ -231,18 +231,18 @@ class Chat:
         """Commands, and the names they take."""
         return commands.complete(text, self._offers)
 
-    def _offers(self, kind: Argument) -> list[str]:
+    def _offers(self, kind: Argument) -> list[Offer]:
         names = self.roster.names()
         if kind == "person":
-            return [name for name in names if not name.startswith("#")]
+            return [name for name in names if not name.text.startswith("#")]
         if kind == "group":
-            return [name for name in names if name.startswith("#")]
+            return [name for name in names if name.text.startswith("#")]
         if kind == "request":
-            return [self.roster.typed(Target(to=sender)) for sender in self.roster.requests]
+            return [Offer(self.roster.typed(Target(to=sender))) for sender in self.roster.requests]
         if kind == "command":
-            return list(commands.COMMANDS)
+            return [Offer(name) for name in commands.COMMANDS]
         if kind == "role":
-            return ["owner", "admin", "member"]
+            return [Offer(role) for role in ("owner", "admin", "member")]
         return names
 
     def typed(self, text: str) -> None:
@@ -279,6 +279,16 @@ class Chat:
             if found == str(user.id):
                 return Target(to=user.id), rest
         raise Problem(f"there is nobody called {clean(found)}; /search finds people by the beginning of their name")
+
+    async def resolve_other(self, text: str) -> tuple[Target, str]:
+        """Like :meth:`resolve`, for what one writes to.
+
+        :raises Problem: it is nobody, or oneself.
+        """
+        target, rest = await self.resolve(text)
+        if target.to and target.to == self.roster.me.id:
+            raise Problem("this is you; write to somebody else")
+        return target, rest
 
     async def resolve_person(self, text: str) -> tuple[int, str]:
         """Like :meth:`resolve`, for people only.

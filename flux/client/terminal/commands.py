@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from flux.client.terminal.roster import Offer
 from flux.client.terminal.text import Line
 
 #: What completion offers for a command's argument.
@@ -85,8 +86,10 @@ def parse(line: str) -> tuple[Command, str] | None:
     family = [name for name in COMMANDS if name.startswith(first + " ")]
     if family:
         raise Unknown(f"/{first} needs one of: {', '.join(name.removeprefix(first + ' ') for name in family)}")
-    near = difflib.get_close_matches(first, {name.split()[0] for name in COMMANDS}, 1)
-    hint = f"did you mean /{near[0]}?" if near else "/help lists all"
+    # Who types /join means /group join; what is a command by itself goes first.
+    meant = {name.split()[-1]: name for name in COMMANDS} | {name.split()[0]: name.split()[0] for name in COMMANDS}
+    near = difflib.get_close_matches(first, meant, 1)
+    hint = f"did you mean /{meant[near[0]]}?" if near else "/help lists all"
     raise Unknown(f"there is no command /{first}; {hint}")
 
 
@@ -109,10 +112,10 @@ def help_lines(wanted: str = "") -> list[Line]:
     return lines
 
 
-def complete(line: str, offers: Callable[[Argument], Sequence[str]]) -> list[Completion]:
+def complete(line: str, offers: Callable[[Argument], Sequence[Offer]]) -> list[Completion]:
     """What could follow in ``line``, the text before the cursor.
 
-    :param offers: what there is of a kind of argument, as it is typed.
+    :param offers: what there is of a kind of argument.
     """
     if not line.startswith("/") or line.startswith("//"):
         return []
@@ -131,9 +134,9 @@ def complete(line: str, offers: Callable[[Argument], Sequence[str]]) -> list[Com
     if done < len(kinds) and kinds[done]:
         typed_name = last.replace('"', "").casefold()
         completions += [
-            Completion(offer + " ", len(last))
+            Completion(offer.text + " ", len(last), offer.label)
             for offer in offers(kinds[done])
-            if offer.replace('"', "").casefold().startswith(typed_name)
+            if any(name.replace('"', "").casefold().startswith(typed_name) for name in offer if name)
         ]
     return completions
 

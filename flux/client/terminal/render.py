@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from flux.client import NotConnected
@@ -16,6 +17,9 @@ from flux.wire.replies import MemberView, ProfileGetOk
 
 #: Members listed of each group at login.
 FEW_MEMBERS = 8
+
+#: What details begin with and only programs know; a name or a text is what people call it, too.
+_WIRE_FIELDS = re.compile(r"^(?:to|from|id|group|chat|cid|old|new|email): ")
 
 _ROLES = {"owner": "owner", "admin": "admin", "member": ""}
 
@@ -92,10 +96,13 @@ def request(asked: FriendRequest) -> Line:
 
 
 def group(roster: Roster, listed: Group, members: Sequence[MemberView] | None) -> Line:
-    """A group with the own role and, where they are known, its members with theirs."""
-    line: Line = [("", "  "), ("class:group", clean(roster.label(Target(group=listed.group))))]
-    if _ROLES[listed.role]:
-        line.append(("class:dim", f" ({_ROLES[listed.role]})"))
+    """A group with its number, the own role and, where they are known, its members with theirs."""
+    role = f", {_ROLES[listed.role]}" if _ROLES[listed.role] else ""
+    line: Line = [
+        ("", "  "),
+        ("class:group", f"#{clean(listed.name)}"),
+        ("class:dim", f" (number {listed.group}{role})"),
+    ]
     if members is not None:
         line.append(("class:dim", "  "))
         for index, member in enumerate(members[:FEW_MEMBERS]):
@@ -151,9 +158,10 @@ def welcome(roster: Roster, server: str) -> list[Line]:
     """What one sees after logging in: oneself, requests, friends, groups, what is unread."""
     me = roster.me
     lines: list[Line] = [[]]
+    name = f"{clean(me.name)}, " if me.nick not in ("", me.name) else ""
     lines.append([
         ("class:title", f"Welcome, {clean(me.nick or me.name)}"),
-        ("class:dim", f"  {clean(me.name)}, id {me.id}, on {clean(server)}"),
+        ("class:dim", f"  {name}id {me.id}, on {clean(server)}"),
     ])  # fmt: skip
     lines += [request(asked) for asked in roster.requests.values()]
     lines += [[("class:title", "Friends")], *friends(roster)]
@@ -174,6 +182,11 @@ def count(number: int) -> str:
     return "1000+" if number >= 1000 else str(number)
 
 
+def counted(number: int, thing: str) -> str:
+    """So many of something: ``1 member``, ``2 members``."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def sentence(problem: Exception) -> str:
     """What went wrong and what to do about it, for people."""
     match problem:
@@ -187,7 +200,8 @@ def sentence(problem: Exception) -> str:
             return "The server did not answer in time: try again."
         case NotConnected():
             return "This needs the server: try again when the connection is back."
-    return capitalised((problem.detail if isinstance(problem, FluxError) else str(problem)) or type(problem).__name__)
+    told = _WIRE_FIELDS.sub("", problem.detail) if isinstance(problem, FluxError) else str(problem)
+    return capitalised(told or type(problem).__name__)
 
 
 def capitalised(text: str) -> str:

@@ -60,6 +60,13 @@ class Conversation:
         return sum(seq >= self.sent for seq in self.read_by.values()) if self.sent else 0
 
 
+class Offer(NamedTuple):
+    """What can be typed for something; ``label`` is its name on the screen where ``text`` is another."""
+
+    text: str
+    label: str = ""
+
+
 class Ambiguous(Exception):
     """Several targets have the name that was typed; ``targets`` are they."""
 
@@ -246,14 +253,17 @@ class Roster:
                 return target, " ".join(words[count:]).strip()
         return words[0], " ".join(words[1:]).strip()
 
-    def names(self) -> list[str]:
+    def names(self) -> list[Offer]:
         """What can be typed for people and groups, friends first."""
         people = sorted(
             (person for person in self.people.values() if person.name and person is not self.me),
             key=lambda person: (not person.friend, fold(person.name)),
         )
-        groups = sorted(self.typed(Target(group=group)) for group in self.groups)
-        return [quoted(person.name) for person in people] + groups
+        return [Offer(quoted(person.name)) for person in people] + sorted(map(self._group_offer, self.groups))
+
+    def _group_offer(self, group: int) -> Offer:
+        target = Target(group=group)
+        return Offer(self.typed(target), self.label(target) if self._shared(self.groups[group].name) else "")
 
     def _shared(self, name: str) -> bool:
         return sum(fold(group.name) == fold(name) for group in self.groups.values()) > 1
