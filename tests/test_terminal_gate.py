@@ -19,7 +19,7 @@ from twisted.internet.defer import succeed
 from flux.cli import chat as chat_command
 from flux.client import Assignment, HostPort, NotConnected
 from flux.client.terminal.entrance import GateTerminal
-from flux.errors import CodeWrong, RateLimited, UserExists
+from flux.errors import BadRequest, CodeWrong, PasswordInvalid, RateLimited, UserExists
 from flux.wire.http import CodeSent, PasswordWasReset, Registered, Rules
 
 MENU = "(l)og in, (r)egister, (f)orgot the password or (q)uit? "
@@ -147,7 +147,7 @@ def test_register_with_a_code(begun: Start) -> None:
 
 def test_a_forgotten_password(begun: Start) -> None:
     begun.type("f", "ann@example.org", "secret word", "secret word", "123456")
-    assert begun.gate.asked == [
+    assert begun.gate.asked[1:] == [
         ("code", "ann@example.org", "reset"),
         ("reset", "ann@example.org", "123456", "secret word"),
         ("login", "", "ann@example.org", "secret word"),
@@ -190,11 +190,46 @@ def test_what_goes_wrong_is_told_and_the_menu_comes_back(
 def test_two_passwords_that_differ(begun: Start) -> None:
     for choice in (("r", "ann"), ("f", "ann@example.org")):
         begun.type(*choice, "secret word", "secret wrod")
-        assert "The two passwords differ." in begun.screen.new()
-        assert begun.screen.question == MENU
+        assert begun.screen.new()[-1] == "The two passwords differ: type them again; Ctrl-C goes back."
+        assert begun.screen.question == "password: "
+        begun.screen.control_c()
+        begun.settle()
     begun.type("x")
     assert "Type l, r, f or q." in begun.screen.new()
-    assert begun.gate.asked == []
+    assert not {"register", "reset"} & {what for what, *_ in begun.gate.asked}
+
+
+def test_a_short_password_is_told_before_it_is_typed_again(begun: Start) -> None:
+    for choice in (("r", "ann"), ("f", "ann@example.org")):
+        begun.type(*choice, "short")
+        assert begun.screen.new()[-1] == "A password has at least 8 characters."
+        assert begun.screen.question == "password: "
+        begun.screen.control_c()
+        begun.settle()
+
+
+def test_a_forgotten_password_begins_with_an_address_that_is_one(begun: Start) -> None:
+    begun.gate.problems["code"] = [BadRequest("email: this is no e-mail address")]
+    begun.type("f", "ann at home")
+    assert begun.screen.new()[-1] == "This is no e-mail address."
+    assert begun.screen.question == "e-mail address: "
+    begun.type("ann@example.org")
+    assert (begun.screen.question, begun.screen.hidden) == ("password: ", True)
+
+
+@pytest.mark.parametrize(("email", "code"), [("ann@example.org", "123456"), ("", "")])
+def test_a_password_that_everybody_tries_is_typed_anew_and_nothing_else(begun: Start, email: str, code: str) -> None:
+    begun.gate.problems["register"] = [PasswordInvalid("take another")]
+    begun.type("r", "ann", "password", "password", email)
+    if email:
+        begun.type(code)
+    assert begun.screen.new()[-1] == "Take another."
+    begun.type("secret word", "secret word")
+    assert begun.gate.asked[-2:] == [
+        ("register", "ann", "secret word", email, code),
+        ("login", "ann", "", "secret word"),
+    ]
+    begun.let_in()
 
 
 def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,6 +40,14 @@ class Start:
             self.screen.type(line)
             self.settle()
 
+    def register(self) -> None:
+        """The server accepts the registration, and the login after it."""
+        request = self.server.link.take("register")
+        assert (request["name"], request["password"]) == ("ann", "secret word")
+        self.server.link.ok(request, id=7, name="ann")
+        self.settle()
+        self.let_in()
+
     def let_in(self) -> None:
         """The server accepts the login."""
         self.server.link.ok(self.server.link.take("login"), **PROFILE)
@@ -80,6 +88,13 @@ def test_a_wrong_password_leads_back_to_the_menu(begun: Start) -> None:
     begun.settle()
     assert "Account and password do not match." in begun.screen.new()
     assert begun.screen.question == MENU
+    begun.type("l")
+    assert begun.screen.question == "name (ann): "
+    begun.type("")
+    assert begun.screen.question == "password of ann: "
+    begun.type("secret word")
+    begun.let_in()
+    assert "Welcome, ann  id 7, on chat1" in begun.screen.new()
 
 
 def test_register_logs_in(begun: Start) -> None:
@@ -87,11 +102,7 @@ def test_register_logs_in(begun: Start) -> None:
     begun.type("r", "ann", "secret word")
     assert (begun.screen.question, begun.screen.hidden) == ("password again: ", True)
     begun.type("secret word")
-    request = begun.server.link.take("register")
-    assert (request["name"], request["password"]) == ("ann", "secret word")
-    begun.server.link.ok(request, id=7, name="ann")
-    begun.settle()
-    begun.let_in()
+    begun.register()
     lines = begun.screen.new()
     assert "The account ann is yours." in lines
     assert "Welcome, ann  id 7, on chat1" in lines
@@ -100,9 +111,24 @@ def test_register_logs_in(begun: Start) -> None:
 def test_register_notices_a_slip_of_the_finger(begun: Start) -> None:
     begun.run()
     begun.type("register", "ann", "secret word", "secret wrod")
-    assert "The two passwords differ." in begun.screen.new()
-    assert begun.screen.question == MENU
+    assert "The two passwords differ: type them again; Ctrl-C goes back." in begun.screen.new()
+    assert (begun.screen.question, begun.screen.hidden) == ("password: ", True)
     assert begun.server.links == []
+    begun.type("secret word", "secret word")
+    begun.register()
+
+
+def test_register_with_a_password_that_is_refused(begun: Start) -> None:
+    begun.run()
+    begun.type("r", "ann", "")
+    assert begun.screen.new()[-1] == "A password has at least 1 character."
+    begun.type("short", "short")
+    request = begun.server.link.take("register")
+    begun.server.link.error(request, "password_invalid", detail="a password has at least 8 characters")
+    begun.settle()
+    assert begun.screen.new()[-1] == "A password has at least 8 characters."
+    begun.type("secret word", "secret word")
+    begun.register()
 
 
 def test_register_a_name_that_is_taken(begun: Start) -> None:

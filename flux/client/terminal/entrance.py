@@ -10,9 +10,9 @@ from flux.client import Client, GateClient
 from flux.client.terminal.chat import EXPECTED
 from flux.client.terminal.face import Screen
 from flux.client.terminal.start import Terminal
-from flux.client.terminal.text import dim, error, good
-from flux.errors import CodeWrong
-from flux.wire.http import Purpose
+from flux.client.terminal.text import clean, dim, error, good
+from flux.errors import BadRequest, CodeWrong, PasswordInvalid
+from flux.wire.http import Purpose, Rules
 
 
 class GateTerminal(Terminal):
@@ -20,7 +20,7 @@ class GateTerminal(Terminal):
 
     question = "(l)og in, (r)egister, (f)orgot the password or (q)uit? "
     letters = "Type l, r, f or q."
-    who = "name or e-mail address: "
+    who = "name or e-mail address"
 
     def __init__(
         self, clock: IReactorTime, gate: GateClient, screen: Screen, make_client: Callable[[], Client]
@@ -39,46 +39,73 @@ class GateTerminal(Terminal):
 
     async def _register(self) -> str:
         name = await self._answer("name: ")
-        password = await self._new_password()
-        if not password:
-            return "failed"
+        email = ""
+
+        def register(password: str, code: str) -> Awaitable[object]:
+            return self._gate.register(name, password, email=email, code=code)
+
         try:
-            required = (await self._gate.rules()).code_required
-            if required:
-                email = await self._answer("e-mail address: ")
-            else:
-                email = (await self._screen.ask("e-mail address (or nothing): ")).strip()
-            if email:
-                await self._with_code(
-                    email, "register", lambda code: self._gate.register(name, password, email=email, code=code)
-                )
-            else:
-                await self._gate.register(name, password)
+            rules = await self._gate.rules()
+            password = await self._new_password(rules.password_min)
+            email = await self._send_code("register", needed=rules.code_required)
+            password = await self._submit(register, password, rules, with_code=bool(email))
         except EXPECTED as problem:
             return self._failed(problem)
         self._screen.show(good(f"The account {name} is yours."))
         return await self._log_in(name, password)
 
     async def _forgotten(self) -> str:
-        email = await self._answer("e-mail address: ")
-        password = await self._new_password()
-        if not password:
-            return "failed"
+        email = ""
+
+        def reset(password: str, code: str) -> Awaitable[object]:
+            return self._gate.reset_password(email, code, password)
+
         try:
-            await self._with_code(email, "reset", lambda code: self._gate.reset_password(email, code, password))
+            rules = await self._gate.rules()
+            email = await self._send_code("reset")
+            password = await self._new_password(rules.password_min)
+            password = await self._submit(reset, password, rules)
         except EXPECTED as problem:
             return self._failed(problem)
         self._screen.show(good("Your password was changed."))
         return await self._log_in(email, password)
 
-    async def _with_code(self, email: str, purpose: Purpose, use: Callable[[str], Awaitable[object]]) -> None:
-        """Have a code sent, and use what the person types; a slip of the finger is forgiven."""
-        await self._gate.request_code(email, purpose)
-        self._screen.show(dim(f"An e-mail is on its way to {email}."))
+    async def _send_code(self, purpose: Purpose, needed: bool = True) -> str:
+        """Have a code sent to the address that the person types; empty where that is nothing and none is ``needed``."""
         while True:
+            if needed:
+                email = await self._answer("e-mail address: ")
+            else:
+                email = (await self._screen.ask("e-mail address (or nothing): ")).strip()
+            if not email:
+                return ""
             try:
-                await use(await self._answer("code from the e-mail: "))
+                await self._gate.request_code(email, purpose)
+            except BadRequest as problem:
+                self._failed(problem)
+            else:
+                self._screen.show(dim(f"An e-mail is on its way to {clean(email)}."))
+                return email
+
+    async def _submit(
+        self, use: Callable[[str, str], Awaitable[object]], password: str, rules: Rules, with_code: bool = True
+    ) -> str:
+        """Use a new password, and the code that the person types if there is one; slips of the finger are forgiven.
+
+        :return: the password that was taken in the end.
+        """
+        code = ""
+        while True:
+            if with_code and not code:
+                code = await self._answer("code from the e-mail: ")
+            try:
+                await use(password, code)
             except CodeWrong:
                 self._screen.show(error("This is not the code. Type it again; Ctrl-C goes back."))
+                code = ""
+            except PasswordInvalid as problem:
+                # The code is not used up: it is looked at after the password.
+                self._failed(problem)
+                password = await self._new_password(rules.password_min)
             else:
-                return
+                return password

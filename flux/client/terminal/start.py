@@ -12,7 +12,8 @@ from flux.client.terminal import actions as _actions  # noqa: F401 - fills the t
 from flux.client.terminal import render
 from flux.client.terminal.chat import EXPECTED, Chat
 from flux.client.terminal.face import EndOfInput, Interrupted, Screen
-from flux.client.terminal.text import dim, error, good
+from flux.client.terminal.text import clean, dim, error, good
+from flux.errors import PasswordInvalid
 
 
 class Terminal:
@@ -24,7 +25,7 @@ class Terminal:
 
     question = "(l)og in, (r)egister or (q)uit? "
     letters = "Type l, r or q."
-    who = "name: "
+    who = "name"
 
     def __init__(self, clock: IReactorTime, where: object, screen: Screen, make_client: Callable[[], Client]) -> None:
         self._clock = clock
@@ -32,6 +33,7 @@ class Terminal:
         self._screen = screen
         self._make_client = make_client
         self._client: Client | None = None
+        self._name = ""
         self._closing = False
 
     async def run(self, user: str = "", password: str | None = None) -> None:
@@ -74,28 +76,36 @@ class Terminal:
     async def _go(self, chosen: str) -> str:
         """Do what was chosen, and how that ended; empty where there is no such choice."""
         if chosen in ("l", "log in", "login"):
-            return await self._log_in(await self._answer(self.who), None)
+            default = f" ({clean(self._name)})" if self._name else ""
+            return await self._log_in(await self._answer(f"{self.who}{default}: ", self._name), None)
         if chosen in ("r", "register"):
             return await self._register()
         return ""
 
-    async def _answer(self, question: str) -> str:
-        """What the person answers, which is something."""
+    async def _answer(self, question: str, default: str = "") -> str:
+        """What the person answers, which is something; ``default`` for nothing."""
         while True:
-            answer = (await self._screen.ask(question)).strip()
+            answer = (await self._screen.ask(question)).strip() or default
             if answer:
                 return answer
 
-    async def _new_password(self) -> str:
-        """A password that was typed twice; empty where the two differ."""
-        password = await self._screen.ask("password: ", hidden=True)
-        if await self._screen.ask("password again: ", hidden=True) == password:
-            return password
-        self._screen.show(error("The two passwords differ."))
-        return ""
+    async def _new_password(self, least: int = 1) -> str:
+        """A password that was typed twice.
+
+        :param least: number of characters that it has at least, as far as is known before the server is asked.
+        """
+        while True:
+            password = await self._screen.ask("password: ", hidden=True)
+            if len(password) < least:
+                self._screen.show(error(f"A password has at least {render.counted(least, 'character')}."))
+            elif await self._screen.ask("password again: ", hidden=True) != password:
+                self._screen.show(error("The two passwords differ: type them again; Ctrl-C goes back."))
+            else:
+                return password
 
     async def _log_in(self, name: str, password: str | None) -> str:
         """Log in and chat; how it ended: ``quit``, ``logout``, ``ended``, or ``failed``."""
+        self._name = name
         if password is None:
             password = await self._screen.ask(f"password of {name}: ", hidden=True)
         client = self._make_client()
@@ -115,13 +125,16 @@ class Terminal:
 
     async def _register(self) -> str:
         name = await self._answer("name: ")
-        password = await self._new_password()
-        if not password:
-            return "failed"
-        try:
-            await self._make_client().register(name, password)
-        except EXPECTED as problem:
-            return self._failed(problem)
+        while True:
+            password = await self._new_password()
+            try:
+                await self._make_client().register(name, password)
+            except PasswordInvalid as problem:
+                self._failed(problem)
+            except EXPECTED as problem:
+                return self._failed(problem)
+            else:
+                break
         self._screen.show(good(f"The account {name} is yours."))
         return await self._log_in(name, password)
 
