@@ -228,7 +228,7 @@ class ModelStore:
     def group_join(self, uid: int, group: int) -> MemberChange:
         chat = self._group(group)
         if uid in chat.members:
-            return MemberChange(group, uid, "join", chat.version, chat.members[uid].first - 1)
+            return MemberChange(group, uid, "join", chat.version, chat.members[uid].first - 1, again=True)
         if not chat.members:
             raise NotFound
         if chat.closed or uid in chat.removed:
@@ -250,7 +250,7 @@ class ModelStore:
         if self._rank(chat, actor) > 1:
             raise Forbidden
         if uid in chat.members:
-            return MemberChange(group, uid, "add", chat.version, chat.members[uid].first - 1)
+            return MemberChange(group, uid, "add", chat.version, chat.members[uid].first - 1, again=True)
         if uid not in self.profiles:
             raise UserInvalid
         if (uid, actor) in self.blocks:

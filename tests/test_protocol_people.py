@@ -377,6 +377,12 @@ async def test_a_group_is_created_listed_and_joined(server: ChatServer) -> None:
     assert await bob.ok("groups") == {"groups": []}
     assert await bob.ok("group.join", group=group) == {"group": group, "chat": group}
     assert await ann.told("group.changed") == {"group": group, "change": "join", "id": bob.id}
+    # Nothing changes by a repetition, so nobody is told.
+    assert await bob.ok("group.join", group=group) == {"group": group, "chat": group}
+    await ann.ok("group.add", group=group, id=bob.id)
+    await ann.ok("ping")
+    await bob.ok("ping")
+    assert not [line for client in (ann, bob) for line in client.waiting if line["type"] == "group.changed"]
     assert (await bob.ok("groups"))["groups"][0]["role"] == "member"
     assert (await bob.ok("group.members", group=group))["members"] == [
         {"id": ann.id, "name": "ann", "role": "owner", "online": True},

@@ -188,6 +188,8 @@ async def _changed(session: Session, change: MemberChange) -> None:
     """Act on a committed change and show it to the members, and to the one it is about."""
     node = session.node
     await node.members_changed(change)
+    if change.again:
+        return
     try:
         members = {participant.id for participant in (await node.store.membership(change.chat)).participants}
     except FluxError as error:

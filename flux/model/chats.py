@@ -63,6 +63,7 @@ class MemberChange(Value, frozen=True):
 
     :ivar version: the member version it produced.
     :ivar head: the chat's head when it committed; a joining member's cursors.
+    :ivar again: it was so already, and nothing was changed now.
     """
 
     chat: int
@@ -71,6 +72,7 @@ class MemberChange(Value, frozen=True):
     version: int
     head: int
     role: Role | UnsetType = UNSET
+    again: bool = False
 
 
 class Cursor(Value, frozen=True):

@@ -83,7 +83,7 @@ async def group_enter(run: Run, kind: GroupChangeKind, actor: int, group: int, u
     if outcome == "full" and actor == uid:
         raise Forbidden(FULL)
     _refuse(outcome)
-    return MemberChange(group, uid, kind, version, head)
+    return MemberChange(group, uid, kind, version, head, again=outcome == "unchanged")
 
 
 def _refuse(outcome: str) -> None:

@@ -194,4 +194,4 @@ def _unchanged(db: sqlite3.Connection, group: int, uid: int, kind: GroupChangeKi
         "SELECT c.version, m.first FROM chats c JOIN members m ON m.chat = c.id WHERE c.id = ? AND m.uid = ?",
         (group, uid),
     )
-    return MemberChange(group, uid, kind, version, first - 1)
+    return MemberChange(group, uid, kind, version, first - 1, again=True)
