@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from admin_parts import FREE, TOKEN, ask, login, running
+from redis_parts import admin
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import fail
 from twisted.internet.error import ConnectionDone
@@ -22,6 +23,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from flux.admin.actions import Actions
 from flux.admin.sources import Sources
+from flux.bench.engines import RedisServer
 from flux.bench.servers import free_port
 from flux.client import Ended
 from flux.config import ConfigError, Difference, Mistake, load
@@ -315,6 +317,25 @@ async def test_ready_means_that_backends_answer(tmp_path: Path) -> None:
         assert [each["name"] for each in (await ask(assembly, "/api/overview")).json["backends"]] == [
             "store", "state", "bus",
         ]  # fmt: skip
+
+
+async def test_a_redis_that_takes_no_writes_is_not_ready(tmp_path: Path) -> None:
+    from twisted.internet import reactor
+
+    with RedisServer(tmp_path / "redis") as server:
+        async with running(tmp_path, "state.kind=redis", f"state.url={server.url}") as assembly, admin(server) as root:
+            health: Any = assembly.admin._health  # type: ignore[union-attr]
+            assert (await ask(assembly, "/readyz")).status == 200
+            await root.command("CONFIG", "SET", "maxmemory", "1")
+            health._checked = reactor.seconds() - 60  # type: ignore[attr-defined]
+            answer = await ask(assembly, "/readyz")
+            assert (answer.status, answer.json) == (503, {"ready": False, "problems": ["state: away"]})
+            [problem] = (await ask(assembly, "/api/overview")).json["problems"]
+            assert "it is full: more memory is needed (maxmemory)" in problem
+            assert assembly.registry.get_sample_value("flux_backend_up", {"backend": "state"}) == 0
+            await root.command("CONFIG", "SET", "maxmemory", "0")
+            health._checked = reactor.seconds() - 60  # type: ignore[attr-defined]
+            assert (await ask(assembly, "/readyz")).status == 200
 
 
 async def test_a_gate_without_a_status_service_is_not_ready(tmp_path: Path) -> None:

@@ -249,31 +249,42 @@ def run(program: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess
     )  # fmt: skip
 
 
-def test_flux_check_shows_its_steps(redis_server, tmp_path: Path) -> None:
-    def check(url: str) -> tuple[int, list[tuple[str, str]], str]:
-        ports = [f"{section}.listen=tcp:0:interface=127.0.0.1" for section in ("chat", "status", "gate")]
-        overrides = ["state.kind=redis", f"state.url={url}", f"store.path={tmp_path}/flux.db", *ports]
-        program = "from flux.cli.main import main; sys.exit(main())"
-        done = run(program, "check", *(f"--set={override}" for override in overrides), cwd=tmp_path)
-        steps = re.findall(r"^(ok|FAILED) +[0-9]+ ms  state redis: (.+)$", done.stdout, re.MULTILINE)
-        return done.returncode, steps, done.stdout
+def check(url: str, folder: Path) -> tuple[int, list[tuple[str, str]], str]:
+    """``flux check``: its exit status, its steps that are about Redis, and all that it says."""
+    ports = [f"{section}.listen=tcp:0:interface=127.0.0.1" for section in ("chat", "status", "gate")]
+    overrides = ["state.kind=redis", f"state.url={url}", f"store.path={folder}/flux.db", *ports]
+    program = "from flux.cli.main import main; sys.exit(main())"
+    done = run(program, "check", *(f"--set={override}" for override in overrides), cwd=folder)
+    steps = re.findall(r"^(ok|FAILED) +[0-9]+ ms  state redis: (.+)$", done.stdout, re.MULTILINE)
+    return done.returncode, steps, done.stdout
 
+
+def test_flux_check_shows_its_steps(redis_server, tmp_path: Path) -> None:
     names = [
         "connects",
         "authenticates",
         "is a primary that drops nothing",
         "runs scripts",
+        "keeps what is written",
         "publishes and hears",
         "disconnects",
     ]
-    status, steps, output = check(redis_server.url)
+    status, steps, output = check(redis_server.url, tmp_path)
     assert (status, steps) == (0, [("ok", name) for name in names]), output
     assert "a script takes" in output
-    status, steps, output = check(url_of(redis_server, password="hunter2"))
+    status, steps, output = check(url_of(redis_server, password="hunter2"), tmp_path)
     assert status == 1
-    assert [outcome for outcome, _ in steps] == ["ok", "FAILED", "FAILED", "FAILED", "FAILED", "ok"]
+    assert [outcome for outcome, _ in steps] == ["ok", *["FAILED"] * 5, "ok"]
     assert "it refuses the user or the password" in output
     assert "hunter2" not in output
+
+
+def test_flux_check_of_a_full_redis_fails(tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "redis", {"maxmemory": "1"}) as server:
+        status, steps, output = check(server.url, tmp_path)
+    assert status == 1
+    assert [name for outcome, name in steps if outcome == "FAILED"] == ["keeps what is written", "publishes and hears"]
+    assert "it is full: more memory is needed (maxmemory)" in output
 
 
 def test_a_start_that_fails_is_one_line(redis_server, tmp_path: Path) -> None:

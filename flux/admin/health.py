@@ -1,9 +1,10 @@
 """Whether this process can do its work: its backends are asked, not believed.
 
 Each is asked something that takes the way of real work and changes nothing: the store for a transaction of its
-writer (a PostgreSQL that has become read-only refuses it), the shared state for a read, the status services of a gate,
-without which it logs nobody in, for a sign of life of one of them.  Whoever asks for the health
-again within a second gets the same answer, so nobody can load the backends by asking.
+writer (a PostgreSQL that has become read-only refuses it), the shared state to keep something for a moment (a full
+Redis answers whoever only reads), the status services of a gate, without which it logs nobody in, for a sign of life of
+one of them.  Whoever asks for the health again within a second gets the same answer, so nobody can load the backends by
+asking.
 """
 
 from __future__ import annotations
@@ -99,6 +100,10 @@ class Health:
         return found
 
     def _questions(self) -> list[tuple[str, Callable[[], Awaitable[object]]]]:
+        async def state() -> None:
+            # Codes of people are kept under other names.
+            await self._sources.state.set_code("health", b"", FRESH)
+
         async def bus() -> None:
             if not self._sources.bus.connected:
                 raise Unavailable("events between nodes get lost")
@@ -107,7 +112,7 @@ class Health:
         if self._sources.store is not None:
             store = self._sources.store
             questions.append(("store", lambda: store.advance([])))
-        questions.append(("state", lambda: self._sources.state.failures(["health"])))
+        questions.append(("state", state))
         questions.append(("bus", bus))
         if self._sources.status is not None:
             questions.append(("status", self._sources.status))

@@ -62,6 +62,7 @@ class RedisChecks:
             self._unless_failed("authenticates", self._authenticates),
             self._unless_failed("is a primary that drops nothing", self._policy),
             self._unless_failed("runs scripts", self._scripts),
+            self._unless_failed("keeps what is written", self._keeps),
             self._unless_failed("publishes and hears", self._hears),
             Step("disconnects", self._close),
         ]
@@ -105,6 +106,11 @@ class RedisChecks:
             await self._state.snapshot()
             taken.append(self._reactor.seconds() - began)
         return f"a script takes {median(taken) * 1000:.2f} ms there and back (median of {PROBES})"
+
+    async def _keeps(self) -> str:
+        # A full Redis lets a script write that begins with removing something, as that of a start does.
+        await self._state.set_code("check", b"", 1.0)
+        return ""
 
     async def _hears(self) -> str:
         await self._bus.start()
