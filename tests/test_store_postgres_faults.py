@@ -337,10 +337,59 @@ async def test_a_message_that_cannot_be_stored_is_unavailable_and_not_lost(
             # Clients read the one, admins the other.
             assert "store." not in raised.value.detail
             assert in_words(raised.value).startswith(f"store.dsn: no ({code})")
+            for _ in range(2):
+                with pytest.raises(Unavailable, match=sentence):
+                    await store.advance([])
         assert [message.text for message in (await store.history(bob, 0, ann, 0, 0, -1, 9)).messages] == ["1"]
     finally:
         migrated.query("DROP TRIGGER fail ON messages; DROP FUNCTION fail")
+    await store.advance([])
     assert [receipt.seq for receipt in await store.append([Draft(ann, bob, 0, "2", "k")])] == [2]
+
+
+async def test_messages_that_a_role_may_not_store_any_more_are_tried_until_it_may(
+    migrated, opened, quick_postgres: PostgresServer
+) -> None:
+    migrated.query(
+        "DROP ROLE IF EXISTS sender; CREATE ROLE sender LOGIN PASSWORD 'sender-word';"
+        " GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO sender"
+    )
+    store = await opened(dsn=f"postgresql://sender:sender-word@127.0.0.1:{quick_postgres.port}/faults")
+    ann, bob = await people(store, "ann", "bob")
+    await send(store, Draft(ann, bob, 0, "1"))
+    for table, right in (("messages", "INSERT"), ("moves", "INSERT"), ("chats", "UPDATE")):
+        migrated.query(f"REVOKE {right} ON {table} FROM sender")
+        # Nobody has noticed, and who asks costs the database nothing.
+        await store.advance([])
+        with pytest.raises(Unavailable, match="its role may not do this"):
+            await store.append([Draft(ann, bob, 0, "2")])
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="its role may not do this"):
+                await store.advance([])
+        migrated.query(f"GRANT {right} ON {table} TO sender")
+        await store.advance([])
+    # It leaves nothing behind.
+    assert migrated.query("SELECT chat, seq FROM messages") == [(1, 1)]
+    assert migrated.query("SELECT FROM moves WHERE heads = '{}'") == []
+    await send(store, Draft(ann, bob, 0, "2"))
+    await store.stop()
+    migrated.query("DROP OWNED BY sender; DROP ROLE sender")
+
+
+async def test_a_connection_that_is_lost_under_a_message_says_nothing_of_the_next_one(migrated, opened) -> None:
+    store = await opened()
+    ann, bob = await people(store, "ann", "bob")
+    migrated.query(
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '57P01'; END $$;"
+        " CREATE TRIGGER fail BEFORE INSERT ON messages EXECUTE FUNCTION fail()"
+    )
+    try:
+        with pytest.raises(Unavailable, match="the connection to the database was lost"):
+            await store.append([Draft(ann, bob, 0, "1")])
+        await store.advance([])
+    finally:
+        migrated.query("DROP TRIGGER fail ON messages; DROP FUNCTION fail")
 
 
 async def test_a_deadlock_with_somebody_else_is_not_the_callers_problem(migrated, opened) -> None:

@@ -84,6 +84,8 @@ class PostgresStore:
         self._pairs_bound = pairs_bound
         self._pairs = append.Pairs(pairs_bound)
         self._marks = changes.Marks()
+        # Whether the database has refused messages since it was last seen to take some.
+        self._failing = False
         self._server: schema.Server | None = None
         self._rng = rng or random.Random()
         self._pool = Pool(self._dsn, reactor, self._prepare, size=pool, bound=bound, deadline=deadline, rng=self._rng)
@@ -339,7 +341,12 @@ class PostgresStore:
     async def _append(self, run: Run, drafts: Sequence[Draft]) -> list[Receipt | FluxError]:
         # Those of now, for the database may have become another one while this call waited.
         generation = self._marks.generation
-        outcomes = await append.append(run, self._pairs, self._marks.saw, self._clock, drafts)
+        try:
+            outcomes = await append.append(run, self._pairs, self._marks.saw, self._clock, drafts)
+        except Unavailable as error:
+            # A connection that was lost says nothing of what the database can do.
+            self._failing |= error.__cause__ is not None
+            raise
         if generation != self._marks.generation:
             raise Unavailable("the database is another one, or has gone back to an earlier state")
         return outcomes
@@ -361,7 +368,12 @@ class PostgresStore:
     async def _advance(self, run: Run, past: int, moves: Sequence[CursorMove]) -> None:
         if moves and past != self._marks.generation:
             raise Unavailable("the database has gone back to an earlier state; cursors have to be read first")
-        await cursors.advance(run, moves)
+        if moves or not self._failing:
+            await cursors.advance(run, moves)
+        else:
+            # A balancer may send nobody here any more whose messages would show that it works again.
+            await append.prove(run)
+            self._failing = False
 
     def changes(self, mark: int) -> Awaitable[Changes]:
         return self._pool.call(changes.changes, self._marks, mark)
