@@ -314,7 +314,7 @@ async def test_a_server_that_does_not_answer_is_given_up(monkeypatch: pytest.Mon
         ("53100", "disk is full"),
         ("53300", "no connection to spare"),
         ("53200", "out of memory"),
-        ("25006", "read-only standby"),
+        ("25006", "read-only: a standby, or set to be"),
         ("58030", "disk has failed"),
         ("57014", "cancelled"),
     ],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -235,7 +237,8 @@ async def test_of_several_hosts_the_first_that_will_do_is_taken(
     dsn = f"postgresql://flux:{quick_postgres.password}@{hosts}/start"
     detail = await refusal(dsn)
     assert "Connection refused" in detail
-    assert "this is a read-only standby: name the primary" in detail
+    assert "the database is set read-only (default_transaction_read_only): set that to off" in detail
+    assert "standby" not in detail
     database.connection.close()
     admin = Database(quick_postgres.dsn)
     admin.query("ALTER DATABASE start RESET default_transaction_read_only")
@@ -244,6 +247,20 @@ async def test_of_several_hosts_the_first_that_will_do_is_taken(
     await store.start()
     assert await store.next_boot("a") == 1
     await store.stop()
+
+
+async def test_a_standby_is_told_from_a_database_that_is_set_read_only(tmp_path: Path) -> None:
+    with PostgresServer(tmp_path, {"fsync": "off"}) as server:
+        server.stop()
+        signal = server._data / "standby.signal"
+        signal.touch()
+        if server._user is not None:
+            shutil.chown(signal, server._user, server._user)
+        server.start()
+        assert await refusal(server.dsn) == (
+            f"store.dsn: 127.0.0.1:{server.port}: this is a read-only standby: name the primary "
+            "(several hosts are tried in turn)"
+        )
 
 
 async def test_a_role_without_rights(database: Database, quick_postgres: PostgresServer) -> None:

@@ -12,7 +12,7 @@ SENTENCES = {
     "53200": "it is out of memory",
     "53300": "it has no connection to spare",
     "53": "it is short of resources",
-    "25006": "it is a read-only standby",
+    "25006": "it is read-only: a standby, or set to be",
     "42501": "its role may not do this",
     "55P03": "a lock was not to be had",
     "57014": "it cancelled the statement",
@@ -25,7 +25,7 @@ ADVICE = {
     "53100": "make room on the disk of the database; flux goes on by itself",
     "53200": "give the database more memory",
     "53300": "raise its max_connections, or lower store.pool",
-    "25006": "name the primary",
+    "25006": "name the primary if it is a standby, else see its default_transaction_read_only",
     "42501": "GRANT the role what it lacks",
     "58": "see the log of the database",
 }

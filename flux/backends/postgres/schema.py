@@ -57,7 +57,7 @@ SET_UP = """
 INSPECT = """
     SELECT current_setting('server_version'), current_setting('server_version_num')::int / 10000,
         current_setting('server_encoding'), current_setting('fsync') = 'on',
-        pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',
+        pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
         current_user::text, current_database()::text,
         concat_ws(' ', (SELECT system_identifier FROM pg_control_system()),
             CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_flush_lsn()), 8) END,
@@ -70,7 +70,8 @@ class Server(NamedTuple):
 
     :ivar version: as people write it.
     :ivar major: its first number.
-    :ivar read_only: a standby, or made so.
+    :ivar standby: a server that only follows another one.
+    :ivar read_only: that, or set to be.
     :ivar history: its system identifier, timeline, database and file of messages: another one means another past.
     :ivar past: a short name for that.
     """
@@ -79,6 +80,7 @@ class Server(NamedTuple):
     major: int
     encoding: str
     fsync: bool
+    standby: bool
     read_only: bool
     role: str
     database: str
@@ -99,8 +101,10 @@ async def inspect(run: Run, require_fsync: bool) -> Server:
         raise Unavailable(f"this is PostgreSQL {server.version}; flux needs {OLDEST} or later")
     if server.encoding != "UTF8":
         raise Unavailable(f"the database has the encoding {server.encoding}; create it with ENCODING 'UTF8'")
-    if server.read_only:
+    if server.standby:
         raise Unavailable("this is a read-only standby: name the primary (several hosts are tried in turn)")
+    if server.read_only:
+        raise Unavailable("the database is set read-only (default_transaction_read_only): set that to off")
     if require_fsync and not server.fsync:
         raise Unavailable(
             "fsync is off there, so a crash of the machine loses messages that were acknowledged: "
