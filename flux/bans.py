@@ -65,7 +65,7 @@ class Bans:
         self._clock = clock
         self._wall = wall
         self._metrics = metrics = metrics or BanMetrics()
-        self._tasks = Tasks(self.log)
+        self._tasks = Tasks(self.log, clock)
         self._offences: Counter[str] = Counter()
         # By address, with the moment when it is over.
         self._automatic: dict[str, float] = {}

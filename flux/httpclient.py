@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from OpenSSL.SSL import Error as TlsError
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import ITransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -15,6 +14,7 @@ from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionP
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 
+from flux.lifecycle import insulated
 from flux.tls.layer import NO_TLS, said_by_openssl, why_no_tls
 
 CONNECT_WITHIN = 10.0
@@ -62,17 +62,18 @@ class HttpClient:
             :class:`NoTls` where it was asked with https and does not speak that.
         """
         try:
-            named = Headers({name: [value] for name, value in headers.items()})
-            response = await self._http.request(method, url, headers=named, data=body, allow_redirects=False)
-            received = _Body(self._most_read)
-            response.deliverBody(received)
-            return Answer(int(response.code), response.headers, await received.done)
+            return await insulated(self._exchange(method, url, headers, body))
         except CancelledError:
             raise
         except Exception as problem:
-            if _was_cancelled(problem):
-                raise CancelledError from None
             raise (NoTls if _speaks_no_tls(problem) else NoAnswer)(_reason(problem)) from problem
+
+    async def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
+        named = Headers({name: [value] for name, value in headers.items()})
+        response = await self._http.request(method, url, headers=named, data=body, allow_redirects=False)
+        received = _Body(self._most_read)
+        response.deliverBody(received)
+        return Answer(int(response.code), response.headers, await received.done)
 
 
 class _Body(Protocol):
@@ -109,11 +110,6 @@ class _Body(Protocol):
 def _inner(problem: Exception) -> list[Exception]:
     """What Twisted has put into one error of its own."""
     return [failure.value for failure in getattr(problem, "reasons", None) or ()]
-
-
-def _was_cancelled(problem: Exception) -> bool:
-    """Whether this is how Twisted tells that nobody waits any more."""
-    return isinstance(problem, (CancelledError, ConnectingCancelledError)) or any(map(_was_cancelled, _inner(problem)))
 
 
 def _speaks_no_tls(problem: Exception) -> bool:

@@ -138,7 +138,7 @@ class FluxProcess(Service):
         self._exit_status = exit_status
         self._reactor = reactor
         self._supervised = supervised
-        self._tasks = Tasks(self.log)
+        self._tasks = Tasks(self.log, reactor)
         self._reloading = DeferredLock()
         self._starting: Deferred[None] | None = None
         self._assembly: Assembly | None = None

@@ -12,9 +12,11 @@ import json
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from late_names import LateNames
 from twisted.internet import error
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -133,6 +135,8 @@ class _Endpoint:
         self.server.attempts.append((self.address, self.server.clock.seconds()))
         if self.address in self.server.silent:
             return Deferred()
+        if self.address in self.server.unresolved:
+            return HostnameEndpoint(self.server.names.reactor(), *self.address).connect(factory)
         if self.address in self.server.refusing:
             return fail(error.ConnectionRefusedError())
         protocol = factory.buildProtocol(IPv4Address("TCP", *self.address))
@@ -148,6 +152,7 @@ class ScriptedServer:
 
     :ivar refusing: addresses that refuse connections.
     :ivar silent: addresses that never answer.
+    :ivar unresolved: addresses with host names that are still being looked up, by ``names``.
     :ivar attempts: (address, time) of each attempt to connect.
     :ivar links: every connection, in order.
     """
@@ -156,6 +161,8 @@ class ScriptedServer:
         self.clock = Clock()
         self.refusing: set[tuple[str, int]] = set()
         self.silent: set[tuple[str, int]] = set()
+        self.unresolved: set[tuple[str, int]] = set()
+        self.names = LateNames()
         self.attempts: list[tuple[tuple[str, int], float]] = []
         self.links: list[Link] = []
         self.answers_logins = True

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 from scripted_server import PROFILE, ScriptedServer, result, start, waiting
+from twisted.internet.defer import CancelledError
+from twisted.internet.defer import TimeoutError as GivenUp
 
 from flux.client import (
     ClientError,
@@ -239,19 +241,25 @@ def test_close_acknowledges_what_was_taken(server: ScriptedServer) -> None:
     assert server.clock.getDelayedCalls() == []
 
 
-@pytest.mark.parametrize("when", ["paused", "connecting", "logging in"])
+@pytest.mark.parametrize("when", ["paused", "looking the name up", "connecting", "logging in"])
 def test_close_while_reconnecting(server: ScriptedServer, when: str) -> None:
     client, link, taken = server.logged_in()
     if when == "connecting":
         server.silent = {ONE}
+    elif when == "looking the name up":
+        server.unresolved = {ONE}
     server.answers_logins = False
     link.cut()
     if when != "paused":
         server.wait(0.2)
     result(client.close())
-    server.wait(0.1)
+    server.names.fail()
+    server.unresolved = set()
+    server.wait(5)
     assert isinstance(taken[-1], Ended)
+    assert isinstance(client.state, Ended)
     assert not server.link.open
+    assert len(server.attempts) == (1 if when == "paused" else 2), "it is not tried again"
     assert server.clock.getDelayedCalls() == []
 
 
@@ -284,6 +292,33 @@ def test_close_while_logging_in(server: ScriptedServer) -> None:
         result(login)
     server.wait(0.1)
     assert not server.link.open
+
+
+@pytest.mark.parametrize("limit", [None, 0.2])
+def test_a_login_that_is_given_up_says_so(server: ScriptedServer, limit: float | None) -> None:
+    """Also while the host name is being looked up, for which Twisted has another word."""
+    server.unresolved = {ONE}
+    login = start(server.client().login("ann", password="secret word"))
+    if limit is None:
+        login.cancel()
+    else:
+        login.addTimeout(limit, server.clock)
+        server.wait(limit)
+    with pytest.raises(CancelledError if limit is None else GivenUp):
+        result(login)
+    server.names.fail()
+    assert server.clock.getDelayedCalls() == []
+
+
+def test_close_while_the_name_of_the_first_server_is_being_looked_up(server: ScriptedServer) -> None:
+    server.unresolved = {ONE}
+    client = server.client(ONE, TWO)
+    login = start(client.login("ann", password="secret word"))
+    result(client.close())
+    server.wait(connection_module.CONNECT_WITHIN)
+    with pytest.raises(SessionEnded):
+        result(login)
+    assert server.link.types() == [], "a login would end the session that the account may have elsewhere by now"
 
 
 def test_close_without_a_session(server: ScriptedServer) -> None:

@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": {"lifecycle"},
     "lifecycle": set(),
     "net": {"wire", "lifecycle", "tls"},
-    "httpclient": {"tls"},
+    "httpclient": {"lifecycle", "tls"},
     "tls": {"lifecycle", "metrics"},
     "backends": {"httpclient", "lifecycle", "net"},
     "status": {"wire", "net", "balance", "config", "lifecycle", "metrics", "tls"},

@@ -46,7 +46,8 @@ def send(journal: Journal, *drafts: object) -> None:
 
 
 async def test_a_stop_that_does_not_wait_for_the_store_stores_no_more_and_answers_nobody() -> None:
-    store, clock, tasks = HangingStore(), Clock(), Tasks(Logger())
+    store, clock = HangingStore(), Clock()
+    tasks = Tasks(Logger(), clock)
     settled: list[Any] = []
     journal = journal_on(store, lambda entries, outcomes: settled.append(outcomes), tasks, clock)
     send(journal, "one", "two")
@@ -62,7 +63,8 @@ async def test_a_stop_that_does_not_wait_for_the_store_stores_no_more_and_answer
 async def test_an_answer_that_makes_no_sense_fails_its_batch_and_the_next_one_comes(
     answer: Any, flush_logged_errors: Any
 ) -> None:
-    store, clock, tasks = HangingStore(), Clock(), Tasks(Logger())
+    store, clock = HangingStore(), Clock()
+    tasks = Tasks(Logger(), clock)
     settled: list[Any] = []
     journal = journal_on(store, lambda entries, outcomes: settled.append(outcomes), tasks, clock)
     for draft in ("lone", "one", "two", "next"):
@@ -84,7 +86,8 @@ async def test_an_answer_that_makes_no_sense_fails_its_batch_and_the_next_one_co
 
 async def test_after_a_message_by_itself_the_next_one_is_stored_at_once() -> None:
     """After more than one the journal first lets all be read that answers them."""
-    store, clock, tasks = HangingStore(), Clock(), Tasks(Logger())
+    store, clock = HangingStore(), Clock()
+    tasks = Tasks(Logger(), clock)
     journal = journal_on(store, lambda entries, outcomes: None, tasks, clock)
 
     def look() -> None:
@@ -112,7 +115,8 @@ async def test_after_a_message_by_itself_the_next_one_is_stored_at_once() -> Non
 
 async def test_who_cannot_be_told_keeps_nobody_else_from_being_told(flush_logged_errors: Any) -> None:
     """The next batch is under way already when the outcomes of this one are told."""
-    store, clock, tasks = HangingStore(), Clock(), Tasks(Logger())
+    store, clock = HangingStore(), Clock()
+    tasks = Tasks(Logger(), clock)
     told: list[int] = []
 
     def tell(entries: list[Any], outcomes: list[Any]) -> None:

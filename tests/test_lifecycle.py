@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -121,6 +122,27 @@ async def test_a_stop_that_fails_or_hangs_holds_up_nobody(flush_logged_errors: A
     assert (late["stage"], late["late"]) == ("c", "stopping: nothing after 5 s")
     assert failed["stage"] == "b"
     assert failed["log_failure"].check(ZeroDivisionError)
+
+
+async def test_a_stop_that_ignores_its_cancellation_is_left_behind(flush_logged_errors: Any) -> None:
+    record, end = Record(), Deferred[None]()
+
+    async def stubborn() -> None:
+        while not end.called:
+            with suppress(CancelledError):
+                await Deferred()
+
+    stubborn_stop = Deferred.fromCoroutine(stubborn())
+    stages = record.stages(record.stage("a"), record.stage("b", stop=lambda: stubborn_stop))
+    await stages.start()
+    stopped = Deferred.fromCoroutine(stages.stop())
+    record.clock.advance(5)
+    await stopped
+    assert record.seen[2:] == ["stop b", "stop a"]
+    [late] = flush_logged_errors()
+    assert formatEvent(late) == "b: stopping: nothing after 5 s, going on without it"
+    end.callback(None)
+    stubborn_stop.cancel()
 
 
 # --- Outage ------------------------------------------------------------------

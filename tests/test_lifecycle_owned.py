@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
-from twisted.logger import Logger
+from twisted.logger import Logger, formatEvent
 
 from flux.lifecycle import Abandoned, Tasks, every, sleep, spawn
+from flux.lifecycle.owned import ENDS_WITHIN
 
 log = Logger()
 
@@ -51,7 +52,7 @@ async def test_cancelling_what_was_spawned_raises_where_it_waits() -> None:
 
 
 async def test_tasks_are_gone_when_the_owner_has_stopped() -> None:
-    tasks, cleaned = Tasks(log), Deferred[None]()
+    tasks, cleaned = Tasks(log, Clock()), Deferred[None]()
 
     async def work() -> None:
         try:
@@ -69,8 +70,32 @@ async def test_tasks_are_gone_when_the_owner_has_stopped() -> None:
     assert len(tasks) == 0
 
 
+async def test_a_task_that_ignores_its_cancellation_is_left_behind(flush_logged_errors: Any) -> None:
+    clock, end, seen = Clock(), Deferred[None](), []
+    tasks = Tasks(log, clock)
+
+    async def work(patience: int) -> None:
+        while not end.called and len(seen) < patience:
+            try:
+                await Deferred()
+            except CancelledError:
+                seen.append(patience)
+
+    tasks.spawn(work(1000), "stubborn work")
+    tasks.spawn(work(3), "patient work")
+    stopped = Deferred.fromCoroutine(tasks.stop())
+    assert (seen, pending(stopped)) == ([1000, 3], True)
+    clock.advance(ENDS_WITHIN)
+    await stopped
+    [event] = flush_logged_errors()
+    assert formatEvent(event) == "stubborn work: ending: nothing after 3 s, going on without it"
+    end.callback(None)
+    tasks.spawn(sleep(1, clock), "too late")
+    assert clock.getDelayedCalls() == []
+
+
 async def test_tasks_forget_what_has_ended(flush_logged_errors: Any) -> None:
-    tasks, answer = Tasks(log), Deferred[None]()
+    tasks, answer = Tasks(log, Clock()), Deferred[None]()
 
     async def work() -> None:
         await answer
@@ -89,7 +114,7 @@ async def test_tasks_forget_what_has_ended(flush_logged_errors: Any) -> None:
 
 
 async def test_nothing_starts_after_the_owner_has_stopped() -> None:
-    tasks, ran = Tasks(log), []
+    tasks, ran = Tasks(log, Clock()), []
 
     async def work() -> None:
         ran.append(1)
@@ -114,7 +139,8 @@ class Runs:
 
 
 async def test_every_never_overlaps_and_pauses_after_each_run() -> None:
-    clock, runs, tasks = Clock(), Runs(), Tasks(log)
+    clock, runs = Clock(), Runs()
+    tasks = Tasks(log, clock)
     tasks.spawn(every(5, runs, clock, "checking", log), "checks")
     clock.advance(60)
     assert runs.count == 1
@@ -129,7 +155,8 @@ async def test_every_never_overlaps_and_pauses_after_each_run() -> None:
 
 
 async def test_every_stops_during_its_pause() -> None:
-    clock, tasks, count = Clock(), Tasks(log), []
+    clock, count = Clock(), []
+    tasks = Tasks(log, clock)
 
     async def run() -> None:
         count.append(1)
@@ -149,7 +176,8 @@ async def test_every_stops_during_its_pause() -> None:
 async def test_a_failed_run_is_logged_and_the_next_one_comes(
     error: type[Exception], late: bool, flush_logged_errors: Any
 ) -> None:
-    clock, tasks, waits = Clock(), Tasks(log), []
+    clock, waits = Clock(), []
+    tasks = Tasks(log, clock)
 
     async def run() -> None:
         waits.append(Deferred[None]())
@@ -170,7 +198,8 @@ async def test_a_failed_run_is_logged_and_the_next_one_comes(
 
 
 async def test_every_ends_only_when_its_run_has_ended() -> None:
-    clock, tasks, cleaned = Clock(), Tasks(log), Deferred[None]()
+    clock, cleaned = Clock(), Deferred[None]()
+    tasks = Tasks(log, clock)
 
     async def run() -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from flux.lifecycle import Abandoned, DeadlineExceeded, Deadlines, Slots, backoff, insulated, together, within
+from flux.lifecycle import Abandoned, DeadlineExceeded, Deadlines, Slots, at_most, backoff, insulated, together, within
 
 log = Logger()
 
@@ -55,6 +56,50 @@ async def test_a_cancelled_wait_is_not_a_missed_deadline() -> None:
     with pytest.raises(CancelledError):
         await waiting
     assert clock.getDelayedCalls() == []
+
+
+async def stubborn(until: Deferred[None]) -> None:
+    """Goes on for all cancellations."""
+    while not until.called:
+        with suppress(CancelledError):
+            await Deferred()
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+@pytest.mark.parametrize("outcome", ["a result", "an error"])
+async def test_who_ignores_its_cancellation_is_left_behind(cancelled: bool, outcome: str) -> None:
+    clock, end, ended = Clock(), Deferred[None](), []
+
+    async def work() -> None:
+        await stubborn(end)
+        ended.append(1)
+        if outcome == "an error":
+            raise KeyError
+
+    working = Deferred.fromCoroutine(work())
+    waiting = Deferred.fromCoroutine(at_most(5, working, clock, "the store"))
+    if cancelled:
+        waiting.cancel()
+    else:
+        clock.advance(5)
+    with pytest.raises(CancelledError if cancelled else DeadlineExceeded):
+        await waiting
+    assert (ended, clock.getDelayedCalls()) == ([], [])
+    end.callback(None)
+    working.cancel()
+    assert ended == [1]
+
+
+async def test_who_is_in_time_or_ends_when_told_to_is_not_left_behind() -> None:
+    clock, cancelled = Clock(), []
+    assert await at_most(5, succeed(3), clock, "it") == 3
+    with pytest.raises(KeyError):
+        await at_most(5, fail(KeyError("none")), clock, "it")
+    waiting = Deferred.fromCoroutine(at_most(5, Deferred(cancelled.append), clock, "it"))
+    clock.advance(5)
+    with pytest.raises(DeadlineExceeded, match=r"^it: nothing after 5 s$"):
+        await waiting
+    assert len(cancelled) == 1
 
 
 def test_deadlines_share_a_timer_and_only_what_is_still_running_is_late() -> None:

@@ -27,7 +27,7 @@ class Scene:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.tasks = Tasks(Logger())
+        self.tasks = Tasks(Logger(), self.clock)
         self.problem: Exception | None = None
         self.asked = 0
         self.told: list[int] = []

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
 
 from flux.backends.redis.gather import Gather
 from flux.errors import Unavailable
@@ -32,7 +33,7 @@ async def test_an_answer_that_makes_no_sense_fails_its_batch_and_the_next_one_co
     answer: Any, flush_logged_errors: Any
 ) -> None:
     state = State()
-    gather: Gather[int, str] = Gather(state.ask, "the shared state")
+    gather: Gather[int, str] = Gather(state.ask, "the shared state", Clock())
     first, *batch = gather(0), gather(1), gather(2)
     state.asked[0][1].callback(["0"])
     assert await first == "0"
@@ -53,7 +54,7 @@ async def test_an_answer_that_makes_no_sense_fails_its_batch_and_the_next_one_co
 
 async def test_who_waits_when_it_stops_is_told() -> None:
     state = State()
-    gather: Gather[int, str] = Gather(state.ask, "the shared state")
+    gather: Gather[int, str] = Gather(state.ask, "the shared state", Clock())
     waiting = [gather(number) for number in range(3)]
     await gather.stop()
     for each in waiting:

@@ -31,7 +31,7 @@ class AdminService:
     def __init__(
         self, settings: Settings, sources: Sources, registry: CollectorRegistry, backends: BackendMetrics, reactor: Any
     ) -> None:
-        self._tasks = Tasks(self.log)
+        self._tasks = Tasks(self.log, reactor)
         self._process = ProcessMetrics(registry, reactor)
         self._health = Health(sources, backends, reactor)
         self._history = History(registry, reactor)

@@ -105,7 +105,7 @@ class Conversation:
         self._numbers: dict[str, int] = {}
         self._news_from = 0
         self._informed: set[int] = set()
-        self._tasks = Tasks(self._log)
+        self._tasks = Tasks(self._log, reactor)
 
     @property
     def size(self) -> int:

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from flux.bench.servers import free_port
-from flux.lifecycle import Tasks, sleep
+from flux.lifecycle import Tasks, insulated, sleep
 
 
 class _Transport(ITCPTransport, IPushProducer, IConsumer):
@@ -110,7 +110,7 @@ class Link(Factory):
         self._target = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
         self._listening: IListeningPort | None = None
         self._waiting: list[_End] = []
-        self._tasks = Tasks(self._log)
+        self._tasks = Tasks(self._log, self._reactor)
 
     async def open(self) -> None:
         """Let connections through. Does nothing where they are."""
@@ -142,7 +142,7 @@ class Link(Factory):
         """Cut, and leave nothing in the reactor. It can be opened again."""
         await self.cut()
         await self._tasks.stop()
-        self._tasks = Tasks(self._log)
+        self._tasks = Tasks(self._log, self._reactor)
         await sleep(0, self._reactor)
 
     def buildProtocol(self, addr: object) -> _End:
@@ -157,7 +157,7 @@ class Link(Factory):
     async def _reach(self, near: _End) -> None:
         """Connect one that has come to the server."""
         try:
-            far = await connectProtocol(self._target, _End(self))
+            far = await insulated(connectProtocol(self._target, _End(self)))
         except ConnectError as problem:
             self._log.debug("the server cannot be reached: {problem}", problem=problem)
             near.transport.abortConnection()

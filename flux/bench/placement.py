@@ -123,7 +123,7 @@ class Simulation:
         self.balancer = balancer
         self._rng = random.Random(seed)
         self._clock = Clock()
-        self._tasks = Tasks(self.log)
+        self._tasks = Tasks(self.log, self._clock)
         self._state = _DistantState(self._clock, conditions.round_trip)
         settings = Settings()
         settings = replace(settings, status=replace(settings.status, balancer=balancer, heartbeat=conditions.heartbeat))

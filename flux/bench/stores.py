@@ -135,7 +135,7 @@ async def measure(store: IStore, case: Case, seconds: float, clock: Any, progres
     :raises AppendFailed: a message was not stored, or not in its place.
     """
     await populate(store, SENDERS, 0)
-    tasks = Tasks(Logger())
+    tasks = Tasks(Logger(), clock)
     way: _Singly | _Grouped = _Singly(store, case.at_once) if case.way == "singly" else _Grouped(store, tasks, clock)
     begin = clock.seconds()
     start = begin + WARM_UP * seconds

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol, serverFromString
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -28,7 +28,7 @@ from flux.addresses import HostPort
 from flux.cli.shown import shown
 from flux.config import ChatServer, ConfigError, Settings, load
 from flux.errors import in_words
-from flux.lifecycle import CannotStart, react, within
+from flux.lifecycle import CannotStart, insulated, react, within
 from flux.model.checks import Step
 from flux.tap import flux_all, flux_chat, flux_gate, flux_status
 from flux.tls.client import TlsEndpoint, Trust
@@ -188,7 +188,9 @@ async def answers(server: ChatServer, settings: Settings, reactor: Any) -> None:
     if server.tls:
         endpoint = TlsEndpoint(endpoint, server.host, Trust(settings.tls.ca), reactor)
     try:
-        visit = await connectProtocol(endpoint, _Visit())
+        visit = await insulated(connectProtocol(endpoint, _Visit()))
+    except CancelledError:
+        raise
     except Exception as error:
         advice = f"Start that server, or correct {server.name}.host and {server.name}.port."
         raise CheckFailed(f"{str(error) or type(error).__name__}\n{advice}") from error

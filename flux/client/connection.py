@@ -16,9 +16,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from msgspec import UNSET
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import connectProtocol
-from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionDone, DNSLookupError
+from twisted.internet.error import ConnectError, ConnectionDone, DNSLookupError
 from twisted.internet.interfaces import (
     IPushProducer,
     IReactorTime,
@@ -34,7 +34,7 @@ from flux.addresses import HostPort
 from flux.client.errors import NotConnected, QueueFull
 from flux.client.lines import Decode, NotFlux, as_exception, decode, encode
 from flux.errors import FluxError
-from flux.lifecycle import DeadlineExceeded, sleep, within
+from flux.lifecycle import Abandoned, DeadlineExceeded, insulated, sleep, within
 from flux.model.base import Event
 from flux.wire.catalogue import ErrorReply, Reply, Request
 from flux.wire.framing import LineFramer
@@ -120,14 +120,9 @@ class Connection(Protocol):
         :raises NotConnected: the address cannot be reached, and why.
         """
 
-        def cancelled(failure: Failure) -> None:
-            failure.trap(ConnectingCancelledError)
-            raise CancelledError
-
         try:
-            connected = connectProtocol(endpoint, self).addErrback(cancelled)
-            await within(CONNECT_WITHIN, connected, self._clock, "connecting")
-        except (ConnectError, DNSLookupError, OSError, ValueError) as problem:
+            await within(CONNECT_WITHIN, insulated(connectProtocol(endpoint, self)), self._clock, "connecting")
+        except (Abandoned, ConnectError, DNSLookupError, OSError, ValueError) as problem:
             # ValueError: the name cannot be one of a host.
             why = str(problem).rstrip(".") or type(problem).__name__
             raise NotConnected(f"cannot reach {address}: {why}") from problem

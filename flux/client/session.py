@@ -163,8 +163,7 @@ class Session:
 
         :raises SessionEnded: the session is over.
         """
-        if isinstance(self.state, Ended):
-            raise SessionEnded(self.state.reason, self.state.detail)
+        self._raise_if_ended()
         if self._connection is None:
             raise NotConnected("not connected")
         answer = await self._connection.request(request, reply)
@@ -223,7 +222,10 @@ class Session:
             credentials = requests.Login(id=credentials.id, token=token, acks=True)
         try:
             await self._servers.connect(connection, address)
+            # A login would take the account away from where it is used by now.
+            self._raise_if_ended()
             login = await connection.request(credentials, LoginOk)
+            self._raise_if_ended()
         except NotConnected:
             kicked: Kicked | None = self._kicked_opening
             if kicked is not None and kicked.reason in _TERMINAL:
@@ -234,9 +236,6 @@ class Session:
             raise
         finally:
             self._opening = None
-        if isinstance(self.state, Ended):
-            connection.abort("closed meanwhile")
-            raise SessionEnded(self.state.reason, self.state.detail)
         self._adopt(connection, login, address)
         return login
 
@@ -321,6 +320,7 @@ class Session:
             self._drop(why)
             at_least = 0.0
             while True:
+                self._raise_if_ended()
                 try:
                     pause = max(next(pauses), at_least)
                     at_least = 0.0
@@ -391,6 +391,10 @@ class Session:
         self.cursors.offline()
         self.outbox.end(end.reason, str(end))
         self._drop(str(end))
+
+    def _raise_if_ended(self) -> None:
+        if isinstance(self.state, Ended):
+            raise SessionEnded(self.state.reason, self.state.detail)
 
     def _stop_serving(self) -> None:
         if self._serving is not None:

@@ -80,7 +80,7 @@ class StatusClient:
         self._connecting = False
         self._waiting: list[Deferred[Connection]] = []
         self._closed = False
-        self._tasks = Tasks(self._log)
+        self._tasks = Tasks(self._log, reactor)
 
     async def locate(self, uid: int) -> Assignment:
         """A chat server for the account, and a token to log in there; an earlier token is void from now on.

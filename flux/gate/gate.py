@@ -48,10 +48,10 @@ class Gate:
         self.accounts = accounts
         self.store = store
         self.verification = Verification(accounts, store, mailer, metrics)
-        self.tasks = Tasks(self.log)
+        self.tasks = Tasks(self.log, clock)
         self._notices = Notices(mailer, self.tasks)
         self.stopping = False
-        self._chores = Tasks(self.log)
+        self._chores = Tasks(self.log, clock)
         self._clock = clock
         self._placement = placement
         self._websocket = websocket

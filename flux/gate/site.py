@@ -89,7 +89,7 @@ class GateSite(Site):
         self._bans = bans
         self._channels: set[Channel] = set()
         self._per_address: dict[str, set[Channel]] = {}
-        self._tasks = Tasks(self.log_to)
+        self._tasks = Tasks(self.log_to, clock)
         self._count = 0
         self._emptied: Deferred[None] | None = None
         self.stopping = False

@@ -25,17 +25,15 @@ from typing import Any
 from msgspec import UNSET, UnsetType
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
-from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from flux.addresses import HostPort
 from flux.errors import FluxError, Unavailable
 from flux.gate.status_connection import Lost, StatusConnection
 from flux.interfaces import IPlacement
-from flux.lifecycle import DeadlineExceeded, Tasks, backoff, sleep, within
+from flux.lifecycle import DeadlineExceeded, Tasks, backoff, insulated, sleep, within
 from flux.model.placement import Assignment
 from flux.wire.status import MOST_UIDS, Auth, GetChatServer, GetChatServersOk, StatusPing
 
@@ -104,7 +102,7 @@ class StatusClient:
         self._endpoint = endpoint or (lambda host, port: HostnameEndpoint(clock, host, port))
         self._rng = rng or random.Random()
         self._services = [_Service(address) for address in addresses]
-        self._tasks = Tasks(self.log)
+        self._tasks = Tasks(self.log, clock)
         self._accounts = 0
         self._stopped = False
         #: Of those who wait for a connection to come up.
@@ -306,9 +304,9 @@ class StatusClient:
     async def _open(self, service: _Service) -> StatusConnection:
         """:raises Lost: it cannot be reached. :raises flux.errors.FluxError: it does not let us in."""
         connection = StatusConnection(f"status {service.address}", self._clock)
-        connecting = connectProtocol(self._endpoint(*service.address), connection).addErrback(_cancelled)
+        connecting = connectProtocol(self._endpoint(*service.address), connection)
         try:
-            await within(CONNECT_WITHIN, connecting, self._clock, "connecting")
+            await within(CONNECT_WITHIN, insulated(connecting), self._clock, "connecting")
         except CancelledError:
             raise
         except Exception as problem:
@@ -320,9 +318,3 @@ class StatusClient:
                 connection.end("not let in")
                 raise
         return connection
-
-
-def _cancelled(failure: Failure) -> Failure:
-    if failure.check(ConnectingCancelledError):
-        raise CancelledError
-    return failure

@@ -1,7 +1,7 @@
 """How asynchronous work starts, repeats, waits and ends.
 
 ``owned``    a coroutine that nobody awaits, with its errors logged and an owner who can end it; repetition
-``waiting``  deadlines, several waits at once, a wait that does not take somebody else's cancellation for its own,
+``waiting``  deadlines, several waits at once, a wait that tells somebody else's cancellation from its own,
              turns where only so many may work at once, retries
 ``outage``   what fails again and again is told once
 ``stages``   ordered start, and stop in reverse order
@@ -19,6 +19,7 @@ from flux.lifecycle.waiting import (
     DeadlineExceeded,
     Deadlines,
     Slots,
+    at_most,
     backoff,
     insulated,
     sleep,
@@ -40,6 +41,7 @@ __all__ = [
     "Stage",
     "Stages",
     "Tasks",
+    "at_most",
     "backoff",
     "every",
     "insulated",

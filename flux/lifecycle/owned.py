@@ -10,9 +10,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from flux.lifecycle.waiting import insulated, sleep
+from flux.lifecycle.waiting import DeadlineExceeded, at_most, insulated, sleep
 
 T = TypeVar("T")
+
+ENDS_WITHIN = 3.0
+"""Seconds that a task may take to end after its cancellation; then its owner goes on without it."""
 
 
 class Spawned(Protocol):
@@ -45,9 +48,10 @@ class Tasks:
     A coroutine of the service itself must not await :meth:`stop`: it would wait for itself.
     """
 
-    def __init__(self, log: Logger) -> None:
+    def __init__(self, log: Logger, clock: IReactorTime) -> None:
         self._log = log
-        self._running: set[Deferred[Any]] = set()
+        self._clock = clock
+        self._running: dict[Deferred[Any], str] = {}
         self._stopped = False
 
     def __len__(self) -> int:
@@ -64,7 +68,7 @@ class Tasks:
             coroutine.close()
             return succeed(None)
         task = spawn(coroutine, what, self._log)
-        self._running.add(task)
+        self._running[task] = what
         return task.addBoth(self._ended, task)
 
     async def ended(self) -> None:
@@ -72,18 +76,22 @@ class Tasks:
         await DeferredList(list(self._running))
 
     def _ended(self, result: T, task: Deferred[Any]) -> T:
-        self._running.discard(task)
+        self._running.pop(task, None)
         return result
 
     async def stop(self) -> None:
         """Cancel everything and wait until it has ended.
 
-        A coroutine that ignores its cancellation is waited for: bound the wait with :func:`within`.
+        Who ignores that is cancelled once more after :data:`ENDS_WITHIN`, and then left behind; the log tells of it.
         """
         self._stopped = True
         for task in list(self._running):
             task.cancel()
-        await DeferredList(list(self._running))
+        try:
+            await at_most(ENDS_WITHIN, self.ended(), self._clock, "ending")
+        except DeadlineExceeded as late:
+            for what in self._running.values():
+                self._log.error("{what}: {late}, going on without it", what=what, late=str(late))
 
 
 async def every(

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from flux.errors import in_words
-from flux.lifecycle.waiting import DeadlineExceeded, within
+from flux.lifecycle.waiting import DeadlineExceeded, at_most, within
 
 #: A stage that takes longer than this to start counts as failed, in seconds.
 START_WITHIN = 30.0
@@ -77,7 +77,7 @@ class Stages:
         while self._started:
             stage = self._started.pop()
             try:
-                await within(stage.stop_within, stage.stop(), self._clock, "stopping")
+                await at_most(stage.stop_within, stage.stop(), self._clock, "stopping")
             except DeadlineExceeded as late:
                 self._log.error("{stage}: {late}, going on without it", stage=stage.name, late=str(late))
             except Exception:

@@ -47,6 +47,21 @@ async def within(seconds: float, awaitable: Awaitable[T], clock: IReactorTime, w
     return await _deferred(awaitable).addTimeout(seconds, clock, onTimeoutCancel=timed_out)
 
 
+async def at_most(seconds: float, awaitable: Awaitable[T], clock: IReactorTime, what: str) -> T:
+    """As :func:`within`, and who is still not through after its cancellation is left behind.
+
+    What becomes of that is of interest to nobody any more: it is not even logged.
+    """
+
+    def end(result: T | Failure) -> None:
+        if not ended.called:
+            ended.callback(result)
+
+    ended: Deferred[T] = Deferred(lambda _: running.cancel())
+    running = _deferred(awaitable).addBoth(end)
+    return await within(seconds, ended, clock, what)
+
+
 class Abandoned(Exception):
     """What was waited for was cancelled, and not by who waits; ``__cause__`` is the ``CancelledError``."""
 
@@ -55,10 +70,14 @@ async def insulated(awaitable: Awaitable[T]) -> T:
     """The result of ``awaitable``; a ``CancelledError`` is the waiter's own.
 
     Some libraries report their timeouts as a ``CancelledError``, which would end a loop that goes on after errors.
-    Cancelling the waiter cancels ``awaitable``, waits until it has ended, and raises whatever became of it.
+    Others report a cancellation as another error, after which such a loop would go on: of Twisted's endpoints one that
+    connects to a name fails with ``DNSLookupError`` while that is looked up, and with ``ConnectingCancelledError``
+    later.
+
+    Cancelling the waiter cancels ``awaitable`` and waits until it has ended.
 
     :raise Abandoned: ``awaitable`` was cancelled by somebody else.
-    :raise CancelledError: the waiter was cancelled.
+    :raise CancelledError: the waiter was cancelled, whatever became of ``awaitable``.
     """
     cancelled = finished = False
 

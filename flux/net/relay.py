@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
-from twisted.internet.error import ConnectingCancelledError, ConnectionDone
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IPushProducer, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
@@ -27,7 +27,7 @@ from zope.interface import implementer
 
 from flux.addresses import HostPort, counted
 from flux.errors import FluxError, in_words
-from flux.lifecycle import Tasks, every, within
+from flux.lifecycle import Tasks, every, insulated, within
 from flux.model.events import Kicked
 from flux.net.closing import Closing
 from flux.net.connection import BUSY, FULL, NORMAL, POLICY_VIOLATION, Gather
@@ -260,7 +260,7 @@ class Relays:
         self.broke_rule = broke_rule
         self._proxied = proxied
         self._trust = trust
-        self.tasks = Tasks(self.log)
+        self.tasks = Tasks(self.log, reactor)
         self._reactor = reactor
         self._all: set[Relay] = set()
         self._closing = Closing(reactor)
@@ -294,7 +294,7 @@ class Relays:
             # The header is for who takes the connection, before anything is encrypted.
             endpoint = TlsEndpoint(endpoint, where.host, self._trust, self._reactor, header)
         upstream = Upstream(relay)
-        connecting = connectProtocol(endpoint, upstream).addErrback(_cancelled)
+        connecting = insulated(connectProtocol(endpoint, upstream))
         await within(CONNECT_WITHIN, connecting, self._reactor, str(HostPort(where.host, where.port)))
         if not where.tls:
             upstream.write(header(upstream.transport))
@@ -370,9 +370,3 @@ def proxy_header(address: str, transport: Any) -> bytes:
         # Twisted takes it only with something behind the word, which everybody has to ignore.
         return b"PROXY UNKNOWN \r\n"
     return f"PROXY {family} {client} {target} {here.port} {peer.port}\r\n".encode()
-
-
-def _cancelled(failure: Failure) -> Failure:
-    if failure.check(ConnectingCancelledError):
-        raise CancelledError
-    return failure

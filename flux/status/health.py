@@ -15,14 +15,13 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
-from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
 
 from flux.config import ChatServer
-from flux.lifecycle import DeadlineExceeded, Spawned, Tasks, every, within
+from flux.lifecycle import DeadlineExceeded, Spawned, Tasks, every, insulated, within
 from flux.tls.client import TlsEndpoint, TlsFailed
 
 JITTER = 0.1
@@ -68,7 +67,7 @@ class HealthChecks:
         self._report = report
         self._rng = rng
         self._trust = trust
-        self._tasks = Tasks(self.log)
+        self._tasks = Tasks(self.log, reactor)
         self._watched: frozenset[ChatServer] = frozenset()
         self._checks: dict[ChatServer, Spawned] = {}
         self._unchecked: set[str] = set()
@@ -115,10 +114,11 @@ class HealthChecks:
             endpoint: IStreamClientEndpoint = HostnameEndpoint(self._reactor, server.host, server.port, self.timeout)
             if server.tls:
                 endpoint = TlsEndpoint(endpoint, server.host, self._trust, self._reactor)
-            await within(self.timeout, connectProtocol(endpoint, _Visit()), self._reactor, "connecting")
+            connecting = insulated(connectProtocol(endpoint, _Visit()))
+            await within(self.timeout, connecting, self._reactor, "connecting")
         except CancelledError:
             raise
-        except (DeadlineExceeded, ConnectingCancelledError, ConnectTimeout):
+        except (DeadlineExceeded, ConnectTimeout):
             return f"no answer within {self.timeout:g} s"
         except TlsFailed as error:
             return error.why

@@ -78,7 +78,7 @@ class Placement:
         self._clock = clock
         self._hold = hold
         self._wall = wall
-        self._tasks = Tasks(self.log)
+        self._tasks = Tasks(self.log, clock)
         self._waiting: deque[Request] = deque()
         self._accounts = 0
         self._unanswered: Counter[str] = Counter()

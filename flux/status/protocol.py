@@ -341,7 +341,7 @@ class StatusFactory(Factory):
         self.clock = clock
         self.wall = wall
         self.gather = Gather()
-        self.tasks = Tasks(self.log)
+        self.tasks = Tasks(self.log, clock)
         self.connections: set[StatusConnection] = set()
         self.strangers = Strangers(clock, settings.limits.connections_per_address)
         self.closing = Closing(clock)

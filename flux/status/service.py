@@ -71,7 +71,7 @@ class StatusService:
         self._reactor = reactor
         self._balancer = status.balancer
         self._heartbeat = status.heartbeat
-        self._tasks = Tasks(self.log)
+        self._tasks = Tasks(self.log, reactor)
         self._outage = Outage(self.log, reactor)
         self._static = settings.chatservers
         self._servers = Servers(reactor.seconds, status.heartbeat, status.lease, self._static)

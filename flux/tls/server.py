@@ -64,7 +64,7 @@ class ServerTls:
     def __init__(self, identity: Identity, warn_days: int, metrics: TlsMetrics, clock: Any) -> None:
         self._metrics = metrics
         self._clock = clock
-        self._tasks = Tasks(self.log)
+        self._tasks = Tasks(self.log, clock)
         self._warn_days = warn_days
         self.identity = identity
         self._options = server_options(identity)

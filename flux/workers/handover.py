@@ -43,7 +43,7 @@ class SharedPort(Listener):
 
     def __init__(self, description: str, factory: IProtocolFactory, reactor: Any) -> None:
         super().__init__("chat.listen", description, factory, reactor, SHARED)
-        self._tasks = Tasks(self.log)
+        self._tasks = Tasks(self.log, reactor)
         self._looking: Spawned = succeed(None)
         self._clock = reactor
 

@@ -116,7 +116,7 @@ class Supervisor:
         self._inner = inner
         self._reactor = reactor
         self._rng = rng
-        self._tasks = Tasks(self.log)
+        self._tasks = Tasks(self.log, reactor)
         self._shared = self._listener(settings.chat.listen)
         self._places: list[_Place] = []
         self._silence: IDelayedCall | None = None

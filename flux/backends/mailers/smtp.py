@@ -14,7 +14,6 @@ from OpenSSL.SSL import Error as TlsError
 from service_identity import VerificationError
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol, wrapClientTLS
-from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.protocol import connectionDone
 from twisted.internet.ssl import optionsForClientTLS
@@ -22,6 +21,7 @@ from twisted.python.failure import Failure
 
 from flux.addresses import HostPort
 from flux.backends.mailers.outbox import Mail, NoSuchAddress, NotNow, Rejected
+from flux.lifecycle import insulated
 
 CONNECT_WITHIN = 10.0
 """Seconds a mail server may take to accept the connection, and again for each answer."""
@@ -81,11 +81,9 @@ class SmtpPost:
             None if mail is None else (mail.to, _message(mail, self._sender)),
         )
         try:
-            await connectProtocol(endpoint, client)
+            await insulated(connectProtocol(endpoint, client))
         except CancelledError:
             raise
-        except ConnectingCancelledError:
-            raise CancelledError from None
         except Exception as problem:
             raise NotNow(f"mail server {where}: {str(problem) or type(problem).__name__}") from problem
         try:

@@ -129,7 +129,7 @@ class Pool:
         self._unfinished = 0
         self._complained = -COMPLAIN_EVERY
         self._open = False
-        self._tasks = Tasks(self._log)
+        self._tasks = Tasks(self._log, reactor)
         self._outage = Outage(self._log, reactor)
         self._refused = Outage(self._log, reactor)
         self._ended: Deferred[None] | None = None

@@ -52,4 +52,4 @@ def _parts(url: str, prefix: str, ca: Path | None, reactor: Any) -> tuple[RedisS
     link = Link(dialer, reactor, "commands")
     # Channels belong to no database, so the database is in their names.
     bus = RedisBus(link, dialer, prefix, f"{prefix}bus:{address.database}:", reactor)
-    return RedisState(link, prefix), bus, dialer, link
+    return RedisState(link, prefix, reactor), bus, dialer, link

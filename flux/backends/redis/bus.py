@@ -87,6 +87,7 @@ class RedisBus:
 
     def __init__(self, link: Link, dialer: Dialer, prefix: str, channels: str, clock: IReactorTime) -> None:
         self._link = link
+        self._clock = clock
         self._prefix = prefix
         self._channels = channels
         self._everybody = f"{channels}all".encode()
@@ -97,7 +98,7 @@ class RedisBus:
         #: Held while one script after the other says the parts of something large: what comes after it waits.
         self._parts = DeferredLock()
         self._listeners: dict[bytes, _Listener] = {}
-        self._tasks = Tasks(self.log)
+        self._tasks = Tasks(self.log, self._clock)
         self._waiting: dict[bytes, list[bytes]] = {}
         self._count = self._bytes = 0
         self._publishing = False
@@ -135,7 +136,7 @@ class RedisBus:
         """Disconnect; what waits to be published is dropped."""
         self._listeners.clear()
         await self._tasks.stop()
-        self._tasks = Tasks(self.log)
+        self._tasks = Tasks(self.log, self._clock)
         self._waiting, self._count, self._bytes, self._publishing = {}, 0, 0, False
         if self._subscribing:
             self._subscribing = False

@@ -25,7 +25,7 @@ from flux.addresses import HostPort
 from flux.backends.redis.connection import Connection, Refused, make_protocol
 from flux.backends.redis.url import Address
 from flux.errors import Unavailable
-from flux.lifecycle import DeadlineExceeded, within
+from flux.lifecycle import DeadlineExceeded, insulated, within
 
 STEP_WITHIN = 2.0
 """Seconds that a server may take to be connected to, and to answer in each of the steps."""
@@ -117,7 +117,8 @@ class Dialer:
         if self.address.tls:
             endpoint = wrapClientTLS(self._tls(host), endpoint)
         try:
-            protocol: Any = await within(STEP_WITHIN + 1.0, endpoint.connect(factory), self._reactor, "connecting")
+            connecting = insulated(endpoint.connect(factory))
+            protocol: Any = await within(STEP_WITHIN + 1.0, connecting, self._reactor, "connecting")
         except CancelledError:
             raise
         except Exception as error:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from flux.errors import Unavailable
@@ -34,10 +35,11 @@ class Gather(Generic[Q, A]):
 
     log = Logger()
 
-    def __init__(self, ask: Callable[[Sequence[Q]], Awaitable[Sequence[A]]], what: str) -> None:
+    def __init__(self, ask: Callable[[Sequence[Q]], Awaitable[Sequence[A]]], what: str, clock: IReactorTime) -> None:
         self._ask = ask
         self._what = what
-        self._tasks = Tasks(self.log)
+        self._clock = clock
+        self._tasks = Tasks(self.log, self._clock)
         self._waiting: list[tuple[Q, Deferred[A]]] = []
         self._running = False
 
@@ -58,7 +60,7 @@ class Gather(Generic[Q, A]):
     async def stop(self) -> None:
         """Let what is waiting fail."""
         await self._tasks.stop()
-        self._tasks = Tasks(self.log)
+        self._tasks = Tasks(self.log, self._clock)
         self._running = False
         waiting, self._waiting = self._waiting, []
         self._fail(waiting, "the shared state is stopped")

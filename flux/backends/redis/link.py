@@ -67,7 +67,7 @@ class Link:
         self._what = what
         self._set_up = set_up
         self._rng = rng or random.Random()
-        self._tasks = Tasks(self.log)
+        self._tasks = Tasks(self.log, self._clock)
         self._connection: Connection | None = None
         self._problem = "the connection is not started"
         self._told: list[Connected] = []
@@ -103,7 +103,7 @@ class Link:
         self._users -= 1
         if self._users == 0:
             await self._tasks.stop()
-            self._tasks = Tasks(self.log)
+            self._tasks = Tasks(self.log, self._clock)
             self._problem = "the connection is stopped"
             connection, self._connection = self._connection, None
             if connection is not None:

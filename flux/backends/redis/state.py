@@ -20,6 +20,7 @@ from typing import cast
 
 import msgspec
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -72,11 +73,11 @@ class RedisState:
 
     log = Logger()
 
-    def __init__(self, link: Link, prefix: str) -> None:
+    def __init__(self, link: Link, prefix: str, clock: IReactorTime) -> None:
         self._link = link
         self._prefix = prefix
         self._started = False
-        self._sessions: Gather[tuple[str | bool, ...], str] = Gather(self._ask_sessions, "the shared state")
+        self._sessions: Gather[tuple[str | bool, ...], str] = Gather(self._ask_sessions, "the shared state", clock)
 
     async def start(self) -> None:
         """Connect, and look whether Redis is as it should be.
