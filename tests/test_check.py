@@ -184,11 +184,11 @@ EVERYTHING = [
     [
         (
             "flux",
-            "store state chat.name mailer status-service "
+            "store state chat.name balancer mailer status-service "
             "chat.listen chat.websocket status.listen gate.listen admin.listen old",
         ),
         ("chat", "store state chat.name chat.listen chat.websocket"),
-        ("status", "state status.listen old"),
+        ("status", "state balancer status.listen old"),
         ("gate", "store state mailer status-service gate.listen"),
     ],
 )
@@ -353,6 +353,47 @@ async def test_the_mailer_and_the_status_services_of_the_gate(
     assert output.count("Connection was refused by other side") == 2
     assert len(flush_logged_errors()) == 1
     assert "Start that service, or correct gate.status." in output
+
+
+@pytest.mark.parametrize(
+    ("balancer", "complaint"),
+    [
+        ("least_connections", ""),
+        ("balancers_of_somebody.Good", ""),
+        ("balancers_of_nobody.Good", "cannot import 'balancers_of_nobody'"),
+        ("balancers_of_somebody.Missing", "'balancers_of_somebody' has no 'Missing'"),
+        ("balancers_of_somebody.Undeclared", "not an IBalancer"),
+    ],
+)
+async def test_the_balancer_is_loaded(
+    balancer: str,
+    complaint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from twisted.internet import reactor
+
+    (tmp_path / "balancers_of_somebody.py").write_text(
+        "from zope.interface import implementer\n"
+        "from flux.interfaces import IBalancer\n"
+        "class Undeclared:\n"
+        "    name = 'mine'\n"
+        "    def __init__(self, rng): pass\n"
+        "    def choose(self, uid, nodes): return nodes[0] if nodes else None\n"
+        "@implementer(IBalancer)\n"
+        "class Good(Undeclared): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = load(None, [f"status.balancer={balancer}"])
+    [step] = [step for step in check.steps(settings, reactor) if step.name.startswith("balancer")]
+    assert await check.attempt([step], reactor) is not bool(complaint)
+    output = capsys.readouterr().out
+    assert outcomes(output) == [("FAILED" if complaint else "ok", f"balancer {balancer}")]
+    assert not complaint or f"status.balancer: {balancer}: {complaint}" in output
+    assert not any(
+        step.name.startswith("balancer") for step in check.steps(settings, reactor, roles=frozenset({"gate"}))
+    )
 
 
 async def test_what_the_log_mailer_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from typing import Any
 
@@ -12,6 +13,7 @@ from flux.assembly.chat import advertised
 from flux.backends.postgres import PostgresStore
 from flux.backends.redis import check_redis
 from flux.backends.sqlite import check_sqlite
+from flux.balance import load_balancer
 from flux.chat.naming import find_free
 from flux.config import Settings, listens_on
 from flux.errors import Unavailable
@@ -45,6 +47,8 @@ def checks(settings: Settings, reactor: Any, roles: frozenset[str]) -> list[Step
         ]
     if "chat" in roles and shared.kind != "memory":
         steps += name_checks(settings, reactor)
+    if "status" in roles:
+        steps.append(balancer_check(settings.status.balancer))
     if "gate" in roles and settings.gate.listen:
         steps += gate_checks(settings, reactor)
     return steps
@@ -88,6 +92,18 @@ def store_checks(settings: Settings, reactor: Any) -> list[Step]:
     if isinstance(store, PostgresStore):
         return [step.of("store postgres") for step in store.checks()]
     return [Step("store: starts", store.start), Step("store: stops", store.stop)]
+
+
+def balancer_check(name_or_path: str) -> Step:
+    """What ``flux check`` tries of the balancer."""
+
+    async def check() -> None:
+        try:
+            load_balancer(name_or_path, random.Random())
+        except ValueError as problem:
+            raise Unavailable(f"status.balancer: {problem}") from None
+
+    return Step(f"balancer {name_or_path}", check)
 
 
 def tls_checks(settings: Settings) -> list[Step]:
