@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from scripted_server import ScriptedServer, result, start, waiting
+from twisted.internet.defer import CancelledError
 
 from flux.client import Online, QueueFull
 from flux.client import inbox as inbox_module
@@ -162,6 +163,75 @@ def test_a_send_cancelled_on_its_way_does_not_block_its_chat(server: ScriptedSer
     link.receipt(link.take("send"), 1)
     link.receipt(link.take("send"), 2)
     assert result(second).seq == 2
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_sends_that_were_taken_back_make_room(server: ScriptedServer, backwards: bool) -> None:
+    client, link, _ = server.logged_in(max_pending=3)
+    link.cut()
+    sent = [client.send(text, to=8) for text in ("one", "two", "three")]
+    kept = []
+    for one in reversed(sent) if backwards else sent:
+        one.addErrback(lambda failure: kept.append(client.send("instead", to=8)))
+        one.cancel()
+    assert (len(kept), client.unsent) == (3, 3)
+    server.wait(0.2)
+    for seq in (1, 2, 3):
+        request = server.link.take("send")
+        assert request["text"] == "instead"
+        server.link.receipt(request, seq)
+    assert [result(each).seq for each in kept] == [1, 2, 3]
+    assert client.unsent == 0
+
+
+def test_a_send_that_waits_to_be_repeated_is_taken_back_at_once(server: ScriptedServer) -> None:
+    client, link, _ = server.logged_in(max_pending=2)
+    first, second = client.send("first", to=8), client.send("second", to=8)
+    link.error(link.take("send"), "rate_limited", retry_after=60_000)
+    first.cancel()
+    with pytest.raises(CancelledError):
+        result(first)
+    request = link.take("send")
+    assert (request["text"], client.unsent) == ("second", 1)
+    link.receipt(request, 1)
+    assert result(second).seq == 1
+    assert client.unsent == 0
+
+
+def test_a_send_cancelled_on_its_way_keeps_its_place_until_it_is_known(server: ScriptedServer) -> None:
+    client, link, _ = server.logged_in(max_pending=1)
+    sent = client.send("first", to=8)
+    sent.cancel()
+    with pytest.raises(CancelledError):
+        result(sent)
+    assert client.unsent == 1
+    with pytest.raises(QueueFull):
+        result(client.send("second", to=8))
+    link.cut()
+    server.wait(0.2)
+    assert (client.unsent, server.link.types()) == (0, ["login"])
+
+
+def test_sends_that_are_taken_back_because_others_were(server: ScriptedServer) -> None:
+    """What an application does in its error paths, while the connection comes or the session ends."""
+    client, link, _ = server.logged_in()
+    link.cut()
+    bad = client.send("\ud800", to=8)
+    other = client.send("other", to=9)
+    bad.addErrback(lambda failure: other.cancel())
+    server.wait(0.2)
+    with pytest.raises(CancelledError):
+        result(other)
+    assert (client.unsent, server.link.types()) == (0, ["login"])
+    server.link.cut()
+    sent = [client.send(text, to=to) for to in (8, 9) for text in ("one", "two")]
+    sent[0].addErrback(lambda failure: [each.cancel() for each in sent])
+    result(client.close())
+    for each in sent[1:]:
+        with pytest.raises(CancelledError):
+            result(each)
+    server.wait(1)
+    assert client.unsent == 0
 
 
 def test_pending_sends_are_bounded(server: ScriptedServer) -> None:

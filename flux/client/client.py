@@ -166,7 +166,8 @@ class Client(Calls):
         """Send ``text`` to a user or a group.
 
         It starts at once, awaited or not, and waits through reconnects as long as it takes: cancel the
-        Deferred to give up (a message already on its way may still arrive).
+        Deferred to give up. A message that is on its way by then may still arrive, and counts as unsent until
+        the server has answered or the connection has ended; any other is taken back, and its place is free.
 
         :param cid: makes the send idempotent; normally the client chooses it.
         :return: fires with the receipt once the message is committed; fails with the server's

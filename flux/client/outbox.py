@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from typing import TypeAlias
+from functools import partial
 
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IReactorTime
@@ -27,7 +27,17 @@ from flux.wire.requests import Send
 #: Between the first repetitions after ``unavailable``, in seconds.
 FIRST_PAUSE = 0.1
 
-_Lane: TypeAlias = "deque[tuple[Send, Deferred[SendOk]]]"
+
+class _Lane:
+    """What is to be sent to one chat, in order; the first is being sent.
+
+    :ivar pause: what that one waits for, other than its answer. It is cancelled where nobody waits for the first any
+        more, not the lane: that may be running just then, its answer being what made the application end the session.
+    """
+
+    def __init__(self) -> None:
+        self.entries: deque[tuple[Send, Deferred[SendOk]]] = deque()
+        self.pause: Deferred[None] | None = None
 
 
 class Outbox:
@@ -45,10 +55,8 @@ class Outbox:
         self._longest_pause = longest_pause
         self._lanes: dict[tuple[int, int], _Lane] = {}
         self._connection: Connection | None = None
-        self._offline: list[Deferred[None]] = []
-        #: What the lanes wait for, other than answers. At the end these are cancelled, not the lanes: one
-        #: of them may be running just then, its answer being what made the application end the session.
-        self._waits: set[Deferred[None]] = set()
+        #: Lanes that wait for a connection, in order.
+        self._offline: dict[Deferred[None], None] = {}
         self._ended: tuple[str, str] | None = None
         self.waiting = 0
 
@@ -56,29 +64,34 @@ class Outbox:
         """Queue ``request``, which names its ``cid``.
 
         :return: fires once: with the receipt, with the error the server gave, with ``bad_request`` for a text that
-            cannot be sent, with ``QueueFull``, or with ``SessionEnded``. Cancelling it takes back what has not left
-            yet.
+            cannot be sent, with ``QueueFull``, or with ``SessionEnded``. Cancelling it takes the message back and
+            frees its place, unless it is on its way: then it is not repeated, and keeps its place until the server
+            has answered or the connection has ended.
         """
         if self._ended is not None:
             return fail(SessionEnded(*self._ended))
         if self.waiting >= self._limit:
             return fail(QueueFull(f"{self._limit} messages wait to be sent already"))
-        answer: Deferred[SendOk] = Deferred()
         chat = (request.to, request.group)
+        answer: Deferred[SendOk] = Deferred(partial(self._take_back, chat))
         self.waiting += 1
-        if chat in self._lanes:
-            self._lanes[chat].append((request, answer))
+        lane = self._lanes.get(chat)
+        if lane is not None:
+            lane.entries.append((request, answer))
         else:
-            self._lanes[chat] = deque([(request, answer)])
+            lane = self._lanes[chat] = _Lane()
+            lane.entries.append((request, answer))
             _ = spawn(self._drain(chat), "sending", self._log)
         return answer
 
     def online(self, connection: Connection) -> None:
         """Send through ``connection`` from now on."""
         self._connection = connection
-        waiters, self._offline = self._offline, []
+        waiters, self._offline = self._offline, {}
         for waiter in waiters:
-            waiter.callback(None)
+            # What one of them sends may make the application take back another.
+            if not waiter.called:
+                waiter.callback(None)
 
     def offline(self) -> None:
         """Keep everything until there is a connection again."""
@@ -87,44 +100,58 @@ class Outbox:
     def end(self, reason: str, detail: str) -> None:
         """Fail everything that waits, and everything that comes, with ``SessionEnded``."""
         self._ended = reason, detail
-        for lane in list(self._lanes.values()):
-            for _, answer in list(lane):
+        lanes = list(self._lanes.values())
+        for lane in lanes:
+            for _, answer in list(lane.entries):
                 if not answer.called:
                     answer.errback(SessionEnded(reason, detail))
-        for wait in list(self._waits):
-            wait.cancel()
+        for lane in lanes:
+            if lane.pause is not None:
+                lane.pause.cancel()
+
+    def _take_back(self, chat: tuple[int, int], answer: Deferred[SendOk]) -> None:
+        """Nobody waits for this one any more."""
+        if self._ended is not None:
+            return
+        lane = self._lanes[chat]
+        place = next(place for place, entry in enumerate(lane.entries) if entry[1] is answer)
+        if place:
+            del lane.entries[place]
+            self.waiting -= 1
+        elif lane.pause is not None:
+            lane.pause.cancel()
 
     async def _drain(self, chat: tuple[int, int]) -> None:
         """Send what is in a lane, in order, until it is empty."""
         lane = self._lanes[chat]
-        try:
-            while lane:
-                request, answer = lane[0]
-                try:
-                    await self._deliver(request, answer)
-                except CancelledError:
-                    raise
-                except Exception:
-                    # Nobody behind it waits for ever because of what is wrong with this one.
-                    if answer.called:
-                        self._log.failure("sending failed")
-                    else:
-                        answer.errback()
-                lane.popleft()
-                self.waiting -= 1
-        finally:
-            self.waiting -= len(lane)
-            del self._lanes[chat]
+        while lane.entries:
+            request, answer = lane.entries[0]
+            try:
+                await self._deliver(lane, request, answer)
+            except CancelledError:
+                pass  # taken back
+            except Exception:
+                # Nobody behind it waits for ever because of what is wrong with this one.
+                if answer.called:
+                    self._log.failure("sending failed")
+                else:
+                    answer.errback()
+            lane.entries.popleft()
+            self.waiting -= 1
+        del self._lanes[chat]
 
-    async def _deliver(self, request: Send, answer: Deferred[SendOk]) -> None:
-        """Repeat ``request`` until it is answered for good, or nobody waits for it any more."""
+    async def _deliver(self, lane: _Lane, request: Send, answer: Deferred[SendOk]) -> None:
+        """Repeat ``request`` until it is answered for good, or nobody waits for it any more.
+
+        :raises CancelledError: it was taken back, or the session has ended, while it was not on its way.
+        """
         pauses = backoff(FIRST_PAUSE, self._longest_pause, self._rng)
         while not answer.called:
             connection = self._connection
             if connection is None or not connection.alive:
-                online: Deferred[None] = Deferred(self._offline.remove)
-                self._offline.append(online)
-                await self._wait(online)
+                online: Deferred[None] = Deferred(lambda online: self._offline.pop(online, None))
+                self._offline[online] = None
+                await self._wait(lane, online)
                 continue
             try:
                 receipt = await connection.request(request, SendOk)
@@ -135,10 +162,10 @@ class Outbox:
                 if not connection.paused:
                     connection.abort("the server does not answer")
             except (Unavailable, QueueFull):
-                await self._wait(deferLater(self._clock, next(pauses)))
+                await self._wait(lane, deferLater(self._clock, next(pauses)))
             except RateLimited as limited:
                 seconds = limited.retry_after / 1000 * self._rng.uniform(1.0, 1.2)
-                await self._wait(deferLater(self._clock, seconds))
+                await self._wait(lane, deferLater(self._clock, seconds))
             except FluxError as refused:
                 if not answer.called:
                     answer.errback(refused)
@@ -146,9 +173,10 @@ class Outbox:
                 if not answer.called:
                     answer.callback(receipt)
 
-    async def _wait(self, wait: Deferred[None]) -> None:
-        self._waits.add(wait)
+    @staticmethod
+    async def _wait(lane: _Lane, pause: Deferred[None]) -> None:
+        lane.pause = pause
         try:
-            await wait
+            await pause
         finally:
-            self._waits.discard(wait)
+            lane.pause = None
