@@ -31,6 +31,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredLock, succe
 from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
 from flux.config import ConfigError, Difference, Mistake, Settings
@@ -150,9 +151,12 @@ class FluxProcess(Service):
     # --- called by twistd ---
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
-        """Bring our log observer along: twistd asks the application for one before it starts to log."""
-        if self._observer is not None:
-            parent.setComponent(ILogObserver, self._observer)  # type: ignore[attr-defined]
+        """Bring our log observer along: twistd asks the application for one before it starts to log.
+
+        Under any other parent the log is what whoever runs it has made it.
+        """
+        if self._observer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self._observer)
         super().setServiceParent(parent)
 
     def startService(self) -> None:

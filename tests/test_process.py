@@ -18,8 +18,11 @@ from typing import Any
 import pytest
 from processes import Place
 from server_process import TESTS, ServerProcess, environment, server, with_fake_assembly
+from twisted.application.service import Application, IServiceCollection, MultiService
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import ILogObserver
+from twisted.python.components import Componentized
 
 from flux.bench.servers import twistd
 from flux.config import Settings
@@ -459,3 +462,15 @@ def test_a_daemon_does_not_log_to_stdout(tmp_path: Path) -> None:
     done = daemon("--logfile", "-", "flux", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("A daemon cannot log to stdout")
+
+
+@pytest.mark.parametrize("parent", [MultiService(), Application("somebody's own")])
+def test_any_service_may_be_the_parent(parent: Any) -> None:
+    seen: list[Any] = []
+    process = FluxProcess(
+        "flux", Settings(), Endless, Settings, Threshold("error"), seen.append, {}, ExitStatus(), Clock()
+    )
+    process.setServiceParent(parent)
+    assert list(IServiceCollection(parent)) == [process]
+    application = isinstance(parent, Componentized)
+    assert ILogObserver(parent, None) == (seen.append if application else None)
