@@ -20,8 +20,10 @@ What it promises:
 - A send resolves exactly once, and several sends to one chat keep their order: each carries a ``cid`` and is
   repeated, after ``unavailable``, ``rate_limited`` or a broken connection, until the server said yes or no.
   At most ``max_pending`` wait at a time; one more raises :class:`QueueFull`.
-- Every message of others appears once in ``events``, in the order of its chat, across reconnects; what was taken from
-  ``events`` is acknowledged (gathered, 200 ms or 50 messages), what was not comes again after the next login.
+- Every message of others appears once in ``events``, in the order of its chat, across reconnects, unless ``history()``
+  has returned it before: the application has it then. What was taken from ``events`` is acknowledged (gathered, 200 ms
+  or 50 messages), what was not comes again after the next login. The server writes that down once a second, so what was
+  acknowledged within the last second may come again to the next session, also after ``logout()`` or ``close()``.
 - The connection is watched by pings and restored with jittered backoff (0.1 s to 10 s), rotating through the addresses.
   ``moved`` is followed. A session that was taken over, kicked or refused ends with :class:`Ended`.
 - Where a status service gives users their servers, ``login_through(locate)`` asks it for a server and a token before
@@ -38,7 +40,7 @@ What it promises:
 - With ``tls=True`` every connection begins with TLS, and the server's certificate is checked against those that the
   system trusts, or ``trust=trust_from(path)``. Assignments say themselves whether a server speaks TLS.
 - Requests (``friends()``, ``history()``, ... one method per request of the protocol, or ``request(struct, reply)``)
-  raise the error the server named (:mod:`flux.errors`), :class:`NotConnected` or ``flux.lifecycle.DeadlineExceeded``.
+  raise the error the server named (:mod:`flux.errors`), :class:`NotConnected` or :class:`DeadlineExceeded`.
 
 How the parts move::
 
@@ -62,10 +64,13 @@ from flux.client.events import ClientEvent, Connecting, Ended, Offline, Online
 from flux.client.gate import GateClient, Locator, parse_url
 from flux.client.session import Locate
 from flux.client.status import StatusClient
+from flux.lifecycle import DeadlineExceeded
+from flux.model.chats import Role
 from flux.model.events import FriendAnswered, FriendRequested, GroupChanged, Presence, ReadUpTo, Typing
 from flux.model.messages import Message
 from flux.model.placement import Assignment
 from flux.tls.client import trust_from
+from flux.wire.replies import HistoryOk, LoginOk, RegisterOk, SendOk
 
 __all__ = [
     "Assignment",
@@ -73,14 +78,17 @@ __all__ = [
     "ClientError",
     "ClientEvent",
     "Connecting",
+    "DeadlineExceeded",
     "Ended",
     "FriendAnswered",
     "FriendRequested",
     "GateClient",
     "GroupChanged",
+    "HistoryOk",
     "HostPort",
     "Locate",
     "Locator",
+    "LoginOk",
     "Message",
     "NotConnected",
     "Offline",
@@ -88,6 +96,9 @@ __all__ = [
     "Presence",
     "QueueFull",
     "ReadUpTo",
+    "RegisterOk",
+    "Role",
+    "SendOk",
     "SessionEnded",
     "StatusClient",
     "Typing",

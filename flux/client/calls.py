@@ -40,7 +40,11 @@ class Calls:
         after: int | UnsetType = UNSET,
         limit: int = 50,
     ) -> replies.HistoryOk:
-        """Messages of one chat, given by one of ``chat``, ``to``, ``group``; neither bound: the newest."""
+        """Messages of one chat, given by one of ``chat``, ``to``, ``group``; neither bound: the newest.
+
+        The application has what this returns: of messages that ``events`` has not brought yet, it brings none of these
+        any more, and they are acknowledged.
+        """
         asked = requests.History(chat=chat, to=to, group=group, before=before, after=after, limit=limit)
         return await self.request(asked, replies.HistoryOk)
 
