@@ -268,7 +268,11 @@ class IStore(Interface):
         """
 
     def conversations(uid: int, limit: int) -> Awaitable[tuple[Conversation, ...]]:
-        """Chats with at least one visible message, newest first."""
+        """Chats with at least one visible message, newest first.
+
+        How far others have read is not told of who was blocked by ``uid``, nor, in a one-to-one chat, of who has
+        blocked ``uid``.
+        """
 
     def advance(moves: Sequence[CursorMove]) -> Awaitable[None]:
         """Move cursors forward: never back, never past the head, members only.

@@ -7,7 +7,7 @@ from store_contract_messages import chatter, send
 from store_contract_people import people
 
 from flux.interfaces import IStore
-from flux.model.chats import UNREAD_AMONG, UNREAD_CAP, CursorMove
+from flux.model.chats import SMALL_CHAT, UNREAD_AMONG, UNREAD_CAP, CursorMove
 from flux.model.messages import Draft
 from flux.model.overview import Changes
 
@@ -122,6 +122,59 @@ class CursorsContract:
         assert (await unread(ann), await unread(bob), await unread(cat)) == (2, UNREAD_CAP, UNREAD_CAP)
         await store.advance([CursorMove(bob, 0, group, 0, UNREAD_AMONG + 10), CursorMove(cat, 0, group, 0, 10**6)])
         assert (await unread(bob), await unread(cat)) == (195, 0)
+
+    async def test_how_far_others_have_read(self, store) -> None:
+        ann, bob, cat, dan = await people(store, "ann", "bob", "cat", "dan")
+        pair = await chatter(store, ann, bob, 5)
+        group = await group_of(store, ann, bob, cat)
+        await send(store, *(Draft(ann, 0, group, "x") for _ in range(5)))
+
+        async def read_by(uid: int) -> dict[int, int]:
+            return {row.chat: row.read_by for row in await store.conversations(uid, 10)}
+
+        assert await read_by(ann) == {pair: 0, group: 0}
+        await store.advance([CursorMove(ann, 0, pair, 0, 5), CursorMove(ann, 0, group, 0, 5)])
+        assert await read_by(ann) == {pair: 0, group: 0}
+        assert await read_by(bob) == {pair: 5, group: 5}
+        await store.advance([CursorMove(bob, 0, pair, 5, 2), CursorMove(bob, 0, group, 5, 3)])
+        await store.advance([CursorMove(cat, 0, group, 5, 1)])
+        assert await read_by(ann) == {pair: 2, group: 3}
+        # Who joins has read nothing of what was there.
+        await store.group_join(dan, group)
+        assert await read_by(ann) == {pair: 2, group: 3}
+        await send(store, Draft(ann, 0, group, "x"))
+        assert await read_by(dan) == {group: 5}
+        await store.advance([CursorMove(dan, 0, group, 6, 6)])
+        assert await read_by(ann) == {pair: 2, group: 6}
+        await store.group_leave(dan, group)
+        assert await read_by(ann) == {pair: 2, group: 3}
+
+    async def test_what_blocked_people_have_read_is_not_told(self, store) -> None:
+        ann, bob, cat = await people(store, "ann", "bob", "cat")
+        pair = await chatter(store, ann, bob, 5)
+        group = await group_of(store, ann, bob, cat)
+        await send(store, *(Draft(ann, 0, group, "x") for _ in range(5)))
+        for uid, upto in ((ann, 3), (bob, 2), (cat, 1)):
+            await store.advance([CursorMove(uid, 0, pair, 0, upto), CursorMove(uid, 0, group, 0, upto)])
+
+        async def read_by(uid: int) -> dict[int, int]:
+            return {row.chat: row.read_by for row in await store.conversations(uid, 10)}
+
+        await store.block(ann, bob)
+        assert await read_by(ann) == {pair: 0, group: 1}
+        assert await read_by(bob) == {pair: 0, group: 3}
+        await store.unblock(ann, bob)
+        assert await read_by(ann) == {pair: 2, group: 2}
+        assert await read_by(bob) == {pair: 3, group: 3}
+
+    async def test_in_large_chats_nobody_is_told_who_has_read(self, store) -> None:
+        ann, bob, *others = await people(store, *(f"user{n}" for n in range(SMALL_CHAT + 1)))
+        group = await group_of(store, ann, bob, *others[:-1])
+        await send(store, Draft(ann, 0, group, "x"))
+        await store.advance([CursorMove(bob, 0, group, 1, 1)])
+        assert [row.read_by for row in await store.conversations(ann, 1)] == [1]
+        await store.group_join(others[-1], group)
+        assert [row.read_by for row in await store.conversations(ann, 1)] == [0]
 
     async def test_changes_since_a_mark(self, store) -> None:
         ann, bob, cat = await people(store, "ann", "bob", "cat")

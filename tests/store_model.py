@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from msgspec import UNSET
 
 from flux.errors import BadRequest, FluxError, Forbidden, NotFound, UserExists, UserInvalid
-from flux.model.chats import Cursor, CursorMove, Group, Member, MemberChange, Membership, Participant
+from flux.model.chats import SMALL_CHAT, Cursor, CursorMove, Group, Member, MemberChange, Membership, Participant
 from flux.model.messages import Conversation, Draft, Message, Page, Receipt
 from flux.model.overview import Overview
 from flux.model.people import Credentials, Friend, FriendRequest, Profile
@@ -385,9 +385,20 @@ class ModelStore:
                 chat.members[uid].read,
                 UNSET if chat.group else sum(chat.pair) - uid,
                 chat.id if chat.group else UNSET,
+                self.read_by(uid, chat),
             )
             for chat in mine[:limit]
         )
+
+    def read_by(self, uid: int, chat: Chat) -> int:
+        if len(chat.members) > SMALL_CHAT:
+            return 0
+        shown = [0]
+        for other, place in chat.members.items():
+            barred = (uid, other) in self.blocks or (chat.pair and (other, uid) in self.blocks)
+            if other != uid and not barred and place.read >= place.first:
+                shown.append(place.read)
+        return max(shown)
 
     def advance(self, moves: list[CursorMove]) -> None:
         for move in moves:

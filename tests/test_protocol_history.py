@@ -132,21 +132,21 @@ async def test_the_conversation_list(server: ChatServer) -> None:
     chats = (await ann.ok("chats"))["chats"]
     assert chats == [
         {
-            "chat": group, "group": group, "name": "group", "unread": 2, "read": 0,
+            "chat": group, "group": group, "name": "group", "unread": 2, "read": 0, "read_by": 0,
             "last": {
                 "type": "message", "chat": group, "seq": 3, "from": cy.id, "name": "cy", "group": group, "text": "5",
                 "at": last["at"],
             },
         },
         {
-            "chat": own["chat"], "to": cy.id, "name": "cy", "unread": 0, "read": 0,
+            "chat": own["chat"], "to": cy.id, "name": "cy", "unread": 0, "read": 0, "read_by": 0,
             "last": {
                 "type": "message", "chat": own["chat"], "seq": 1, "from": ann.id, "name": "ann", "to": cy.id,
                 "text": "4", "at": own["at"],
             },
         },
         {
-            "chat": pair["chat"], "to": bob.id, "name": "bob", "unread": 1, "read": 0,
+            "chat": pair["chat"], "to": bob.id, "name": "bob", "unread": 1, "read": 0, "read_by": 0,
             "last": {
                 "type": "message", "chat": pair["chat"], "seq": 1, "from": bob.id, "name": "bob", "to": ann.id,
                 "text": "1", "at": pair["at"],
@@ -158,6 +158,7 @@ async def test_the_conversation_list(server: ChatServer) -> None:
     await server.advance(1)
     row = (await ann.ok("chats"))["chats"][0]
     assert (row["unread"], row["read"]) == (1, 2)
+    assert [row["read_by"] for row in (await cy.ok("chats"))["chats"]] == [2, 0]
 
 
 # --- read, received, unread --------------------------------------------------

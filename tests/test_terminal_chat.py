@@ -245,6 +245,24 @@ def test_receipts_in_the_toolbar(session: Session) -> None:
     assert session.screen.toolbar().endswith("→ bob ✓")
 
 
+def test_what_was_read_while_one_was_away_is_seen_on_coming_back(session: Session) -> None:
+    session.talk_to_bob()
+    session.type("hello")
+    session.link.ok(session.link.take("send"), chat=100, seq=1, at=AT, duplicate=False)
+    session.link.cut()
+    session.server.wait(2)
+    session.link.ok(session.link.take("login"), **PROFILE)
+    session.settle()
+    last = {"type": "message", "chat": 100, "seq": 1, "from": 7, "name": "ann", "to": 8, "text": "hello", "at": AT}
+    row = {"chat": 100, "to": 8, "name": "bob", "last": last, "unread": 0, "read": 0}
+    session.answer("chats", chats=[{**row, "read_by": 1}])
+    assert session.screen.toolbar().endswith("→ bob ✓✓")
+    session.type("/chats")
+    # A server that does not say.
+    session.answer("chats", chats=[row])
+    assert session.screen.toolbar().endswith("→ bob ✓✓")
+
+
 def test_typing_of_others_in_the_toolbar(session: Session) -> None:
     session.message(1)
     session.push(type="typing", chat=100, **{"from": 8})

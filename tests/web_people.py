@@ -61,9 +61,12 @@ class Lines:
         self._socket = socket.create_connection(("127.0.0.1", port), 10)
         self._lines = self._socket.makefile("rw", encoding="utf-8", newline="\n")
 
-    def ask(self, type: str, **fields: Any) -> dict[str, Any]:  # noqa: A002 - the protocol's word
-        self._lines.write(json.dumps({"type": type, "ref": 1, **fields}) + "\n")
+    def tell(self, type: str, **fields: Any) -> None:  # noqa: A002 - the protocol's word
+        self._lines.write(json.dumps({"type": type, **fields}) + "\n")
         self._lines.flush()
+
+    def ask(self, type: str, **fields: Any) -> dict[str, Any]:  # noqa: A002 - the protocol's word
+        self.tell(type, ref=1, **fields)
         while True:
             reply: dict[str, Any] = json.loads(self._lines.readline())
             if reply.get("ref") == 1:

@@ -18,8 +18,8 @@ def message(chat: int, low: int | None, high: int | None, row: tuple[Any, ...]) 
 
 
 def conversation(uid: int, row: tuple[Any, ...]) -> Conversation:
-    """A row of (chat, low, high, name, a message's five, unread, read) as the account ``uid`` sees it."""
-    chat, low, high, name, *last, unread, read = row
+    """A row of (chat, low, high, name, a message's five, unread, read, read_by) as the account ``uid`` sees it."""
+    chat, low, high, name, *last, unread, read, read_by = row
     group = low is None
     return Conversation(
         chat,
@@ -29,4 +29,5 @@ def conversation(uid: int, row: tuple[Any, ...]) -> Conversation:
         read,
         UNSET if group else low + high - uid,
         chat if group else UNSET,
+        read_by,
     )

@@ -23,13 +23,11 @@ from flux.chat.positions import Chat, Positions
 from flux.chat.presence import Presence
 from flux.errors import FluxError, Unavailable
 from flux.lifecycle import Tasks, sleep
+from flux.model.chats import SMALL_CHAT
 from flux.model.events import ReadUpTo
 
 if TYPE_CHECKING:
     from flux.chat.session import Session
-
-SMALL_CHAT = 50
-"""In chats of at most this many members the others see who has read."""
 
 PAUSE = 0.25
 """Seconds between two receipts of one account in one chat."""

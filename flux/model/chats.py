@@ -101,6 +101,10 @@ UNREAD_AMONG = 10_000
 ones above ``read``."""
 
 
+SMALL_CHAT = 50
+"""In chats of at most this many members the others see who has read."""
+
+
 class CursorMove(Value, frozen=True):
     """A cursor to advance, written under the session number that earned it.
 

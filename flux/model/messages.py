@@ -62,7 +62,11 @@ class Page(Value, frozen=True):
 
 
 class Conversation(Value, frozen=True):
-    """A row of the conversation list."""
+    """A row of the conversation list.
+
+    :ivar read_by: some other member has read everything up to this ``seq``, as far as that is shown: not in chats of
+        more than ``SMALL_CHAT`` members, nor of who was blocked. 0 where nobody has read since joining.
+    """
 
     chat: int
     name: str
@@ -71,3 +75,4 @@ class Conversation(Value, frozen=True):
     read: int
     to: int | UnsetType = UNSET
     group: int | UnsetType = UNSET
+    read_by: int = 0

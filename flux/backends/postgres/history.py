@@ -10,6 +10,7 @@ from flux.backends.postgres.connection import Prepared, Run
 from flux.backends.postgres.cursors import UNREAD
 from flux.backends.reading import conversation, message
 from flux.errors import Forbidden, NotFound
+from flux.model.chats import SMALL_CHAT
 from flux.model.messages import Conversation, Message, Page
 
 
@@ -45,8 +46,21 @@ FILL = Prepared("""
     WHERE mine.uid = %s AND mine.chat = %s AND m.seq > %s
     ORDER BY m.seq LIMIT %s""")
 
+# Who joins has read everything up to then by definition, and shows nothing until it reads what is at or above first.
+READ_BY = f"""coalesce(
+    CASE WHEN NOT c.barred
+        AND (SELECT count(*) FROM (SELECT FROM members WHERE chat = c.id LIMIT {SMALL_CHAT + 1}) few) <= {SMALL_CHAT}
+    THEN (
+        SELECT max(o.read) FROM members o
+        WHERE o.chat = c.id AND o.uid <> mine.uid AND o.read >= o.first
+            AND NOT EXISTS (SELECT FROM blocks b WHERE b.uid = mine.uid AND b.blocked = o.uid))
+    END, 0)"""
+"""How far another member of a chat ``c`` has read, as far as the account of ``mine`` is shown that
+(``Conversation.read_by``). A chat is barred where one of its two members has blocked the other."""
+
 CONVERSATIONS = Prepared(f"""
-    SELECT c.id, c.low, c.high, coalesce(mine.name, p.name), l.seq, l.sender, a.name, l.text, l.at, {UNREAD}, mine.read
+    SELECT c.id, c.low, c.high, coalesce(mine.name, p.name), l.seq, l.sender, a.name, l.text, l.at, {UNREAD}, mine.read,
+        {READ_BY}
     FROM (
         SELECT m.uid, m.chat, m.read, c.head, c.at, g.name
         FROM members m

@@ -9,6 +9,7 @@ from flux.backends.sqlite.chats import LARGEST_ID
 from flux.backends.sqlite.rows import all_rows, one_row
 from flux.backends.sqlite.runs import UNREAD, newest, within
 from flux.errors import Forbidden, NotFound
+from flux.model.chats import SMALL_CHAT
 from flux.model.messages import Conversation, Message, Page
 
 
@@ -23,6 +24,17 @@ def _messages(order: str) -> str:
 OLDEST = _messages("ASC")
 NEWEST = _messages("DESC")
 
+# Who joins has read everything up to then by definition, and shows nothing until it reads what is at or above first.
+READ_BY = f"""ifnull(
+    CASE WHEN (SELECT count(*) FROM (SELECT 1 FROM members WHERE chat = c.id LIMIT {SMALL_CHAT + 1})) <= {SMALL_CHAT}
+    THEN (
+        SELECT max(o.read) FROM members o
+        WHERE o.chat = c.id AND o.uid <> ?1 AND o.read >= o.first
+            AND o.uid NOT IN (SELECT blocked FROM blocks WHERE uid = ?1)
+            AND (c.low IS NULL OR NOT EXISTS (SELECT 1 FROM blocks WHERE uid = o.uid AND blocked = ?1)))
+    END, 0)"""
+"""How far another member of a chat ``c`` has read, as far as ?1 is shown that (``Conversation.read_by``)."""
+
 CONVERSATIONS = f"""
     WITH mine AS (
         SELECT m.uid, m.chat, m.first, m.read, l.id AS last
@@ -31,7 +43,8 @@ CONVERSATIONS = f"""
         LEFT JOIN groups g ON g.chat = m.chat
         WHERE m.uid = ?1 AND (l.seq >= m.first OR g.open_history)
         ORDER BY l.at DESC, m.chat DESC LIMIT ?2)
-    SELECT c.id, c.low, c.high, ifnull(g.name, p.name), l.seq, l.sender, a.name, l.text, l.at, {UNREAD}, mine.read
+    SELECT c.id, c.low, c.high, ifnull(g.name, p.name), l.seq, l.sender, a.name, l.text, l.at, {UNREAD}, mine.read,
+        {READ_BY}
     FROM mine
     JOIN messages l ON l.id = mine.last
     JOIN accounts a ON a.id = l.sender

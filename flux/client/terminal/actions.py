@@ -85,11 +85,7 @@ async def _show_history(chat: Chat, target: Target, number: int) -> None:
 
 @command("chats", "", "all conversations, the newest first")
 async def chats(chat: Chat, rest: str) -> None:
-    listed = (await chat.client.chats()).chats
-    for row in listed:
-        chat.roster.looked_up(row.last)
-        if isinstance(row.to, int):
-            chat.roster.person(row.to, row.name)
+    listed = await chat.refresh_conversations()
     chat.screen.show(*([render.conversation(chat.roster, row) for row in listed] or [dim("  no conversations yet")]))
 
 

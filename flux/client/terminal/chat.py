@@ -40,6 +40,7 @@ from flux.client.terminal.text import Line, clean, day, dim, error, good
 from flux.client.terminal.toolbar import Toolbar
 from flux.errors import FluxError
 from flux.lifecycle import DeadlineExceeded, spawn
+from flux.model.messages import Conversation
 from flux.model.people import FriendRequest
 from flux.names import fold
 
@@ -314,6 +315,13 @@ class Chat:
         """Ask which groups one is in."""
         self.roster.set_groups((await self.client.groups()).groups)
 
+    async def refresh_conversations(self) -> list[Conversation]:
+        """Ask for all conversations, the newest first, and so how far the others have read."""
+        listed = (await self.client.chats()).chats
+        for row in listed:
+            self.roster.listed(row)
+        return listed
+
     # events
 
     async def _follow(self) -> None:
@@ -400,6 +408,8 @@ class Chat:
                 elif self._outage:
                     self._outage = False
                     self.screen.show(good(f"── connected again, to {state.host}:{state.port} ──"))
+                    if any(known.sent and not known.readers() for known in self.roster.conversations.values()):
+                        await self.refresh_conversations()
                 if self.roster.current is not None:
                     self.mark_read(self.roster.current)
             case Offline(reason=reason, retry_in=seconds):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from flux.model.chats import Group
+from flux.model.messages import Conversation as Listed
 from flux.model.messages import Message
 from flux.model.people import FriendRequest
 from flux.names import fold
@@ -46,7 +47,7 @@ class Conversation:
     :ivar head: the highest ``seq`` seen or heard of.
     :ivar unread: messages of others not read yet.
     :ivar sent: the ``seq`` of the newest own message of this session, 0 if there is none.
-    :ivar read_by: how far each other member has read.
+    :ivar read_by: how far each other member has read, by id; at 0, how far at least one of them has.
     """
 
     chat: int = 0
@@ -56,8 +57,11 @@ class Conversation:
     read_by: dict[int, int] = field(default_factory=dict)
 
     def readers(self) -> int:
-        """How many others have read the newest own message."""
-        return sum(seq >= self.sent for seq in self.read_by.values()) if self.sent else 0
+        """How many others, at least, have read the newest own message."""
+        if not self.sent:
+            return 0
+        known = sum(seq >= self.sent for uid, seq in self.read_by.items() if uid)
+        return known or int(self.read_by.get(0, 0) >= self.sent)
 
 
 class Offer(NamedTuple):
@@ -172,6 +176,14 @@ class Roster:
         target = self.target_of(message)
         self.conversation(target, message.chat)
         return target
+
+    def listed(self, row: Listed) -> None:
+        """A row of the conversation list."""
+        target = self.looked_up(row.last)
+        if target.to:
+            self.person(target.to, row.name)
+        read_by = self.conversation(target).read_by
+        read_by[0] = max(read_by.get(0, 0), row.read_by)
 
     def sent(self, target: Target, receipt: SendOk) -> None:
         """An own message was committed."""

@@ -164,7 +164,7 @@ export class Session {
         this.acknowledge(message);
         break;
       case "read":
-        store.readBy(message.chat, message.id, message.seq);
+        store.readBy(message.chat, message.seq);
         break;
       case "typing":
         store.typing(message.chat, message.from);

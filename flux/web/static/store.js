@@ -92,6 +92,7 @@ export class Store {
       conversation.name = entry.name;
       if (entry.to) this.names.set(entry.to, entry.name);
       conversation.read = Math.max(conversation.read, entry.read);
+      conversation.readBy = Math.max(conversation.readBy, entry.read_by ?? 0);
       this.setUnread(conversation, entry.unread, entry.last.seq);
       if (!conversation.last || entry.last.seq >= conversation.last.seq) conversation.last = entry.last;
     }
@@ -120,7 +121,7 @@ export class Store {
         key, id, kind: key[0] === "g" ? "group" : "person", chat: 0, name: "",
         messages: [], outgoing: [], events: [],
         loaded: false, loading: false, more: false, trouble: "", draft: "",
-        unread: 0, counted: 0, read: 0, last: null, typing: new Map(), readBy: new Map(),
+        unread: 0, counted: 0, read: 0, last: null, readBy: 0, typing: new Map(),
       };
       this.conversations.set(key, conversation);
     }
@@ -205,11 +206,11 @@ export class Store {
     this.change();
   }
 
-  /** Somebody has read up to `seq`. */
-  readBy(chat, id, seq) {
+  /** Another member has read up to `seq`. */
+  readBy(chat, seq) {
     const conversation = this.byChat.get(chat);
     if (!conversation) return;
-    conversation.readBy.set(id, Math.max(seq, conversation.readBy.get(id) ?? 0));
+    conversation.readBy = Math.max(conversation.readBy, seq);
     this.change();
   }
 

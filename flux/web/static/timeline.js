@@ -15,7 +15,6 @@ export function timeline(store, session, conversation, freshAbove) {
     ...conversation.messages.map((message) => ({ ...message, key: `m${message.seq}-${message.at}`, own: message.from === store.me?.id })),
     ...conversation.outgoing.map((entry) => ({ entry, key: entry.cid, text: entry.text, at: entry.at, from: store.me?.id, own: true })),
   ];
-  const readUpTo = Math.max(0, ...[...conversation.readBy].filter(([id]) => id !== store.me?.id).map(([, seq]) => seq));
   let freshShown = false;
   entries.forEach((message, index) => {
     const before = entries[index - 1];
@@ -30,7 +29,7 @@ export function timeline(store, session, conversation, freshAbove) {
     const eventsHere = takeEvents(events, message.seq ?? Infinity);
     const first = apart || !together(before, message);
     const last = !after || !together(message, after) || dayOf(after.at) !== dayOf(message.at);
-    items.push(item(session, conversation, message, { first, last, read: message.seq <= readUpTo }));
+    items.push(item(session, conversation, message, { first, last, read: message.seq <= conversation.readBy }));
     items.push(...eventsHere);
   });
   items.push(...takeEvents(events, Infinity));

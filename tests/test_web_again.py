@@ -1,0 +1,53 @@
+"""The web client in a real browser: what is still there when a page comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from browser import Tab
+from web_people import Lines, say, sign_in, sign_up, wait_said, write_to
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+
+
+def read(reader: Lines, chat: int, seq: int) -> None:
+    """Read a chat, and return when the server has that in its store."""
+    reader.tell("read", chat=chat, seq=seq)
+    while {row["chat"]: row["read"] for row in reader.ask("chats")["chats"]}[chat] < seq:
+        pass
+
+
+def test_what_was_read_stays_read(tabs: Callable[..., Tab], lines: Callable[[str], Lines]) -> None:
+    reader = lines("bookworm")
+    tab = tabs()
+    sign_up(tab, "author")
+    uid = tab.js("JSON.parse(sessionStorage['flux.session']).id")
+    group = reader.ask("group.create", name="Club")["group"]
+    reader.ask("group.add", group=group, id=uid)
+    stamps = "[...document.querySelectorAll('.message.own .stamp')]"
+    states = f"{stamps}.map((e) => e.innerText.includes('Read')).join() === 'true,false'"
+
+    def look(here: Tab) -> None:
+        for place in ("Club", "bookworm"):
+            here.click(place, ".side")
+            here.wait_text(place, ".chat-head")
+            here.wait(states, f"one of two is read in {place}")
+
+    write_to(tab, "bookworm")
+    for text in ("one", "two"):
+        say(tab, text)
+    wait_said(tab, ["one", "two"])
+    tab.click("Club", ".side")
+    for text in ("one", "two"):
+        say(tab, text)
+    wait_said(tab, ["one", "two"])
+    tab.wait(f"{stamps}.every((e) => e.innerText.includes('Sent'))")
+    for chat in [row["chat"] for row in reader.ask("chats")["chats"]]:
+        read(reader, chat, 1)
+    look(tab)
+    tab.reload()
+    look(tab)
+    other = tabs()
+    sign_in(other, "author")
+    look(other)
