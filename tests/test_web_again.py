@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from browser import Tab
-from web_people import Lines, say, sign_in, sign_up, wait_said, write_to
+from web_people import PASSWORD, Lines, Server, say, sign_in, sign_up, wait_said, write_to
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -51,3 +53,48 @@ def test_what_was_read_stays_read(tabs: Callable[..., Tab], lines: Callable[[str
     other = tabs()
     sign_in(other, "author")
     look(other)
+
+
+def test_a_draft_outlives_the_page_and_the_session_but_no_signing_out(tabs: Callable[..., Tab], tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    try:
+        tab = tabs(server.url)
+        with closing(Lines(server.chat_port)) as bob:
+            bob.ask("register", name="bob", password=PASSWORD)
+        sign_up(tab, "ann")
+        write_to(tab, "bob")
+        say(tab, "sent")
+        wait_said(tab, ["sent"])
+        tab.type("half a sentence")
+        tab.reload()
+        written = "document.querySelector('.composer textarea').value"
+        tab.wait(f"{written} === 'half a sentence'")
+
+        def restart() -> None:
+            # The tokens are in the memory of the server, and gone with it.
+            server.stop()
+            server.process = server.start()
+            tab.click("Try now")
+            tab.wait_text("Your session has ended")
+
+        restart()
+        assert tab.js("document.querySelector('[name=who]').value") == "ann"
+        assert tab.js("document.activeElement.name") == "password"
+        sign_up(tab, "eve")
+        write_to(tab, "bob")
+        assert tab.js(written) == "", "it is ann's"
+        restart()
+        sign_in(tab, "ann")
+        tab.click("bob", ".side")
+        tab.wait(f"{written} === 'half a sentence'")
+        tab.click("ann: profile and signing out")
+        tab.click("Sign out")
+        tab.wait_text("You are signed out")
+        assert tab.js("document.querySelector('[name=who]').value") == ""
+        assert tab.js("sessionStorage.length") == 0
+        sign_in(tab, "ann")
+        tab.click("bob", ".side")
+        wait_said(tab, ["sent"])
+        assert tab.js(written) == ""
+    finally:
+        server.stop()

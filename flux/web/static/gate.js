@@ -38,7 +38,10 @@ export const resetPassword = (fields) => call("POST", "v1/password/reset", field
 
 /** Log in with a name or an e-mail address: what a session needs. */
 export async function logIn(who, password) {
-  const attempt = async (known) => session(await call("POST", "v1/login", { ...known, password }));
+  const attempt = async (known) => {
+    const found = await call("POST", "v1/login", { ...known, password });
+    return { ...place(found), name: found.name };
+  };
   if (!/^[^@\s]+@[^@\s]+$/.test(who)) return attempt({ name: who });
   try {
     return await attempt({ email: who });
@@ -51,10 +54,10 @@ export async function logIn(who, password) {
 
 /** Where to connect now, for who has a token already. */
 export async function locate(id, token) {
-  return session(await call("POST", "v1/server", undefined, `Bearer ${id}:${token}`));
+  return place(await call("POST", "v1/server", undefined, `Bearer ${id}:${token}`));
 }
 
-function session({ id, token, websocket }) {
+function place({ id, token, websocket }) {
   return { id, token, websocket };
 }
 

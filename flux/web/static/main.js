@@ -1,6 +1,7 @@
 // Where it begins: who is signed in, and what is shown.
 
 import { closeDialogs, fill } from "./dom.js";
+import { forgetDrafts } from "./drafts.js";
 import { Session } from "./session.js";
 import { Store } from "./store.js";
 import { shellView } from "./view_shell.js";
@@ -13,7 +14,7 @@ const store = new Store();
 const unsent = new Map();
 let session = null;
 
-/** The token and where it belongs, for as long as this tab lives; never a password. */
+/** The token, whose it is and where it belongs, for as long as this tab lives; never a password. */
 function keep(credentials) {
   if (credentials) sessionStorage.setItem(KEPT, JSON.stringify(credentials));
   else sessionStorage.removeItem(KEPT);
@@ -48,12 +49,15 @@ function leave(why, detail) {
   closeDialogs();
   if (why === "takeover" || why === "in_use") return;
   keepUnsent();
+  const out = why === "logout";
+  const { name } = session.credentials;
+  if (out) forgetDrafts();
   session = null;
   keep(null);
   store.clear();
   document.title = "flux";
   history.replaceState(null, "", location.pathname);
-  fill(app, signView(why, begin, detail));
+  fill(app, signView(why, begin, { detail, who: out ? "" : name }));
 }
 
 store.subscribe(() => {

@@ -22,7 +22,7 @@ const STAY_AWAY = { takeover: "takeover", admin: "admin", password: "password" }
 export class Session {
   /**
    * @param store what is shown
-   * @param credentials {id, token, websocket}
+   * @param credentials {id, name, token, websocket}
    * @param save called with new credentials, to keep them
    */
   constructor(store, credentials, save) {

@@ -120,7 +120,7 @@ export class Store {
       conversation = {
         key, id, kind: key[0] === "g" ? "group" : "person", chat: 0, name: "",
         messages: [], outgoing: [], events: [],
-        loaded: false, loading: false, more: false, trouble: "", draft: "",
+        loaded: false, loading: false, more: false, trouble: "",
         unread: 0, counted: 0, read: 0, last: null, readBy: 0, typing: new Map(),
       };
       this.conversations.set(key, conversation);

@@ -2,6 +2,7 @@
 
 import { composer } from "./composer.js";
 import { avatar, fill, h, icon, iconButton, reconcile } from "./dom.js";
+import { draft, keepDraft } from "./drafts.js";
 import { explain, problemLine } from "./form.js";
 import { go, route } from "./route.js";
 import { timeline } from "./timeline.js";
@@ -34,9 +35,9 @@ export function chatView(store, session, key) {
       lastTop = 0;
       session.send(conversation, text);
     },
-    draft: conversation.draft,
+    draft: draft(session.credentials.id, key),
     changed(text) {
-      conversation.draft = text;
+      keepDraft(session.credentials.id, key, text);
       if (text.trim()) session.typing(conversation);
     },
   });

@@ -12,16 +12,19 @@ const NOTICES = {
   logout: "You are signed out.",
 };
 
-/** The page for who is not signed in, and why; `done` gets the credentials of a session. */
-export function signView(why, done, detail = "") {
+/**
+ * The page for who is not signed in, and why; `done` gets the credentials of a session. `detail` is what the server says
+ * of it, and `who` was signed in.
+ */
+export function signView(why, done, { detail = "", who = "" } = {}) {
   const card = h("main", { class: "sign-card" });
   const show = (page, props) => {
     fill(card, brand(), ...page(show, done, props));
     // Once it is on the page.
-    queueMicrotask(() => card.querySelector("input")?.focus());
+    queueMicrotask(() => [...card.querySelectorAll("input")].find((input) => !input.value)?.focus());
   };
   const sentence = detail && `${detail[0].toUpperCase()}${detail.slice(1)}.`;
-  show(signIn, { notice: [NOTICES[why], sentence].filter(Boolean).join(" ") });
+  show(signIn, { notice: [NOTICES[why], sentence].filter(Boolean).join(" "), who });
   return h("div", { class: "sign" }, card);
 }
 
