@@ -1,7 +1,8 @@
 // Signing in, signing up, and a new password for who has forgotten the old one.
 
 import { fill, h } from "./dom.js";
-import { explain, field, form } from "./form.js";
+import { emailAndCode } from "./email.js";
+import { field, form } from "./form.js";
 import * as gate from "./gate.js";
 
 const NOTICES = {
@@ -99,35 +100,5 @@ function forgotten(show) {
     h("p", { class: "quiet" }, "If an account has your e-mail address, you get a code there."),
     whole,
     h("p", { class: "sign-foot" }, link("Back to signing in", () => show(signIn))),
-  ];
-}
-
-/** An address, a button that has a code sent there, and where to write the code. */
-function emailAndCode(purpose, whole) {
-  const sent = h("p", { class: "note", role: "status" });
-  const button = h("button", {
-    class: "button", type: "button",
-    on: {
-      click: async () => {
-        const input = whole.elements.namedItem("email");
-        button.disabled = true;
-        try {
-          await gate.sendCode(input.value.trim(), purpose);
-          sent.textContent = `A code is on its way to ${input.value.trim()}.`;
-          whole.elements.namedItem("code").focus();
-        } catch (error) {
-          sent.textContent = "";
-          const { name, retryAfter } = error;
-          whole.show(Object.assign(new Error(`email: ${explain(error)}`), { name: name === "rate_limited" ? "wait" : name, retryAfter }));
-        } finally {
-          button.disabled = false;
-        }
-      },
-    },
-  }, "Send code");
-  return [
-    field("email", "E-mail address", { type: "email", autocomplete: "email", required: true, maxLength: 254, beside: button }),
-    sent,
-    field("code", "Code from the e-mail", { autocomplete: "one-time-code", inputMode: "numeric", required: true, maxLength: 20 }),
   ];
 }
