@@ -77,6 +77,25 @@ def test_a_group_from_its_beginning_to_its_end(tabs: Callable[..., Tab]) -> None
     member.wait_text("No conversations yet")
 
 
+def test_who_is_added_is_no_longer_offered(tabs: Callable[..., Tab], lines: Callable[[str], Lines]) -> None:
+    lines("newcomer")
+    tab = tabs()
+    sign_up(tab, "hiker")
+    tab.click("New group")
+    tab.fill("Name", "Hikers")
+    tab.click("Make the group")
+    tab.wait_text("Hikers", ".chat-head")
+    tab.click("About the group")
+    tab.fill("Who?", "newcomer")
+    tab.click("Add")
+    tab.wait_text("newcomer", ".members")
+    tab.wait_text("Member", "dialog .row-actions")
+    assert "Add" not in tab.texts("dialog button")
+    tab.click("Remove newcomer")
+    tab.click("Add")
+    tab.wait_text("Member", "dialog .row-actions")
+
+
 # --- history -----------------------------------------------------------------
 
 

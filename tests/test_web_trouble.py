@@ -72,6 +72,32 @@ def test_what_was_not_sent_goes_out_when_the_same_account_signs_in_again(
         wait_said(tab, ["first", "written on the road 1", "written on the road 2"])
 
 
+def test_without_a_connection_nobody_is_said_to_be_there(
+    tabs: Callable[..., Tab], web_server: Server, lines: Callable[[str], Lines]
+) -> None:
+    friend = lines("lighthouse")
+    with Cable(web_server.port) as cable:
+        tab = tabs(f"http://127.0.0.1:{cable.port}/")
+        sign_up(tab, "sailor")
+        uid = tab.js("JSON.parse(sessionStorage['flux.session']).id")
+        friend.ask("friend.add", to=uid)
+        friend.ask("send", to=uid, text="ahoy")
+        tab.click("People")
+        tab.click("Accept lighthouse")
+        tab.click("lighthouse", ".side")
+        there = "document.querySelectorAll('.avatar.online').length"
+        tab.wait(f"{there} === 2")
+        tab.wait_text("Online", ".chat-head")
+        tab.wait_text("Online", ".side")
+        cable.cut()
+        tab.wait_text("connection", ".link-state")
+        tab.wait(f"{there} === 0")
+        assert "line" not in tab.text(".chat-head p") + tab.text(".side .row-last")
+        cable.mend()
+        tab.wait(f"{there} === 2")
+        tab.wait_text("Online", ".chat-head")
+
+
 def test_history_that_was_cut_off_is_read_after_the_next_login(
     tabs: Callable[..., Tab], web_server: Server, lines: Callable[[str], Lines]
 ) -> None:

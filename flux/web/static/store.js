@@ -112,6 +112,17 @@ export class Store {
     this.change();
   }
 
+  /** In words, whether a friend is there; empty where that is not known: of others, and without a connection. */
+  whether(id) {
+    const friend = this.friends.get(id);
+    if (!friend || this.link.state !== "online") return "";
+    return friend.online ? "Online" : "Offline";
+  }
+
+  isOnline(id) {
+    return this.whether(id) === "Online";
+  }
+
   /** The conversation of a key, made if there is none. */
   conversation(key) {
     let conversation = this.conversations.get(key);

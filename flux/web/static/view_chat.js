@@ -88,14 +88,13 @@ export function chatView(store, session, key) {
 
   function showHead(known) {
     const title = store.title(conversation);
-    const friend = store.friends.get(conversation.id);
-    const online = !group && Boolean(friend?.online);
+    const online = !group && store.isOnline(conversation.id);
     const typing = typingText(store, conversation);
     const entry = store.groups.get(conversation.id);
     let text = "";
     if (typing) text = typing;
     else if (group) text = known ? entry.description || (entry.members ? `${entry.members.length} ${entry.members.length === 1 ? "member" : "members"}` : "Group") : "You are not a member";
-    else if (friend) text = online ? "Online" : "Offline";
+    else text = store.whether(conversation.id);
     const print = JSON.stringify([title, online]);
     if (face.dataset.print !== print) {
       face.dataset.print = print;

@@ -12,7 +12,12 @@ export function groupDialog(store, session, group) {
   return showDialog(name, (close) => {
     const trouble = problemLine();
     const members = h("ul", { class: "members" });
-    const inside = h("div", { class: "form" });
+    const finder = peopleFinder(store, session, "Who?", ({ id }) => {
+      const member = store.groups.get(group)?.members?.find((each) => each.id === id);
+      if (member) return [h("span", { class: "tag" }, ROLES[member.role])];
+      return [h("button", { class: "button slim", type: "button", on: { click: () => act("group.add", { id }) } }, "Add")];
+    });
+    const inside = h("div", { class: "form" }, h("h3", null, "Add somebody"), finder);
 
     const act = async (type, fields) => {
       trouble.say("");
@@ -38,6 +43,7 @@ export function groupDialog(store, session, group) {
       if (!entry) return;
       members.replaceChildren(...(entry.members ?? []).map((member) => memberRow(entry, member)));
       inside.hidden = entry.role === "member";
+      finder.refresh();
     }
 
     function memberRow(entry, { id, name: who, role, online }) {
@@ -45,7 +51,7 @@ export function groupDialog(store, session, group) {
       const change = entry.role === "owner" && !mine;
       const removable = !mine && (entry.role === "owner" || (entry.role === "admin" && role === "member"));
       return h("li", { class: "row" },
-        avatar(who, id, { size: "small", online: online && !mine }),
+        avatar(who, id, { size: "small", online: online && !mine && store.link.state === "online" }),
         h("span", { class: "row-text" }, h("span", { class: "row-name one-line" }, mine ? `${who} (you)` : who)),
         change
           ? h("select", { class: "select", "aria-label": `Role of ${who}`, on: { change: (event) => giveRole(who, id, event.target) } },
@@ -63,9 +69,6 @@ export function groupDialog(store, session, group) {
       act("group.role", { id, role });
     }
 
-    inside.append(h("h3", null, "Add somebody"), peopleFinder(store, session, "Who?", (user) => [
-      h("button", { class: "button slim", type: "button", on: { click: () => act("group.add", { id: user.id }) } }, "Add"),
-    ]));
 
     const leave = h("button", {
       class: "button wide danger", type: "button",

@@ -7,27 +7,34 @@ import { go } from "./route.js";
 
 const SEARCH_AFTER = 250;
 
-/** A field that looks for people while one types, and the rows it finds. */
+/** A field that looks for people while one types, and the rows it finds; `refresh` shows these again, with other actions. */
 export function peopleFinder(store, session, label, actions) {
   const trouble = problemLine();
   const rows = h("ul", null);
   const note = h("p", { class: "note", role: "status" });
   let waiting = null;
   let latest = 0;
+  let found = [];
+  const show = () => {
+    const focused = rows.contains(document.activeElement);
+    fill(rows, found.map((user) => personRow(store, user, ...actions(user, trouble))));
+    if (focused) box.querySelector("input").focus();
+  };
   const search = async (query) => {
     const number = ++latest;
     trouble.say("");
     if (!query) {
-      fill(rows);
+      found = [];
+      show();
       note.textContent = "";
       return;
     }
     try {
       const { users } = await session.ask("user.search", { query });
       if (number !== latest) return;
-      const others = users.filter(({ id }) => id !== store.me.id);
-      fill(rows, others.map((user) => personRow(store, user, ...actions(user, trouble))));
-      note.textContent = others.length ? "" : "Nobody has a name that begins so.";
+      found = users.filter(({ id }) => id !== store.me.id);
+      show();
+      note.textContent = found.length ? "" : "Nobody has a name that begins so.";
     } catch (error) {
       if (number === latest) trouble.say(explain(error));
     }
@@ -41,7 +48,7 @@ export function peopleFinder(store, session, label, actions) {
       },
     },
   });
-  return h("div", { class: "form" }, box, trouble, note, rows);
+  return Object.assign(h("div", { class: "form" }, box, trouble, note, rows), { refresh: show });
 }
 
 /** Look for somebody and write to them. */

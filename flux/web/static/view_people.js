@@ -8,7 +8,7 @@ import { go } from "./route.js";
 export function personRow(store, profile, ...actions) {
   const { id, name, nick } = profile;
   return h("li", { class: "row" },
-    avatar(nick || name, id, { online: Boolean(store.friends.get(id)?.online) }),
+    avatar(nick || name, id, { online: store.isOnline(id) }),
     h("span", { class: "row-text" },
       h("span", { class: "row-name one-line" }, nick || name),
       h("span", { class: "row-last one-line", role: "status" }, nick ? `${name} · ${id}` : `Number ${id}`)),
@@ -61,7 +61,7 @@ export function friendMenu(store, session, id) {
     };
     const write = h("button", { class: "button main wide", type: "button", on: { click: () => { close(); go(`u/${id}`); } } }, "Write");
     return [
-      h("div", { class: "person" }, avatar(known?.nick || name, id, { size: "large", online: Boolean(known?.online) }),
+      h("div", { class: "person" }, avatar(known?.nick || name, id, { size: "large", online: store.isOnline(id) }),
         h("div", { class: "one-line" }, h("strong", { class: "one-line" }, name), h("p", { class: "quiet" }, `Number ${id}`))),
       about,
       h("div", { class: "form" },

@@ -99,7 +99,7 @@ export function sideView(store, session) {
     const title = store.title(conversation);
     const last = conversation.outgoing.at(-1) ?? conversation.last;
     const when = last ? shortTime(last.at) : "";
-    const online = kind === "person" && Boolean(store.friends.get(id)?.online);
+    const online = kind === "person" && store.isOnline(id);
     const typing = typingText(store, conversation);
     const text = typing || lastText(conversation, last);
     const selected = key === current;
@@ -170,18 +170,20 @@ export function sideView(store, session) {
   }
 
   function friendItem(friend) {
-    const { id, name, online } = friend;
+    const { id, name } = friend;
     const shown = friend.remark || friend.nick || name;
+    const whether = store.whether(id);
+    const about = [whether, shown !== name && name].filter(Boolean).join(" · ");
     const selected = current === `u/${id}`;
     return {
       key: `friend-${id}`,
-      print: JSON.stringify([shown, name, online, selected]),
+      print: JSON.stringify([shown, name, whether, selected]),
       make: () => h("li", { class: "row-frame" },
         h("a", { class: "row", href: `#/u/${id}`, "aria-current": selected ? "page" : null },
-          avatar(shown, id, { online }),
+          avatar(shown, id, { online: store.isOnline(id) }),
           h("span", { class: "row-text" },
             h("span", { class: "row-name one-line" }, shown),
-            h("span", { class: "row-last one-line" }, `${online ? "Online" : "Offline"}${shown === name ? "" : ` · ${name}`}`))),
+            h("span", { class: "row-last one-line" }, about || "\u00a0"))),
         iconButton("more", `More about ${shown}`, () => friendMenu(store, session, id))),
     };
   }
