@@ -44,7 +44,7 @@ def check_looks(tab: Tab, name: str) -> None:
     """Everything on a page is where it should be, once nothing moves any more."""
     tab.js(
         "Promise.all(document.getAnimations().map((animation) =>"
-        " animation.effect.getTiming().iterations === Infinity ? 0 : animation.finished))"
+        " animation.effect.getTiming().iterations === Infinity ? 0 : animation.finished.catch(() => 'cancelled')))"
     )
     if SHOTS:
         Path(SHOTS).mkdir(parents=True, exist_ok=True)

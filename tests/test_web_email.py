@@ -12,7 +12,8 @@ from threading import Thread
 
 import pytest
 from browser import Tab
-from web_people import PASSWORD, Server, sign_in
+from looks import check_looks
+from web_people import PASSWORD, Server, sign_in, sign_up
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -49,11 +50,12 @@ class Post:
         return f"http://127.0.0.1:{self._server.server_address[1]}/"
 
     def code(self, to: str) -> str:
-        """The code in the next e-mail, which has to be to this address."""
-        mail = self._mails.get(timeout=20)
-        assert mail["to"] == to
-        [code] = re.findall(r"\b\d{6}\b", mail["text"])
-        return str(code)
+        """The code in the next e-mail to this address that has one."""
+        while True:
+            mail = self._mails.get(timeout=20)
+            found = re.search(r"\b\d{6}\b", mail["text"])
+            if mail["to"] == to and found:
+                return found[0]
 
 
 @pytest.fixture
@@ -114,3 +116,104 @@ def test_enter_in_the_address_sends_a_code(
     assert tab.js("document.activeElement.name") == "password"
     sign_in(tab, "ann@example.org", "battery staple")
     tab.wait_text("No conversations yet")
+
+
+def code_for(tab: Tab, post: Post, email: str) -> None:
+    """Have a code sent and write it down."""
+    tab.fill("E-mail address", email)
+    tab.click("Send code")
+    tab.wait_text("A code is on its way")
+    tab.fill("Code from the e-mail", post.code(email))
+
+
+def reset(tab: Tab, post: Post, email: str, password: str) -> None:
+    """Forget the password, and sign in with a new one."""
+    tab.click("Forgot the password?")
+    code_for(tab, post, email)
+    tab.fill("New password", password)
+    tab.press("Enter")
+    tab.wait_text("The new password is set")
+    sign_in(tab, email, password)
+    tab.wait_text("No conversations yet")
+
+
+def test_an_address_may_be_given_when_signing_up(
+    tabs: Callable[..., Tab], mailing: Callable[..., Server], post: Post
+) -> None:
+    tab = tabs(mailing(gate__require_code="no").url, width=390, height=844)
+    tab.click("Create an account")
+    tab.click("Add an e-mail address, to be able to reset the password")
+    assert tab.js("document.activeElement.name") == "email"
+    tab.fill("Name", "bob")
+    tab.fill("Password", PASSWORD)
+    tab.fill("E-mail address", "bob@example.org")
+    check_looks(tab, "390-sign-up-with-an-address")
+    tab.click("Create the account")
+    tab.wait_text("This is needed.", PROBLEM.format("code"))
+    code_for(tab, post, "bob@example.org")
+    tab.press("Enter")
+    tab.wait_text("No conversations yet")
+    tab.click("bob: profile and signing out")
+    tab.wait_text("bob@example.org", "dialog")
+    tab.click("Sign out")
+    reset(tab, post, "bob@example.org", "battery staple")
+    tab.click("bob: profile and signing out")
+    tab.click("Sign out")
+    # It stays empty for who has thought better of it.
+    tab.click("Create an account")
+    tab.click("Add an e-mail address, to be able to reset the password")
+    tab.fill("Name", "cat")
+    tab.fill("Password", PASSWORD)
+    tab.click("Create the account")
+    tab.wait_text("No conversations yet")
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
+def test_the_profile_has_the_address(
+    tabs: Callable[..., Tab], mailing: Callable[..., Server], post: Post, width: int, height: int
+) -> None:
+    server = mailing(gate__require_code="no")
+    tab = tabs(server.url, width=width, height=height)
+    check_looks(tab, f"{width}-sign-in")
+    tab.click("Create an account")
+    tab.wait_text("Add an e-mail address")
+    check_looks(tab, f"{width}-sign-up")
+    tab.click("I have an account")
+    sign_up(tab, "ann")
+    tab.click("ann: profile and signing out")
+    tab.wait_text("None. It is for a forgotten password.", "dialog")
+    tab.js("document.querySelector('dialog section:last-of-type').scrollIntoView()")
+    check_looks(tab, f"{width}-profile-without-an-address")
+    tab.click("Add one")
+    code_for(tab, post, "ann@example.org")
+    tab.press("Enter")
+    tab.wait_text("Saved.", "dialog section:last-of-type")
+    tab.wait_text("ann@example.org", "dialog")
+    check_looks(tab, f"{width}-profile-with-an-address")
+    # To another one: that takes the password, too.
+    tab.click("Change it")
+    code_for(tab, post, "ann@example.net")
+    tab.press("Enter")
+    tab.wait_text("This is needed.", PROBLEM.format("password"))
+    tab.fill("Your password", PASSWORD)
+    tab.js("document.querySelector('dialog section:last-of-type').scrollIntoView()")
+    check_looks(tab, f"{width}-profile-another-address")
+    tab.press("Enter")
+    tab.wait_text("ann@example.net", "dialog section:last-of-type p")
+    tab.click("Sign out")
+    reset(tab, post, "ann@example.net", "battery staple")
+
+
+def test_without_e_mail_nothing_is_offered_that_takes_it(tabs: Callable[..., Tab], web_server: Server) -> None:
+    tab = tabs()
+    rules = "fetch('v1/rules').then((response) => response.json())"
+    assert tab.js(f"{rules}.then((rules) => rules.codes_sent)") is False
+    assert "Forgot the password?" not in tab.text("body")
+    tab.click("Create an account")
+    tab.wait_text("At least 8")
+    assert "e-mail" not in tab.text("body")
+    tab.click("I have an account")
+    sign_up(tab, "unreachable")
+    tab.click("unreachable: profile and signing out")
+    tab.js(rules)
+    assert "E-mail address" not in tab.text("dialog")

@@ -50,6 +50,7 @@ class Accounts:
     :param bans: keeps banned accounts out, and is told of failures.
     :ivar codes: verification codes.
     :ivar require_code: whether registering takes one.
+    :ivar codes_sent: whether codes reach those who ask for one.
     """
 
     log = Logger()
@@ -91,6 +92,7 @@ class Accounts:
         self.codes.per_email = limits.codes_per_hour
         self.codes.per_address = limits.codes_per_hour_address
         self.require_code = settings.require_code
+        self.codes_sent = settings.sends_mail
         self.password_min = limits.password_min
         self._password_min_numbered = limits.password_min_numbered
 

@@ -118,7 +118,7 @@ class GateService:
 
     async def _start(self) -> None:
         await self.gate.start()
-        if self._settings.mail.kind == "log" and not is_local(self._settings.gate.listen):
+        if not self._settings.sends_mail and not is_local(self._settings.gate.listen):
             self.log.warn(
                 "gate.listen can be reached from other machines, and verification codes are not sent but logged: "
                 "set mail.kind to smtp or webhook"

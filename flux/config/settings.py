@@ -65,7 +65,12 @@ class Settings:
     def require_code(self) -> bool:
         """Whether registering takes a verification code."""
         wanted = self.gate.require_code
-        return wanted == "yes" or (wanted == "auto" and self.mail.kind != "log")
+        return wanted == "yes" or (wanted == "auto" and self.sends_mail)
+
+    @property
+    def sends_mail(self) -> bool:
+        """Whether e-mail reaches anybody, and not only the log."""
+        return self.mail.kind != "log"
 
     def wraps(self, listener: str) -> bool:
         """Whether the certificate of ``[tls]`` is for this one of :data:`flux.config.sections.LISTENERS`."""

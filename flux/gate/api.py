@@ -42,10 +42,12 @@ def given(value: str | UnsetType) -> str:
 async def rules(gate: Gate, call: Call) -> Rules:
     """What registering takes.
 
-    For forms: whether to ask for a code, and how long a password is at least.
+    For forms: whether to ask for a code, how long a password is at least, and whether an e-mail address is of any use.
     """
     accounts = gate.accounts
-    return Rules(code_required=accounts.require_code, password_min=accounts.password_min)
+    return Rules(
+        code_required=accounts.require_code, password_min=accounts.password_min, codes_sent=accounts.codes_sent
+    )
 
 
 @endpoint("POST", "/v1/codes", status=202, errors=(BadJson,))

@@ -168,10 +168,11 @@ class ProfileChange(Body):
 
 
 class Rules(msgspec.Struct, gc=False, kw_only=True):
-    """What registering takes here."""
+    """What registering takes here, and what is there for who forgets the password."""
 
     code_required: bool
     password_min: int
+    codes_sent: Annotated[bool, Meta(description="Whether codes go out by e-mail, and not only into the log.")] = True
 
 
 # --- the classic paths -------------------------------------------------------

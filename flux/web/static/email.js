@@ -4,18 +4,21 @@ import { h } from "./dom.js";
 import { explain, field } from "./form.js";
 import { sendCode } from "./gate.js";
 
-/** An address, a button that has a code sent there, as Enter does, and where to write the code. */
-export function emailAndCode(purpose, whole) {
+/**
+ * An address, a button that has a code sent there, as Enter does, and where to write the code; `optional` where both
+ * may stay empty, which is for `submit` to see, with `proven`.
+ */
+export function emailAndCode(purpose, whole, optional = false) {
   const sent = h("p", { class: "note", role: "status" });
   const button = h("button", { class: "button", type: "button", on: { click: send } }, "Send code");
   const address = field("email", "E-mail address", {
-    type: "email", autocomplete: "email", required: true, maxLength: 254, beside: button, on: { keydown: onKey },
+    type: "email", autocomplete: "email", required: !optional, maxLength: 254, beside: button, on: { keydown: onKey },
   });
-  const proof = field("code", "Code from the e-mail", { autocomplete: "one-time-code", inputMode: "numeric", required: true, maxLength: 20 });
+  const proof = field("code", "Code from the e-mail", { autocomplete: "one-time-code", inputMode: "numeric", required: !optional, maxLength: 20 });
   const [email, code] = [address, proof].map((each) => each.querySelector("input"));
 
   function onKey(event) {
-    if (event.key !== "Enter" || event.isComposing || code.value.trim()) return;
+    if (event.key !== "Enter" || event.isComposing || code.value.trim() || (optional && !email.value.trim())) return;
     event.preventDefault();
     send();
   }
@@ -42,4 +45,12 @@ export function emailAndCode(purpose, whole) {
   }
 
   return [address, sent, proof];
+}
+
+/** The address and the code of a form, {email, code}; none where neither was given. */
+export function proven({ email = "", code = "" }) {
+  const given = { email: email.trim(), code: code.trim() };
+  if (!given.email && !given.code) return {};
+  for (const [name, value] of Object.entries(given)) if (!value) throw new Error(`${name}: this is needed`);
+  return given;
 }

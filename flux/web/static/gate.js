@@ -26,7 +26,7 @@ async function call(method, path, body, authorization) {
   return answer;
 }
 
-/** What registering takes: {code_required, password_min}. */
+/** What registering takes, and whether codes reach people: {code_required, password_min, codes_sent}. */
 export const rules = () => call("GET", "v1/rules");
 
 /** Send a verification code; `purpose` is "register" or "reset". */
@@ -54,7 +54,17 @@ export async function logIn(who, password) {
 
 /** Where to connect now, for who has a token already. */
 export async function locate(id, token) {
-  return place(await call("POST", "v1/server", undefined, `Bearer ${id}:${token}`));
+  return place(await call("POST", "v1/server", undefined, bearer(id, token)));
+}
+
+/** One's own account, with its verified e-mail address. */
+export const account = ({ id, token }) => call("GET", "v1/profile", undefined, bearer(id, token));
+
+/** Change one's own account; an address comes with its code, and with the password where there was another one. */
+export const changeAccount = ({ id, token }, fields) => call("PATCH", "v1/profile", fields, bearer(id, token));
+
+function bearer(id, token) {
+  return `Bearer ${id}:${token}`;
 }
 
 function place({ id, token, websocket }) {

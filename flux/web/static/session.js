@@ -6,7 +6,7 @@
 // What is written waits in `outgoing` with an id of its own (cid) until the server says that it is stored; after a
 // lost connection it is sent again with the same id, and the server keeps it once.
 
-import { locate, movedAddress, socketAddress } from "./gate.js";
+import { locate, movedAddress, rules, socketAddress } from "./gate.js";
 import { Link, Lost, Refused } from "./link.js";
 import { Roster } from "./roster.js";
 import { unique } from "./store.js";
@@ -39,7 +39,8 @@ export class Session {
     this.reads = new Map();
     this.typed = new Map();
     this.roster = new Roster(store, (type, fields) => this.ask(type, fields));
-    this.loggedOut = false;
+    // Asked for before somebody opens the profile, or that would grow under the hand.
+    this.rules = rules().catch(() => ({ codes_sent: false }));
     this.wake = () => this.hurry();
     this.look = () => document.visibilityState === "visible" && this.online && this.link.ping();
     window.addEventListener("online", this.wake);
@@ -393,8 +394,7 @@ export class Session {
     }
     const { outgoing } = conversation;
     outgoing.splice(outgoing.indexOf(entry), 1);
-    const to = conversation.kind === "group" ? { group: conversation.id } : { to: conversation.id };
-    this.store.add([{ chat: stored.chat, seq: stored.seq, from: this.store.me.id, name: this.store.me.name, text, at: stored.at, ...to }]);
+    this.store.add([{ chat: stored.chat, seq: stored.seq, from: this.store.me.id, name: this.store.me.name, text, at: stored.at, ...where }]);
     return true;
   }
 }

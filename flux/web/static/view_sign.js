@@ -1,7 +1,7 @@
 // Signing in, signing up, and a new password for who has forgotten the old one.
 
 import { fill, h } from "./dom.js";
-import { emailAndCode } from "./email.js";
+import { emailAndCode, proven } from "./email.js";
 import { field, form } from "./form.js";
 import * as gate from "./gate.js";
 
@@ -41,6 +41,9 @@ const password = (name, label, autocomplete, hint = "") =>
   field(name, label, { type: "password", autocomplete, required: true, hint });
 
 function signIn(show, done, { notice = "", who = "" } = {}) {
+  const reset = link("Forgot the password?", () => show(forgotten));
+  reset.hidden = true;
+  gate.rules().then((rules) => { reset.hidden = !rules.codes_sent; }, () => { reset.hidden = false; });
   return [
     h("h1", null, "Sign in"),
     notice && h("p", { class: "notice", role: "status" }, notice),
@@ -53,31 +56,35 @@ function signIn(show, done, { notice = "", who = "" } = {}) {
     password("password", "Password", "current-password")),
     h("p", { class: "sign-foot" },
       link("Create an account", () => show(signUp)),
-      link("Forgot the password?", () => show(forgotten))),
+      reset),
   ];
 }
 
 function signUp(show, done) {
-  const code = h("div", { class: "form", hidden: true });
+  const address = h("div", { class: "form", hidden: true });
   const secret = password("password", "Password", "new-password", "At least 8 characters.");
   const whole = form({
     button: "Create the account",
     submit: async (values) => {
-      const { name, password: chosen, email, code: given } = values;
-      const account = { name: name.trim(), password: chosen };
-      if (email?.trim()) Object.assign(account, { email: email.trim(), ...(given?.trim() && { code: given.trim() }) });
+      const { name, password: chosen } = values;
+      const account = { name: name.trim(), password: chosen, ...proven(values) };
       await gate.register(account);
       done(await gate.logIn(account.name, chosen));
     },
   },
   field("name", "Name", { autocomplete: "username", required: true, maxLength: 50, hint: "How others find you. It cannot be changed.", autocapitalize: "none", spellcheck: false }),
-  secret, code);
+  secret, address);
   gate.rules().then((rules) => {
     secret.querySelector(".hint").textContent = `At least ${rules.password_min} characters.`;
     if (rules.code_required) {
-      fill(code, ...emailAndCode("register", whole));
-      code.hidden = false;
+      fill(address, ...emailAndCode("register", whole));
+    } else {
+      fill(address, link("Add an e-mail address, to be able to reset the password", () => {
+        fill(address, ...emailAndCode("register", whole, true));
+        whole.elements.namedItem("email").focus();
+      }));
     }
+    address.hidden = !rules.code_required && !rules.codes_sent;
   }, (error) => whole.show(error));
   return [
     h("h1", null, "Create an account"),
