@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 def test_one_of_something_is_one(tabs: Callable[..., Tab]) -> None:
     owner = tabs()
-    sign_up(owner, "owner")
+    sign_up(owner, "hermit")
     owner.click("New group")
     owner.fill("Name", "Hermits")
     owner.click("Make the group")
