@@ -23,11 +23,13 @@ What Twisted itself tells at info (factories starting, ports closing) counts as 
 from __future__ import annotations
 
 import json
+import os
 import signal
+import stat
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from unicodedata import category
 
@@ -40,14 +42,24 @@ from twisted.logger import (
     ILogFilterPredicate,
     ILogObserver,
     LogEvent,
+    Logger,
     LogLevel,
     PredicateResult,
     formatEvent,
 )
+from twisted.python import threadable
 from twisted.python.logfile import LogFile
 from zope.interface import implementer
 
 Format = Callable[[LogEvent], str]
+
+ROTATED_AT = 10_000_000
+"""Bytes after which a log file is rotated."""
+
+KEPT = 10
+"""Rotated log files that are kept."""
+
+_log = Logger()
 
 #: Unicode's categories of characters that are escaped: control, formatting (bidirectional overrides among it), line
 #: and paragraph separators.
@@ -183,7 +195,8 @@ def observer_for_twistd(
 
     twistd has no way to change only how its log looks, so where it goes is decided
     here just as twistd would: ``--syslog``, ``--logfile`` (rotated by size, and on
-    SIGUSR1), stdout with ``-n``, else ``twistd.log``.
+    SIGUSR1; begun anew on SIGUSR1 where somebody has moved it), stdout with ``-n``, else
+    ``twistd.log``.  Where there is no file, SIGUSR1 does nothing.
 
     :param options: twistd's own options.
     :param style: ``text`` or ``json``.
@@ -194,9 +207,13 @@ def observer_for_twistd(
         return None
     destination: ILogObserver
     if options.get("syslog"):
+        file = None
         destination = _Syslog(options.get("prefix") or "flux", FORMATS[style])
     else:
-        destination = FileLogObserver(_file(options, reactor), FORMATS[style])
+        file = _file(options)
+        out: Any = sys.stdout if file is None else file
+        destination = FileLogObserver(out, FORMATS[style])
+    _rotate_on_signal(file, reactor)
     if worker:
         destination = _Named(destination, worker)
     observer: ILogObserver = FilteringLogObserver(destination, [threshold])
@@ -215,16 +232,89 @@ class _Named:
         self._destination({**event, "worker": self._worker})
 
 
-def _file(options: Mapping[str, Any], reactor: IReactorFromThreads) -> Any:
+def _file(options: Mapping[str, Any]) -> _File | None:
+    """The log file; None: it is stdout."""
     name = options.get("logfile") or ""
     if name == "-" and not options.get("nodaemon"):
         raise SystemExit("A daemon cannot log to stdout: give --logfile a file, or -n to stay in the foreground.")
     if name == "-" or (not name and options.get("nodaemon")):
-        return sys.stdout
-    file = LogFile.fromFullPath(name or "twistd.log")
+        return None
+    folder, name = os.path.split(os.path.abspath(name or "twistd.log"))
+    return _File(name, folder)
+
+
+def _rotate_on_signal(file: _File | None, reactor: IReactorFromThreads) -> None:
+    def on_signal(*_: object) -> None:
+        # Without a file it is ignored, since it would end the process: those who rotate logs may signal all of a
+        # service, its workers among them. SIG_IGN would be inherited by the processes that are started.
+        if file is not None:
+            reactor.callFromThread(_rotate, file)
+
     if signal.getsignal(signal.SIGUSR1) in (None, signal.SIG_DFL):
-        signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(file.rotate))
-    return file
+        signal.signal(signal.SIGUSR1, on_signal)
+
+
+def _rotate(file: _File) -> None:
+    try:
+        file.rotate()
+    except OSError as problem:
+        _log.error("SIGUSR1: the log goes on as it was: {problem}", problem=str(problem))
+
+
+class _File(LogFile):
+    """A log file that others may rotate, too: by moving it, or by copying and truncating it."""
+
+    synchronized = ["rotate"]  # noqa: RUF012 - Twisted's way to declare it
+
+    def __init__(self, name: str, folder: str) -> None:
+        super().__init__(name, folder, ROTATED_AT, maxRotatedFiles=KEPT)  # type: ignore[no-untyped-call]  # Twisted's
+
+    def _openFile(self) -> None:  # noqa: N802 - Twisted's name
+        """Begin or go on with the file; the one before is closed only when that has worked.
+
+        :raises OSError: it has not.
+        """
+        # One that somebody else has made keeps the mode that it was given.
+        new = not os.path.exists(self.path)
+        mode = 0o666 if self.defaultMode is None else self.defaultMode
+        # Appending: where it was truncated, the next line is its first.
+        file = open(self.path, "ab", 0, opener=partial(os.open, mode=mode))  # noqa: SIM115 - it stays open
+        if new and self.defaultMode is not None:
+            os.fchmod(file.fileno(), mode)
+        self._file, self.closed = file, False
+        self.size = os.fstat(file.fileno()).st_size
+
+    def shouldRotate(self) -> bool:  # noqa: N802 - Twisted's name
+        if self.size < self.rotateLength:
+            return False
+        # It may have been truncated meanwhile.
+        self.size = os.fstat(self._file.fileno()).st_size
+        return bool(self.size >= self.rotateLength)
+
+    def rotate(self) -> None:
+        """Go on with a new file; if that of this name is another one, or gone, with that.
+
+        :raises OSError: that cannot be done; the next attempt is made after as much as fills a file.
+        """
+        self.size = 0
+        mine = os.fstat(self._file.fileno())
+        if not stat.S_ISREG(mine.st_mode):
+            return
+        try:
+            moved = not os.path.samestat(os.stat(self.path), mine)
+        except FileNotFoundError:
+            moved = True
+        if moved:
+            before = self._file
+            self._openFile()
+            before.close()
+        elif not os.access(self.directory, os.W_OK):
+            raise PermissionError(f"no files can be made in {self.directory}")
+        else:
+            super().rotate()  # type: ignore[no-untyped-call]  # Twisted's
+
+
+threadable.synchronize(_File)
 
 
 @implementer(ILogObserver)

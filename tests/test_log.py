@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import stat
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.logger import FilteringLogObserver, LogEvent, Logger, LogLevel, LogPublisher
+from twisted.logger import FilteringLogObserver, LogEvent, Logger, LogLevel, LogPublisher, formatEvent
 from twisted.python.failure import Failure
 
-from flux.log import Threshold, as_json, as_text, observer_for_twistd
+from flux.log import KEPT, ROTATED_AT, Threshold, as_json, as_text, observer_for_twistd
 
 
 def event(text: str = "user {uid} logged in", **fields: Any) -> LogEvent:
@@ -161,6 +165,113 @@ def test_a_log_file(tmp_path: Path) -> None:
     log_through(observer_for_twistd({"logfile": str(path), "nodaemon": True}, "text", Threshold("info"), None))  # type: ignore[arg-type]
     assert path.read_text("utf-8").endswith("info  test hello you\n")
     assert path.read_text("utf-8").count("\n") == 1
+
+
+class Rotated:
+    """A log file in a folder, and SIGUSR1."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "flux.log"
+        self.observer: Any = observer_for_twistd(
+            {"logfile": str(self.path), "nodaemon": True}, "text", Threshold("info"), self
+        )  # type: ignore[arg-type] - all that it needs of a reactor
+        self.log = Logger(namespace="flux.test", observer=LogPublisher(self.observer))
+
+    def callFromThread(self, call: Any, *arguments: Any) -> None:  # noqa: N802 - Twisted's name
+        call(*arguments)
+
+    def say(self, text: str) -> None:
+        self.log.info("{text}", text=text)
+
+    def signal(self) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+
+@pytest.fixture
+def rotated(tmp_path: Path) -> Iterator[Rotated]:
+    before = signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    rotated = Rotated(tmp_path)
+    yield rotated
+    signal.signal(signal.SIGUSR1, before)
+    rotated.observer._observer._outFile.close()
+
+
+def told(path: Path) -> list[str]:
+    """What was said, without times and names."""
+    return [line.removesuffix("\n").rpartition(" ")[2] for line in path.read_text("utf-8").splitlines()]
+
+
+def test_a_log_that_was_moved_is_begun_anew_on_a_signal(rotated: Rotated, tmp_path: Path) -> None:
+    rotated.say("one")
+    rotated.path.rename(tmp_path / "moved")
+    rotated.say("two")
+    rotated.signal()
+    rotated.say("three")
+    assert told(tmp_path / "moved") == ["one", "two"]
+    assert told(rotated.path) == ["three"]
+    # Now with a new one that whoever moved it has made.
+    rotated.path.rename(tmp_path / "moved again")
+    rotated.path.touch(0o600)
+    rotated.signal()
+    rotated.say("four")
+    assert (told(tmp_path / "moved again"), told(rotated.path)) == (["three"], ["four"])
+    assert stat.S_IMODE(rotated.path.stat().st_mode) == 0o600
+
+
+def test_a_log_that_nobody_has_moved_is_rotated_on_a_signal(rotated: Rotated, tmp_path: Path) -> None:
+    for text in ("one", "two", "three"):
+        rotated.say(text)
+        rotated.signal()
+    assert [told(tmp_path / f"flux.log{end}") for end in ("", ".1", ".2", ".3")] == [[], ["three"], ["two"], ["one"]]
+
+
+def test_a_log_goes_on_where_the_signal_can_do_nothing(
+    rotated: Rotated, tmp_path: Path, flush_logged_errors: Callable[..., list[LogEvent]]
+) -> None:
+    rotated.path.rename(tmp_path / "moved")
+    # A folder in its place: not even root opens that.
+    rotated.path.mkdir()
+    rotated.signal()
+    [event] = flush_logged_errors()
+    assert formatEvent(event).startswith("SIGUSR1: the log goes on as it was: [Errno")
+    rotated.say("one")
+    assert told(tmp_path / "moved") == ["one"]
+
+
+def test_a_log_that_was_truncated_has_nothing_in_front(rotated: Rotated) -> None:
+    rotated.say("one")
+    os.truncate(rotated.path, 0)
+    rotated.say("two")
+    assert rotated.path.read_bytes().count(b"\0") == 0
+    assert told(rotated.path) == ["two"]
+
+
+def test_logs_are_rotated_by_size_and_a_few_are_kept(
+    rotated: Rotated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "x" * (ROTATED_AT // 2)
+    for _ in range(2 * (KEPT + 2)):
+        rotated.say(line)
+    rotated.say("one")
+    assert told(rotated.path) == ["one"]
+    assert {path.name for path in tmp_path.iterdir()} == {"flux.log", *(f"flux.log.{n + 1}" for n in range(KEPT))}
+
+
+def test_what_is_truncated_in_time_is_not_rotated(rotated: Rotated, tmp_path: Path) -> None:
+    for _ in range(4):
+        rotated.say("x" * (ROTATED_AT // 2))
+        os.truncate(rotated.path, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["flux.log"]
+
+
+@pytest.mark.parametrize("options", [{"nodaemon": True}, {"syslog": True}])
+def test_where_there_is_no_log_file_the_signal_ends_nothing(options: dict[str, Any]) -> None:
+    before = signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    try:
+        observer_for_twistd(options, "text", Threshold("info"), None)  # type: ignore[arg-type]
+        os.kill(os.getpid(), signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 @pytest.mark.parametrize("logfile", ["-", "", None])

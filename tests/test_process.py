@@ -321,6 +321,22 @@ def test_the_log_goes_to_the_file_and_the_banner_to_the_person(tmp_path: Path) -
     assert any(said.items() <= event.items() for event in events)
 
 
+def test_a_log_that_was_moved_is_begun_anew(tmp_path: Path) -> None:
+    log, moved = tmp_path / "flux.log", tmp_path / "moved"
+    command = with_fake_assembly("-n", "--logfile", "flux.log", "flux")
+    with server(command, tmp_path, environment()) as process:
+        process.wait_for("telnet")
+        log.rename(moved)
+        process.signal(signal.SIGUSR1)
+        while not log.exists():
+            assert process.popen.poll() is None
+        process.signal(signal.SIGTERM)
+        assert process.end() == (0, "")
+    assert "starting chat" in moved.read_text("utf-8")
+    assert "SIGTERM: stopping" not in moved.read_text("utf-8")
+    assert "SIGTERM: stopping" in log.read_text("utf-8")
+
+
 def test_the_level_of_the_start_holds(tmp_path: Path) -> None:
     with flux("--set", "log.level=debug", cwd=tmp_path) as process:
         assert process.wait_for("a detail").endswith("debug fake a detail")

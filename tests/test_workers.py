@@ -160,12 +160,18 @@ def test_the_log_is_one_and_signals_reach_everybody(place: Place, tmp_path: Path
     process.signal(signal.SIGHUP)
     while told("SIGHUP: changed limits.catchups") != {"", "chat1-1", "chat1-2"}:
         pass
-    # Ctrl-C in the terminal is seen by all of them, and only the supervisor acts on it.
     pids = [
         int(event["pid"])
         for event in map(json.loads, log.read_text().splitlines())
         if "pid" in event and "name" in event
     ]
+    # Those who rotate logs may signal a whole service: the supervisor has the log, and the workers stay.
+    log.rename(tmp_path / "moved")
+    for pid in (*pids, process.popen.pid):
+        os.kill(pid, signal.SIGUSR1)
+    while not log.exists():
+        assert process.popen.poll() is None
+    # Ctrl-C in the terminal is seen by all of them, and only the supervisor acts on it.
     for pid in (*pids, process.popen.pid):
         os.kill(pid, signal.SIGINT)
     assert process.end() == (0, "")
