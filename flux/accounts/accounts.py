@@ -31,6 +31,7 @@ from flux.errors import (
     UserInvalid,
 )
 from flux.interfaces import IBus, IState, IStore
+from flux.lifecycle import Outage
 from flux.metrics import AccountMetrics
 from flux.model.people import Ban, Credentials
 from flux.names import fold
@@ -78,7 +79,8 @@ class Accounts:
         # Apart: with a token alone nobody keeps the owner of the account from logging in with the password.
         self._by_token = LoginPace(clock, limits.token_logins_per_minute, self._throttle)
         self._by_password = LoginPace(clock, limits.token_logins_per_minute, self._throttle)
-        self._registrations = RegistrationThrottle(state, limits.registrations_per_hour_address, metrics, bans)
+        self._registrations = RegistrationThrottle(state, limits.registrations_per_hour_address, metrics, bans, clock)
+        self._outage = Outage(self.log, clock)
         self.codes = Codes(state, self._throttle, limits.codes_per_hour, limits.codes_per_hour_address, metrics, bans)
         self.reload(settings)
 
@@ -136,7 +138,7 @@ class Accounts:
                 raise UserExists("this name is taken")
         elif self.require_code:
             raise BadRequest("code: missing; the gate sends one to your e-mail address (POST /v1/codes)")
-        await self._registrations.check(address, conn)
+        await self._registrations.check(address)
         hashed = await self._passwords.hash(password, address)
         if code:
             await self.codes.check("register", verified, code, address)
@@ -167,7 +169,9 @@ class Accounts:
                 await self._throttle.check(account, address)
             except Unavailable:
                 # With the shared state away password logins go on; the hash itself still slows guessing.
-                self.log.warn("failed logins are not counted: the shared state is away", conn=conn)
+                self._outage.failed("failed logins are not counted: the shared state is away")
+            else:
+                self._outage.over("failed logins are counted again, after {seconds} s")
             self._by_password.check(once, address)
 
         stored = credentials.password_hash if credentials else None

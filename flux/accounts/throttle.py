@@ -20,6 +20,7 @@ from flux.addresses import counted
 from flux.bans import Bans
 from flux.errors import RateLimited, Unavailable
 from flux.interfaces import IState
+from flux.lifecycle import Outage
 from flux.metrics import AccountMetrics
 
 WINDOW = 60.0
@@ -45,13 +46,16 @@ class RegistrationThrottle:
 
     log = Logger()
 
-    def __init__(self, state: IState, per_address: int, metrics: AccountMetrics, bans: Bans) -> None:
+    def __init__(
+        self, state: IState, per_address: int, metrics: AccountMetrics, bans: Bans, clock: IReactorTime
+    ) -> None:
         self._state = state
         self._bans = bans
         self._metrics = metrics
         self.per_address = per_address
+        self._outage = Outage(self.log, clock)
 
-    async def check(self, address: str, conn: str) -> None:
+    async def check(self, address: str) -> None:
         """Count one.
 
         :raises flux.errors.RateLimited: there were too many lately.
@@ -62,8 +66,9 @@ class RegistrationThrottle:
             wait = await count(self._state, f"register@{counted(address)}", HOUR, self.per_address)
         except Unavailable:
             # As for logins: they go on, and hashing itself is slow.
-            self.log.warn("registrations are not counted: the shared state is away", conn=conn)
+            self._outage.failed("registrations are not counted: the shared state is away")
             return
+        self._outage.over("registrations are counted again, after {seconds} s")
         if wait:
             self._metrics.too_many_registrations.inc()
             self._bans.offence("registrations", address)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from flux.errors import FluxError
 from flux.interfaces import IStore
+from flux.lifecycle import Outage
 from flux.metrics import ChatMetrics
 from flux.model.chats import CursorMove
 
@@ -31,12 +33,13 @@ class Cursors:
 
     log = Logger()
 
-    def __init__(self, store: IStore, metrics: ChatMetrics) -> None:
+    def __init__(self, store: IStore, metrics: ChatMetrics, clock: IReactorTime) -> None:
         self._store = store
         self._metrics = metrics
         self._touched: set[Session] = set()
         self._moves: list[CursorMove] = []
         self._forgotten = 0
+        self._outage = Outage(self.log, clock)
 
     @property
     def waiting(self) -> int:
@@ -75,9 +78,12 @@ class Cursors:
             try:
                 await self._store.advance(batch)
                 self._metrics.cursors.inc(len(batch))
+                self._outage.over("cursors are written again, after {seconds} s")
             except FluxError as error:
                 self._metrics.cursors_failed.inc()
-                self.log.warn("{count} cursors could not be written yet: {error}", count=len(batch), error=error)
+                self._outage.failed(
+                    "cursors cannot be written yet ({count} and those to come): {error}", count=len(batch), error=error
+                )
                 if forgotten == self._forgotten:
                     # Bounded: an older move is contained in a later one of the same session.
                     self._moves = (batch + self._moves)[-4 * MAX_MOVES :]

@@ -87,6 +87,7 @@ class Heartbeat:
         self._given_up = self._superseded = False
         self._outage = Outage(self.log, clock)
         self._unreleased: set[tuple[int, Route]] = set()
+        self._releasing = Outage(self.log, clock)
 
     async def begin(self, boot: int, host: str, port: int, websocket: str, tls: bool) -> None:
         """Take the lease, from a dead server of this name if need be; :meth:`beat` keeps it.
@@ -121,15 +122,16 @@ class Heartbeat:
         if self._beat is not None:
             await self._look_again()
 
-    async def release(self, uid: int, route: Route) -> FluxError | None:
-        """Release a route, or remember it for the next beat and return why."""
+    async def release(self, uid: int, route: Route) -> None:
+        """Release a route, or remember it for the next beat."""
         try:
             await self._state.release(uid, route)
         except FluxError as error:
             if len(self._unreleased) < MAX_UNRELEASED:
                 self._unreleased.add((uid, route))
-            return error
-        return None
+            self._releasing.failed("routes of ended sessions stay until the next heartbeat: {error}", error=error)
+        else:
+            self._releasing.over("routes of ended sessions are released again, after {seconds} s")
 
     async def give_up(self, boot: int, marked: bool) -> None:
         """Give the lease up, taken or not, and renew nothing any more.

@@ -47,7 +47,7 @@ from flux.chat.turns import Turns
 from flux.config import Settings
 from flux.errors import FluxError, Unavailable
 from flux.interfaces import IBus, IBusSink, IPlacement, IState, IStore
-from flux.lifecycle import DeadlineExceeded, Spawned, Tasks, every, within
+from flux.lifecycle import DeadlineExceeded, Outage, Spawned, Tasks, every, within
 from flux.metrics import ChatMetrics
 from flux.model.bus import BusEvent, FriendsChanged, Hint, Kick, MembersChanged, Notify, Online
 from flux.model.chats import MemberChange
@@ -82,6 +82,7 @@ class ChatNode:
     :ivar asking: how fast each account, or connection without one, asks for anything else.
     :ivar turns: which answer is written when many that are long are ready.
     :ivar draining: True while no logins are taken.
+    :ivar changes_shown: whether members are shown who joins and leaves.
     :ivar tasks: what runs as long as the node does.
     :ivar requests: the requests being answered.
     """
@@ -129,7 +130,7 @@ class ChatNode:
         self.bans = bans = bans or Bans(settings, store, state, clock, wall=wall_clock)
         bans.on_ban(lambda by_admins: self.connections.keep_out(bans, by_admins))
         self.accounts = Accounts(settings, store, state, bus, passwords, metrics.accounts, bans, clock)
-        self.cursors = Cursors(store, metrics)
+        self.cursors = Cursors(store, metrics, clock)
         self.presence = Presence(self.sessions, state, bus, clock, self.tasks)
         self.spread = Spread(bus, self.tasks, lambda: (self.name, self.boot), metrics)
         self._rng = rng or random.Random()
@@ -143,6 +144,8 @@ class ChatNode:
             store, self.sessions, self.logging_in, self.delivery, self.cursors, self.reading, self.spread, metrics,
             clock,
         )  # fmt: skip
+        self._telling = Outage(self.log, clock)
+        self.changes_shown = Outage(self.log, clock)
         self.journal = Journal(store, self._settle, self.tasks, clock, metrics)
         self.heartbeat = Heartbeat(
             settings, state, self.sessions, self.logging_in, self.connections, self.sweep, self.spread, self.presence,
@@ -273,9 +276,7 @@ class ChatNode:
             self._releasing -= 1
 
     async def _gone(self, uid: int, route: Route, friends: tuple[int, ...]) -> None:
-        error = await self.heartbeat.release(uid, route)
-        if error is not None:
-            self.log.warn("the route of {uid} stays until the next heartbeat: {error}", uid=uid, error=error)
+        await self.heartbeat.release(uid, route)
         if friends and not await self.presence.online([uid]):
             await self.presence.notify(friends, PresenceNotice(uid, False))
 
@@ -329,7 +330,13 @@ class ChatNode:
             await self.bus.broadcast(MembersChanged(change))
         except FluxError as error:
             self.spread.degraded = True
-            self.log.warn("no other node was told of a change in {chat}: {error}", chat=change.chat, error=error)
+            self._telling.failed(
+                "other nodes are not told who joins and leaves, such as in {chat}: {error}",
+                chat=change.chat,
+                error=error,
+            )
+        else:
+            self._telling.over("other nodes are told who joins and leaves again, after {seconds} s")
 
     async def friends_changed(self, one: int, other: int, friends: bool) -> None:
         """Two accounts became friends through this node, or ended it: their sessions learn it, wherever they are."""

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from flux.errors import FluxError
 from flux.interfaces import IBus, IState
-from flux.lifecycle import Tasks, turn
+from flux.lifecycle import Outage, Tasks, turn
 from flux.model.bus import Addressed, Notify, Online
 from flux.model.events import Notice, ReadUpTo, Typing
 from flux.model.events import Presence as PresenceNotice
@@ -54,6 +54,8 @@ class Presence:
         self._announced: dict[int, bool] = {}
         self._shown: dict[int, bool] = {}
         self._showing = False
+        self._looking = Outage(self.log, clock)
+        self._telling = Outage(self.log, clock)
 
     async def online(self, uids: Sequence[int]) -> set[int]:
         """Those of ``uids`` that have a live session somewhere; only local ones while the state is away."""
@@ -63,7 +65,9 @@ class Presence:
             try:
                 here.update(await self._state.routes(away))
             except FluxError as error:
-                self.log.warn("presence is incomplete: {error}", error=error)
+                self._looking.failed("presence is incomplete: {error}", error=error)
+            else:
+                self._looking.over("presence is complete again, after {seconds} s")
         return here
 
     async def notify(self, uids: Sequence[int], notice: Notice) -> None:
@@ -151,7 +155,9 @@ class Presence:
         try:
             await self._bus.multicast([event])
         except FluxError as error:
-            self.log.warn("other nodes were not told: {error}", error=error)
+            self._telling.failed("other nodes are not told of presence and the like: {error}", error=error)
+        else:
+            self._telling.over("other nodes are told of presence and the like again, after {seconds} s")
 
 
 def _sender(notice: Notice) -> int:

@@ -22,7 +22,7 @@ from flux.chat.members import Members
 from flux.chat.positions import Chat, Positions
 from flux.chat.presence import Presence
 from flux.errors import FluxError, Unavailable
-from flux.lifecycle import Tasks, sleep
+from flux.lifecycle import Outage, Tasks, sleep
 from flux.model.chats import SMALL_CHAT
 from flux.model.events import ReadUpTo
 
@@ -71,13 +71,14 @@ class Reading:
 
     async def flush(self) -> None:
         """Tell what waits for the end of a pause."""
+        outage = Outage(self.log, self._clock)
         for key, seq in list(self._risen.items()):
             if seq:
                 self._risen[key] = 0
                 try:
                     await self._tell(key, seq)
                 except FluxError as error:
-                    self.log.warn("a read receipt was not told: {error}", error=error)
+                    outage.failed("read receipts were not told: {error}", error=error)
 
     def forget(self) -> None:
         """The store has gone back to an earlier state: what waits may be of messages to come."""

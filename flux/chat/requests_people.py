@@ -194,8 +194,11 @@ async def _changed(session: Session, change: MemberChange) -> None:
         members = {participant.id for participant in (await node.store.membership(change.chat)).participants}
     except FluxError as error:
         # It is done, and a repetition would be refused.
-        session.log.warn("the members of {chat} were not shown a change: {error}", chat=change.chat, error=error)
+        what = "members are not shown who joins and leaves, such as in {chat}: {error}"
+        node.changes_shown.failed(what, chat=change.chat, error=error)
         members = set()
+    else:
+        node.changes_shown.over("members are shown again who joins and leaves, after {seconds} s")
     members.add(change.id)
     members.discard(session.uid)
     notice = GroupChanged(change.chat, change.change, change.id, change.role)
