@@ -17,13 +17,16 @@ can hold.  Events of a connection carry its number as ``conn``, those of a worke
 (``chat.workers``) the name of its chat server as ``worker``.  Lines that a worker has
 formatted (``log_line``) go out as they are, but for what would have been escaped.
 
-What Twisted itself tells at info (factories starting, ports closing) counts as debug.
+What Twisted itself tells at info (factories starting, ports closing) counts as debug, except
+that no connection can be accepted any more: that is a warning, at most every 10 s.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
 import signal
 import stat
 import sys
@@ -58,6 +61,9 @@ ROTATED_AT = 10_000_000
 
 KEPT = 10
 """Rotated log files that are kept."""
+
+REFUSED_EVERY = 10.0
+"""Seconds between two warnings that connections cannot be accepted."""
 
 _log = Logger()
 
@@ -216,8 +222,7 @@ def observer_for_twistd(
     _rotate_on_signal(file, reactor)
     if worker:
         destination = _Named(destination, worker)
-    observer: ILogObserver = FilteringLogObserver(destination, [threshold])
-    return observer
+    return _Refusals(FilteringLogObserver(destination, [threshold]))
 
 
 @implementer(ILogObserver)
@@ -230,6 +235,40 @@ class _Named:
 
     def __call__(self, event: LogEvent) -> None:
         self._destination({**event, "worker": self._worker})
+
+
+@implementer(ILogObserver)
+class _Refusals:
+    """Adds a warning to what Twisted says, each time, when a connection cannot be accepted."""
+
+    def __init__(self, destination: ILogObserver) -> None:
+        self._destination = destination
+        self._told = -REFUSED_EVERY
+
+    def __call__(self, event: LogEvent) -> None:
+        self._destination(event)
+        # Those of UNIX sockets have the same name.
+        if event.get("log_namespace") != "twisted.internet.tcp.Port":
+            return
+        if str(event.get("log_format")).startswith("EMFILE encountered"):
+            problem = "EMFILE"
+        else:
+            problem = event.get("acceptError", "ECONNABORTED")
+        # Aborted was one, by the other side; and the clock may have been set back.
+        if problem == "ECONNABORTED" or 0 <= event["log_time"] - self._told < REFUSED_EVERY:
+            return
+        self._told = event["log_time"]
+        warning = {key: value for key, value in event.items() if key.startswith("log_")}
+        warning |= {"log_level": LogLevel.warn, "log_namespace": "flux.process"}
+        if problem == "EMFILE":
+            warning["log_format"] = (
+                "no file descriptors left (limit {limit}), new connections are refused: raise LimitNOFILE= or ulimit -n"
+            )
+            warning["limit"] = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        else:
+            warning["log_format"] = "new connections are refused: {reason}"
+            warning["reason"] = os.strerror(getattr(errno, problem))
+        self._destination(warning)
 
 
 def _file(options: Mapping[str, Any]) -> _File | None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
 import signal
 import stat
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet import tcp
 from twisted.logger import FilteringLogObserver, LogEvent, Logger, LogLevel, LogPublisher, formatEvent
 from twisted.python.failure import Failure
 
@@ -151,6 +155,51 @@ def test_the_small_talk_of_twisted_is_debug(namespace: str) -> None:
     assert shown(info, log_namespace="their.plugin")
 
 
+# --- connections that cannot be accepted ---------------------------------------
+
+
+class Exhausted:
+    """A listening socket that cannot accept."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def accept(self) -> Any:
+        raise OSError(self._number, os.strerror(self._number))
+
+
+def refused(observer: Any, number: int, reserved: bool, at: float) -> None:
+    """Have Twisted accept in vain."""
+    reservation: Any = tcp._FileDescriptorReservation(partial(open, os.devnull))  # type: ignore[arg-type]
+    if reserved:
+        reservation.reserve()
+    events: list[LogEvent] = []
+    logger = Logger(namespace=tcp.Port._logger.namespace, observer=events.append)  # type: ignore[arg-type]
+    list(tcp._accept(logger, range(1), Exhausted(number), reservation))  # type: ignore[no-untyped-call]
+    if reserved:
+        reservation._fileDescriptor.close()
+    for event in events:
+        observer({**event, "log_time": at})
+
+
+def test_that_no_descriptors_are_left_is_a_warning_at_times(capsys: pytest.CaptureFixture[str]) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    observer = observer_for_twistd({"nodaemon": True}, "text", Threshold("info"), None)  # type: ignore[arg-type]
+    for number, reserved, at, shown in (
+        (errno.EMFILE, True, 1000, f"no file descriptors left (limit {limit})"),
+        (errno.EMFILE, True, 1009, ""),
+        (errno.EMFILE, False, 1010, f"no file descriptors left (limit {limit})"),
+        (errno.ECONNABORTED, False, 2000, ""),
+        (errno.ENFILE, False, 2000, "new connections are refused: Too many open files in system"),
+        # The clock was set back.
+        (errno.EMFILE, True, 900, "no file descriptors left"),
+    ):
+        refused(observer, number, reserved, at)
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == bool(shown)
+        assert all(f" warn  process {shown}" in line for line in lines)
+
+
 # --- where it goes -----------------------------------------------------------
 
 
@@ -158,13 +207,6 @@ def log_through(observer: Any) -> None:
     logger = Logger(namespace="flux.test", observer=LogPublisher(observer))
     logger.info("hello {name}", name="you")
     logger.debug("a detail")
-
-
-def test_a_log_file(tmp_path: Path) -> None:
-    path = tmp_path / "flux.log"
-    log_through(observer_for_twistd({"logfile": str(path), "nodaemon": True}, "text", Threshold("info"), None))  # type: ignore[arg-type]
-    assert path.read_text("utf-8").endswith("info  test hello you\n")
-    assert path.read_text("utf-8").count("\n") == 1
 
 
 class Rotated:
@@ -193,12 +235,18 @@ def rotated(tmp_path: Path) -> Iterator[Rotated]:
     rotated = Rotated(tmp_path)
     yield rotated
     signal.signal(signal.SIGUSR1, before)
-    rotated.observer._observer._outFile.close()
+    rotated.observer._destination._observer._outFile.close()
 
 
 def told(path: Path) -> list[str]:
     """What was said, without times and names."""
     return [line.removesuffix("\n").rpartition(" ")[2] for line in path.read_text("utf-8").splitlines()]
+
+
+def test_a_log_file(rotated: Rotated) -> None:
+    log_through(rotated.observer)
+    assert rotated.path.read_text("utf-8").endswith("info  test hello you\n")
+    assert rotated.path.read_text("utf-8").count("\n") == 1
 
 
 def test_a_log_that_was_moved_is_begun_anew_on_a_signal(rotated: Rotated, tmp_path: Path) -> None:
