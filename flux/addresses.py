@@ -14,12 +14,22 @@ ONE_HOUSEHOLD = 64
 
 
 class HostPort(NamedTuple):
-    """Where something listens on TCP; as text, ``HOST:PORT`` or ``[V6]:PORT``."""
+    """Where something listens on TCP; as text, ``HOST:PORT`` or ``[V6]:PORT``.
+
+    Of a UNIX socket it is the absolute path, and 0; as text, the path.
+    """
 
     host: str
     port: int
 
+    @property
+    def is_path(self) -> bool:
+        """Whether it is a UNIX socket."""
+        return self.host.startswith("/")
+
     def __str__(self) -> str:
+        if self.is_path:
+            return self.host
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 

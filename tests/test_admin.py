@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from admin_parts import running
 from printed_table import cells
 from rich.console import Console
 from server_process import environment
@@ -215,13 +216,22 @@ async def test_who_cannot_be_asked_is_named(start: Start, tmp_path: Path) -> Non
     for arguments, said in [
         (("servers", "--status", "here:there"), "'here:there' is no address"),
         (("servers", "--config", str(tmp_path / "none.ini")), "none.ini: cannot be read"),
-        (("servers", "--set", "status.listen=unix:/run/flux"), "give --status HOST:PORT"),
+        (("servers", "--set", "status.listen=tcp:0:interface=127.0.0.1"), "give --status HOST:PORT"),
+        (("servers", "--set", f"status.listen=unix:{tmp_path}/none"), f"cannot reach {tmp_path}/none: "),
     ]:
         status, output, errors = await flux_admin(*arguments)
         assert (status, output) == (2, "")
         assert said in errors, errors
     status, _, errors = await flux_admin()
     assert (status, "servers" in errors) == (2, True)
+
+
+async def test_a_status_port_on_a_unix_socket(tmp_path: Path) -> None:
+    status = f"status.listen=unix:{tmp_path}/status:mode=600"
+    async with running(tmp_path, status, "chat.name=chat7"):
+        code, output, errors = await flux_admin("servers", "--set", status, COLUMNS="120")
+    assert (code, errors) == (0, "")
+    assert [row[0] for row in cells(output)] == ["chat7"]
 
 
 async def test_to_resume_a_server_that_has_ended_does_not_succeed(start: Start) -> None:

@@ -182,8 +182,18 @@ async def test_the_token_comes_from_the_configuration_and_who_cannot_be_asked_is
         )
     told = await flux_admin(None, "stats", *workers, "--admin", f":{free_port()}")
     assert (told[0], told[2].endswith("is this its admin.listen?\n")) == (2, True)
-    status, _, errors = await flux_admin(None, "stats", "--set", "admin.listen=unix:/run/flux")
+    status, _, errors = await flux_admin(None, "stats", "--set", "admin.listen=tcp:0:interface=127.0.0.1")
     assert (status, "give --admin HOST:PORT" in errors) == (2, True)
+    status, _, errors = await flux_admin(None, "stats", "--set", f"admin.listen=unix:{tmp_path}/none")
+    assert (status, errors.startswith(f"flux admin: {tmp_path}/none: ")) == (2, True)
+
+
+async def test_an_admin_port_on_a_unix_socket(tmp_path: Path) -> None:
+    admin = f"admin.listen=unix:address={tmp_path}/admin:mode=600"
+    async with running(tmp_path, admin):
+        status, output, errors = await flux_admin(None, "stats", "--set", admin)
+        assert (status, errors) == (0, "")
+        assert output.startswith("chat1, flux ")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import Certificate, optionsForClientTLS
+from twisted.python import lockfile
 
 from flux.lifecycle import CannotStart, sleep, within
 from flux.net.listener import Listener
@@ -84,6 +86,32 @@ def listener(description: str, inherited: int, name: str = "somebody") -> Listen
     from twisted.internet import reactor
 
     return Listener("chat.listen", description, greeter(name), reactor, inherited)
+
+
+def on_a_path(path: Path) -> Listener:
+    from twisted.internet import reactor
+
+    return Listener("chat.listen", f"unix:{path}", greeter("somebody"), reactor)
+
+
+async def test_a_socket_whose_lock_is_left_over_from_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "flux"
+    lock = tmp_path / "flux.lock"
+    # The number of the process that ended has been given to another one.
+    lock.symlink_to(str(os.getpid()))
+    with pytest.raises(CannotStart, match=rf"{lock} is of process {os.getpid()}\..* remove the file"):
+        await on_a_path(path).start()
+
+    def of_another(pid: int, number: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(lockfile, "kill", of_another)
+    with pytest.raises(CannotStart, match=r"\.lock is of another user's process\..* remove the file"):
+        await on_a_path(path).start()
+    lock.unlink()
+    port = on_a_path(path)
+    await port.start()
+    await port.stop()
 
 
 async def test_a_port_that_was_handed_over(handed_over: socket.socket, ports: list[Listener]) -> None:

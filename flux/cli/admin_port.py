@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flux.addresses import HostPort
 from flux.cli.shown import cell, say, shown
 from flux.cli.tables import show
 from flux.cli.way import Way, add_arguments, find_way
@@ -86,11 +87,10 @@ class AdminPort:
         headers = {"Content-Type": "application/json"} if body is not None else {}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
-        connection = http.client.HTTPConnection(self._address.host, self._address.port, timeout=WITHIN)
+        host, port = HostPort("localhost", 80) if self._address.is_path else self._address
+        connection = http.client.HTTPConnection(host, port)
         try:
-            connection.connect()
-            if self._way.name:
-                connection.sock = self._way.context().wrap_socket(connection.sock, server_hostname=self._way.name)
+            connection.sock = self._way.connect(WITHIN)
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
             status, text = answer.status, answer.read()

@@ -8,16 +8,17 @@ signed as usual or, for certificates that sign themselves, that very one.
 from __future__ import annotations
 
 import argparse
+import socket
 import ssl
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cryptography.hazmat.primitives.serialization import Encoding
-from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from flux.client import HostPort, parse_address
-from flux.config import Settings, reachable_at
+from flux.config import Settings, reachable_at, socket_of
 from flux.tls.client import TlsEndpoint, Trust
 from flux.tls.identity import BadIdentity, names_of, read_chain
 
@@ -43,11 +44,32 @@ class Way(NamedTuple):
 
     def endpoint(self, reactor: Any) -> IStreamClientEndpoint:
         """For Twisted."""
-        endpoint = HostnameEndpoint(reactor, self.address.host, self.address.port)
+        endpoint: IStreamClientEndpoint
+        if self.address.is_path:
+            endpoint = UNIXClientEndpoint(reactor, self.address.host)
+        else:
+            endpoint = HostnameEndpoint(reactor, self.address.host, self.address.port)
         return TlsEndpoint(endpoint, self.name, self.trust, reactor) if self.name else endpoint
 
-    def context(self) -> ssl.SSLContext:
-        """For the standard library."""
+    def connect(self, within: float) -> socket.socket:
+        """A connection, for the standard library; nothing on it may take longer than ``within`` seconds.
+
+        :raises OSError: it cannot be made.
+        """
+        if self.address.is_path:
+            connection = socket.socket(socket.AF_UNIX)
+        else:
+            connection = socket.create_connection(self.address, within)
+        try:
+            if self.address.is_path:
+                connection.settimeout(within)
+                connection.connect(self.address.host)
+            return self._context().wrap_socket(connection, server_hostname=self.name) if self.name else connection
+        except BaseException:
+            connection.close()
+            raise
+
+    def _context(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=self.trust.ca)
         if self.trust.also:
             context.load_verify_locations(cadata=b"".join(each.public_bytes(Encoding.DER) for each in self.trust.also))
@@ -70,12 +92,14 @@ def find_way(
         if told:
             address = parse_address(told, here or HostPort("127.0.0.1", default))
             return Way(address, address.host if secure else "", Trust(ca))
+        here = here or (socket_of(endpoint) if endpoint else None)
         if here is None:
             raise ValueError(
                 f"{listener}.listen = {endpoint} does not tell where to connect; give --{listener} HOST:PORT"
             )
         if not settings.wraps(listener) or settings.tls.certificate is None:
-            return Way(here, here.host if secure else "", Trust(ca))
+            name = "localhost" if here.is_path else here.host
+            return Way(here, name if secure else "", Trust(ca))
         chain = read_chain(settings.tls.certificate)
         names = names_of(chain[0])
         if not names:

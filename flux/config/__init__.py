@@ -7,7 +7,7 @@
 ``loading``   reading, and reporting every mistake at once
 """
 
-from flux.config.endpoints import is_local, is_proxied, listens_on, reachable_at, with_port
+from flux.config.endpoints import is_local, is_proxied, listens_on, reachable_at, socket_of, with_port
 from flux.config.loading import ConfigError, Mistake, load, with_identity
 from flux.config.sections import (
     SECTIONS,
@@ -51,6 +51,7 @@ __all__ = [
     "listens_on",
     "load",
     "reachable_at",
+    "socket_of",
     "with_identity",
     "with_port",
 ]

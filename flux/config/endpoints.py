@@ -11,6 +11,7 @@ What is not written there is not known: an endpoint is only taken apart here, ne
 from __future__ import annotations
 
 import ipaddress
+import os.path
 import re
 
 from twisted.internet.endpoints import serverFromString
@@ -54,6 +55,13 @@ def reachable_at(endpoint: str) -> HostPort | None:
     interface = named.get("interface", arguments[1] if len(arguments) > 1 else "")
     here = {"": "127.0.0.1" if kind == "tcp" else "::1", "0.0.0.0": "127.0.0.1", "::": "::1"}
     return HostPort(here.get(interface, interface), int(port))
+
+
+def socket_of(endpoint: str) -> HostPort | None:
+    """The UNIX socket on which one connects to ``endpoint``; None where it is another kind."""
+    kind, arguments, named = _taken_apart(endpoint)
+    path = named.get("address", arguments[0] if arguments else "")
+    return HostPort(os.path.abspath(path), 0) if kind == "unix" else None
 
 
 def listens_on(endpoint: str) -> HostPort | None:

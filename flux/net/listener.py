@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import socket
 from typing import Any
 
@@ -46,6 +48,8 @@ class Listener:
             problem = f"{self._key} = {self._description}: {error}"
             if isinstance(error, CannotListenError) and getattr(error.socketError, "errno", 0) == errno.EADDRINUSE:
                 problem += f" Is the server running already? Stop it, or choose another {self._key}."
+            elif lock := _lock(error):
+                problem += f" {lock} Is that the server? Stop it. If it is another process, remove the file."
             raise CannotStart(problem) from error
         self.log.info("{key} listens on {where}", key=self._key, where=self.where())
 
@@ -71,6 +75,18 @@ class Listener:
         """Whether it listens on a UNIX socket."""
         assert self.port is not None
         return isinstance(self.port.getHost(), UNIXAddress)
+
+
+def _lock(error: Exception) -> str:
+    """Whose the lock beside a UNIX socket is, if that is why nobody can listen there; else empty."""
+    if isinstance(error, CannotListenError) and error.socketError == "Cannot acquire lock":
+        lock = f"{os.fsdecode(error.port)}.lock"
+        with contextlib.suppress(OSError):  # it is given back at this moment
+            return f"{lock} is of process {os.readlink(lock)}."
+    # Of the calls that are made, only the signal that looks whether its process lives fails like this.
+    if isinstance(error, PermissionError) and error.errno == errno.EPERM:
+        return "The file beside the socket whose name ends in .lock is of another user's process."
+    return ""
 
 
 class _Adopting:
