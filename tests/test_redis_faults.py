@@ -323,9 +323,14 @@ async def test_a_primary_that_becomes_a_replica(own_server, redis_server, prefix
     async with started(own_server.url, prefix) as (state, bus), admin(own_server) as root:
         await state.renew(lease(), [])
         await root.command("REPLICAOF", "127.0.0.1", str(redis_server.port))
-        with refused("it is a replica"):
-            await state.claim(1, Route("a", 1, 1), True)
-        await until(lambda: "which only reads" in getattr(outcome(state.snapshot()), "reason", ""))
+        with capturedLogs() as logged:
+            with refused("it is a replica"):
+                await state.claim(1, Route("a", 1, 1), True)
+            await until(lambda: "which only reads" in getattr(outcome(state.snapshot()), "reason", ""))
+        [why] = [
+            str(event["why"]) for event in logged if "is lost" in event["log_format"] and "READONLY" in event["why"]
+        ]
+        assert why.startswith(f"Redis at 127.0.0.1:{own_server.port}: it is a replica")
         assert not bus.connected
         await root.command("REPLICAOF", "NO", "ONE")
         await answers(state)

@@ -72,14 +72,15 @@ class Refused(Unavailable):
 
     :ivar kind: what it begins with: ``NOPERM``; empty for one that is not known.
     :ivar text: the whole of it.
+    :ivar meaning: the same in words for people, without where that was.
     """
 
     def __init__(self, where: str, text: str) -> None:
         found = _CODE.search(_NO_PASSWORD.sub("NOPASS", _IN_SCRIPT.sub("NOPERM", text)))
         self.kind = found[1] if found else text.partition(" ")[0] if text[:2].isupper() else ""
         self.text = text
-        meaning = f"{_REFUSALS[self.kind]} ({text})" if found else f"it says: {text}"
-        super().__init__(f"Redis at {where}: {meaning}")
+        self.meaning = f"{_REFUSALS[self.kind]} ({text})" if found else f"it says: {text}"
+        super().__init__(f"Redis at {where}: {self.meaning}")
 
 
 @cache
@@ -213,7 +214,7 @@ class Connection:
         if failure.check(txredisapi.ResponseError):
             refused = Refused(self.where, str(failure.value))
             if refused.kind in _ELSEWHERE:
-                self.close(refused.detail)
+                self.close(refused.meaning)
             raise refused from None
         if failure.check(txredisapi.RedisError):
             raise Unavailable(f"Redis at {self.where}: {self.reason or failure.value}") from None
