@@ -202,6 +202,8 @@ class NodeBus:
 class NoHashing:
     """Every password is right."""
 
-    async def verify(self, password: str, stored: str | None, allowed: Callable[[], Any]) -> tuple[bool, None]:
+    async def verify(
+        self, password: str, stored: str | None, address: str, allowed: Callable[[], Any]
+    ) -> tuple[bool, None]:
         await allowed()
         return stored is not None, None
