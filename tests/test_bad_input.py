@@ -50,7 +50,7 @@ class Target:
     def __init__(self, process: ServerProcess, log: Path) -> None:
         self.process = process
         self.log = log
-        self.port = int(process.wait_for("chat.listen listens on").rpartition(":")[2])
+        self.port = int(process.wait_for("flux chat server").rpartition(":")[2])
 
     def memory(self) -> int:
         """Resident bytes."""
