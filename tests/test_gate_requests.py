@@ -298,7 +298,7 @@ async def test_who_wants_no_more_is_closed(client: Raw, version: str) -> None:
     client.say(f"GET /v1/rules {version}\r\n\r\n".encode())
     await client.ended()
     assert client.data.startswith(b"HTTP/1.")
-    assert client.data.endswith(b'"password_min":8}')
+    assert client.data.endswith(b'"codes_sent":true}')
     assert client.closed == "ConnectionDone"
 
 

@@ -20,6 +20,8 @@ async def test_new_messages_under_reused_seqs_are_shown(tmp_path: Path, acks: bo
         try:
             ann, bob = await server.people("ann", "bob", acks=acks)
             await say(server, ann, bob, "1", "2")
+            # What bob has received is known here when this is answered.
+            await bob.ok("ping")
             await server.advance(2)
             go_back = remember(postgres)
             await say(server, ann, bob, "3", "4", "5")
