@@ -132,7 +132,8 @@ export function showDialog(title, build) {
         on: {
           close: () => {
             dialog.remove();
-            before?.focus?.();
+            // This comes later than the closing: what was opened instead may have the focus by now.
+            if (document.activeElement === document.body) before?.focus?.();
             resolve();
           },
           // A click beside it: the backdrop belongs to the dialog element itself.
