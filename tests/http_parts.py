@@ -10,11 +10,27 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import deferLater
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
 
 from flux.lifecycle import within
 
 DEADLINE = 10.0
 LOGIN = b'{"name":"ann","password":"x"}'
+
+
+class Slow(Resource):
+    """Answers when told to."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[Any] = []
+
+    def render(self, request: Any) -> int:
+        self.requests.append(request)
+        return NOT_DONE_YET
 
 
 class Raw(Protocol):

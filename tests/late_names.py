@@ -38,11 +38,11 @@ class LateNames:
 
     def resolveHostName(  # noqa: N802 - Twisted's names
         self,
-        resolutionReceiver: IResolutionReceiver,  # noqa: N803
-        hostName: str,  # noqa: N803
-        portNumber: int = 0,  # noqa: N803
-        addressTypes: Sequence[Any] | None = None,  # noqa: N803
-        transportSemantics: str = "TCP",  # noqa: N803
+        resolutionReceiver: IResolutionReceiver,  # noqa: N803 - as above
+        hostName: str,  # noqa: N803 - as above
+        portNumber: int = 0,  # noqa: N803 - as above
+        addressTypes: Sequence[Any] | None = None,  # noqa: N803 - as above
+        transportSemantics: str = "TCP",  # noqa: N803 - as above
     ) -> IHostResolution:
         resolution = _LookUp(hostName)
         resolutionReceiver.resolutionBegan(resolution)

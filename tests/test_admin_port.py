@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from admin_parts import FREE, TOKEN, ask, login, running
+from http_parts import Slow
 from redis_parts import admin
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import fail
@@ -18,8 +19,6 @@ from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
 
 from flux.admin.actions import Actions
 from flux.admin.sources import Sources
@@ -207,20 +206,6 @@ async def test_what_is_not_http_is_refused_before_its_line_ends(tmp_path: Path) 
 
 
 # --- many connections ---
-
-
-class Slow(Resource):
-    """Answers when it is told to."""
-
-    isLeaf = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.requests: list[Any] = []
-
-    def render(self, request: Any) -> int:
-        self.requests.append(request)
-        return NOT_DONE_YET
 
 
 class Port:

@@ -10,13 +10,12 @@ import pytest
 import pytest_twisted
 from chat_server import with_changes
 from gate_server import GateServer, Mailbox
-from http_parts import GET, Raw, client_turns, connect, post
+from http_parts import GET, Raw, Slow, client_turns, connect, post
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
 
 from flux.config import Settings
 from flux.errors import NotFound
@@ -38,20 +37,6 @@ async def server(tmp_path):
 
 
 # --- what takes too long, on a clock that stands still -----------------------
-
-
-class Slow(Resource):
-    """Answers when told to."""
-
-    isLeaf = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.requests: list[Any] = []
-
-    def render(self, request: Any) -> int:
-        self.requests.append(request)
-        return NOT_DONE_YET
 
 
 class Broken(Resource):
