@@ -186,11 +186,11 @@ class Tab:
         return result["result"].get("value")
 
     def wait(self, expression: str, what: str = "") -> None:
-        """Return when an expression is true; ``what`` it means, if that is shorter."""
+        """Return when an expression is true, or a promise of that; ``what`` it means, if that is shorter."""
         late = time.monotonic() + DEADLINE
         while True:
             with contextlib.suppress(AssertionError):
-                if self.js(f"Boolean({expression})"):
+                if self.js(f"(async () => Boolean(await ({expression})))()"):
                     return
             assert time.monotonic() < late, f"not true: {what or expression}\n{self.text('body')[:1500]}"
             time.sleep(0.02)
@@ -222,11 +222,9 @@ class Tab:
 
     def press_on(self, what: str, inside: str = "body") -> Callable[[], None]:
         """Press the mouse button there; returns what releases it, in the same place."""
-        self._find(f"find({json.dumps(what)}, {json.dumps(inside)})")
-        x, y = self.js(
-            "(() => { found.scrollIntoView({block: 'nearest'}); const box = found.getBoundingClientRect();"
-            " return [box.x + box.width / 2, box.y + box.height / 2]; })()"
-        )
+        call = f"find({json.dumps(what)}, {json.dumps(inside)})"
+        self.wait(f"(async () => {{ {FIND} window.found = {call}; return found && await {STILL} }})()", call)
+        x, y = self.js("point")
 
         def mouse(kind: str) -> None:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
@@ -255,6 +253,18 @@ class Tab:
         self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **common)
         self.call("Input.dispatchKeyEvent", type="keyUp", **common)
 
+
+STILL = """(async () => {
+  const middle = () => {
+    const box = found.getBoundingClientRect();
+    return [box.x + box.width / 2, box.y + box.height / 2];
+  };
+  found.scrollIntoView({block: 'nearest'});
+  window.point = middle();
+  await new Promise((frame) => requestAnimationFrame(() => requestAnimationFrame(frame)));
+  return point.join() === middle().join() && found.contains(document.elementFromPoint(...point));
+})()"""
+"""Whether what was found stays where it is, and nothing is above it: it is what a press on ``point`` meets."""
 
 FIND = """
 const visible = (e) => e.getClientRects().length > 0 && !e.disabled;

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from browser import Tab
-from web_people import PASSWORD, Lines, Server, say, sign_in, sign_up, wait_said, write_to
+from web_people import PASSWORD, Lines, Server, open_chat, say, sign_in, sign_up, try_now, wait_said, write_to
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -32,15 +32,14 @@ def test_what_was_read_stays_read(tabs: Callable[..., Tab], lines: Callable[[str
 
     def look(here: Tab) -> None:
         for place in ("Club", "bookworm"):
-            here.click(place, ".side")
-            here.wait_text(place, ".chat-head")
+            open_chat(here, place)
             here.wait(states, f"one of two is read in {place}")
 
     write_to(tab, "bookworm")
     for text in ("one", "two"):
         say(tab, text)
     wait_said(tab, ["one", "two"])
-    tab.click("Club", ".side")
+    open_chat(tab, "Club")
     for text in ("one", "two"):
         say(tab, text)
     wait_said(tab, ["one", "two"])
@@ -74,7 +73,7 @@ def test_a_draft_outlives_the_page_and_the_session_but_no_signing_out(tabs: Call
             # The tokens are in the memory of the server, and gone with it.
             server.stop()
             server.process = server.start()
-            tab.click("Try now")
+            try_now(tab)
             tab.wait_text("Your session has ended")
 
         restart()
@@ -85,7 +84,7 @@ def test_a_draft_outlives_the_page_and_the_session_but_no_signing_out(tabs: Call
         assert tab.js(written) == "", "it is ann's"
         restart()
         sign_in(tab, "ann")
-        tab.click("bob", ".side")
+        open_chat(tab, "bob")
         tab.wait(f"{written} === 'half a sentence'")
         tab.click("ann: profile and signing out")
         tab.click("Sign out")
@@ -93,7 +92,7 @@ def test_a_draft_outlives_the_page_and_the_session_but_no_signing_out(tabs: Call
         assert tab.js("document.querySelector('[name=who]').value") == ""
         assert tab.js("sessionStorage.length") == 0
         sign_in(tab, "ann")
-        tab.click("bob", ".side")
+        open_chat(tab, "bob")
         wait_said(tab, ["sent"])
         assert tab.js(written) == ""
     finally:

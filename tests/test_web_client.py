@@ -11,7 +11,20 @@ from urllib.request import Request, urlopen
 import pytest
 from browser import Tab
 from cable import Cable
-from web_people import PASSWORD, Lines, Server, said, say, sign_in, sign_up, wait_said, write_to
+from web_people import (
+    PASSWORD,
+    Lines,
+    Server,
+    leave_chat,
+    open_chat,
+    said,
+    say,
+    sign_in,
+    sign_up,
+    try_now,
+    wait_said,
+    write_to,
+)
 
 from flux.bench.servers import free_port
 
@@ -69,7 +82,7 @@ def test_plain_http_from_another_machine_will_do(tabs: Callable[..., Tab], web_s
     sign_up(other, "fancy")
     write_to(tab, "fancy")
     say(tab, "hello")
-    other.click("plain", ".side")
+    open_chat(other, "plain")
     other.wait_text("hello", ".log")
 
 
@@ -111,7 +124,7 @@ def test_two_people_become_friends_and_chat(tabs: Callable[..., Tab]) -> None:
     bob.wait_text("1", ".row.unread .badge")
     # Not read yet, so not marked so.
     ann.wait_text("Sent", ".message.own .stamp")
-    bob.click("ann", ".side")
+    open_chat(bob, "ann")
     bob.wait_text("Hello Bob", ".log")
     ann.wait_text("Read", ".message.own .stamp")
     bob.wait("document.title === 'flux'")
@@ -142,7 +155,7 @@ def test_markup_is_text_wherever_it_stands(tabs: Callable[..., Tab]) -> None:
     say(one, evil)
     say(one, script)
     other.wait_text(evil, ".side")
-    other.click(evil, ".side")
+    open_chat(other, evil)
     wait_said(other, [evil, script.replace("https://example.net/?a=", "")])
     assert other.js("document.querySelector('.bubble a').href") == "https://example.net/?a="
     other.click("New group")
@@ -186,7 +199,7 @@ def test_a_lost_connection_loses_nothing_and_doubles_nothing(
         stamps = "[...document.querySelectorAll('.message.own .stamp')]"
         tab.wait(f"{stamps}.filter((e) => e.innerText.includes('Not sent yet')).length === 3")
         cable.mend()
-        tab.click("Try now")
+        try_now(tab)
         tab.wait("!document.querySelector('.link-state')")
         tab.wait("!document.querySelector('.log').innerText.includes('Not sent yet')")
         history = sender.ask("history", to=uid, limit=200)["messages"]
@@ -315,6 +328,24 @@ def test_no_dialog_stands_before_what_the_page_has_to_say(tabs: Callable[..., Ta
     first.wait("!document.querySelector('dialog')")
 
 
+def test_what_can_be_pressed_stays_while_the_words_beside_it_change(
+    tabs: Callable[..., Tab], web_server: Server
+) -> None:
+    with Cable(web_server.port) as cable:
+        tab = tabs(f"http://127.0.0.1:{cable.port}/")
+        sign_up(tab, "patient one")
+        cable.cut()
+        # The pauses grow, so there is one of several seconds.
+        tab.wait("/in [3-9] s/.test(document.querySelector('.link-text')?.innerText)")
+        tab.js("window.button = document.querySelector('.link-state button'); button.focus()")
+        tab.js("window.words = document.querySelector('.link-text').innerText")
+        tab.wait("document.querySelector('.link-text').innerText !== words")
+        assert tab.js("document.activeElement === button && button.isConnected")
+        cable.mend()
+        tab.press("Enter")
+        tab.wait("!document.querySelector('.link-state')")
+
+
 def test_a_draft_is_there_when_the_conversation_is_opened_again(
     tabs: Callable[..., Tab], lines: Callable[[str], Lines]
 ) -> None:
@@ -325,13 +356,17 @@ def test_a_draft_is_there_when_the_conversation_is_opened_again(
     say(tab, "once upon a time")
     tab.js("document.querySelector('.composer textarea').focus()")
     tab.type("to be contin")
-    tab.press("Escape")
-    tab.wait("location.hash === '#/'")
-    tab.click("listener", ".side")
+    leave_chat(tab)
+    open_chat(tab, "listener")
     tab.wait("document.activeElement.value === 'to be contin'")
     tab.type("ued")
     tab.press("Enter")
     wait_said(tab, ["once upon a time", "to be continued"])
-    tab.press("Escape")
-    tab.click("listener", ".side")
+    leave_chat(tab)
+    open_chat(tab, "listener")
     tab.wait("document.activeElement.value === ''")
+    # Pressing what is open already means to go on writing there.
+    tab.js("document.activeElement.blur()")
+    tab.click("listener", ".side")
+    tab.wait("document.activeElement.matches('.composer textarea')")
+    assert tab.js("location.hash") != "#/"

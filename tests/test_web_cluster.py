@@ -11,7 +11,7 @@ import pytest
 from browser import Browser, Tab
 from redis_parts import new_prefix
 from server_process import ServerProcess, environment, server
-from web_people import Lines, said, say, sign_up, write_to
+from web_people import Lines, open_chat, said, say, sign_up, write_to
 
 from flux.bench.engines import PostgresServer, RedisServer
 from flux.bench.servers import free_port, twistd
@@ -83,7 +83,7 @@ def test_a_browser_moves_from_a_server_of_its_own_to_one_behind_the_gate(
         assert re.fullmatch(r"ws://127\.0\.0\.1:[0-9]+/ws", connected_to(ann))
         write_to(ann, "bob")
         say(ann, "on the first server")
-        bob.click("ann", ".side")
+        open_chat(bob, "ann")
         bob.wait_text("on the first server", ".log")
         # The first one is drained: both are told to go to the second, which they reach through the gate.
         second = cluster.chat("chat2")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from browser import Tab
-from web_people import Lines, said, say, sign_up
+from web_people import Lines, open_chat, said, say, sign_up
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -110,7 +110,7 @@ def test_older_messages_come_while_scrolling_and_nothing_jumps(
     for text in texts:
         writer.ask("send", to=uid, text=text)
     tab.wait_text("180", ".row .badge")
-    tab.click("chronicler", ".side")
+    open_chat(tab, "chronicler")
     tab.wait("document.querySelectorAll('.bubble').length >= 50")
     # What is new begins in sight, unless it is more than there is.
     tab.js("document.querySelector('.log').scrollTop = 1e9")
@@ -195,7 +195,7 @@ def test_an_open_group_is_live_again_for_who_was_removed_and_is_added(
     group = host.ask("group.create", name="Revolving door")["group"]
     host.ask("group.add", group=group, id=uid)
     host.ask("send", group=group, text="welcome")
-    guest.click("Revolving door", ".side")
+    open_chat(guest, "Revolving door")
     guest.wait_text("welcome", ".log")
     host.ask("group.remove", group=group, id=uid)
     guest.wait_text("You are not a member", ".chat-head")
@@ -214,7 +214,7 @@ def test_coming_and_going_is_not_asked_about_each_time(tabs: Callable[..., Tab],
     sign_up(tab, "watcher")
     group = host.ask("group.create", name="Inn")["group"]
     host.ask("group.add", group=group, id=tab.js("JSON.parse(sessionStorage['flux.session']).id"))
-    tab.click("Inn", ".side")
+    open_chat(tab, "Inn")
     tab.js("""window.asked = 0;
         const send = WebSocket.prototype.send;
         WebSocket.prototype.send = function (line) {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from browser import Tab
 from cable import Cable
-from web_people import Lines, Server, said, say, sign_in, sign_up, wait_said, write_to
+from web_people import Lines, Server, leave_chat, open_chat, said, say, sign_in, sign_up, wait_said, write_to
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -21,15 +21,14 @@ def test_what_is_read_while_offline_is_told_afterwards(tabs: Callable[..., Tab],
         sign_up(reader, "away")
         write_to(writer, "away")
         say(writer, "first")
-        reader.click("curious", ".side")
+        open_chat(reader, "curious")
         writer.wait_text("Read", ".message.own .stamp")
-        reader.press("Escape")
-        reader.wait("location.hash === '#/'")
+        leave_chat(reader)
         say(writer, "second")
         reader.wait("document.title === '(1) flux'")
         cable.cut()
         reader.wait_text("connection", ".link-state")
-        reader.click("curious", ".side")
+        open_chat(reader, "curious")
         reader.wait("document.title === 'flux'")
         # Receipts go out together, this long after the first; timers end in the order they were set in.
         reader.js("new Promise((resolve) => setTimeout(resolve, 300))")
@@ -57,7 +56,7 @@ def test_what_was_not_sent_goes_out_when_the_same_account_signs_in_again(
         say(tab, "written on the road 2")
         elsewhere = tabs()
         sign_in(elsewhere, "nomad")
-        elsewhere.click("patient", ".side")
+        open_chat(elsewhere, "patient")
         cable.mend()
         # The login elsewhere made this one's token void.
         tab.wait_text("Your session has ended")
@@ -68,7 +67,7 @@ def test_what_was_not_sent_goes_out_when_the_same_account_signs_in_again(
         while len(history := friend.ask("history", to=uid)["messages"]) < 3:
             pass
         assert [message["text"] for message in history] == ["first", "written on the road 1", "written on the road 2"]
-        tab.click("patient", ".side")
+        open_chat(tab, "patient")
         wait_said(tab, ["first", "written on the road 1", "written on the road 2"])
 
 
@@ -84,7 +83,7 @@ def test_without_a_connection_nobody_is_said_to_be_there(
         friend.ask("send", to=uid, text="ahoy")
         tab.click("People")
         tab.click("Accept lighthouse")
-        tab.click("lighthouse", ".side")
+        open_chat(tab, "lighthouse")
         there = "document.querySelectorAll('.avatar.online').length"
         tab.wait(f"{there} === 2")
         tab.wait_text("Online", ".chat-head")
@@ -108,7 +107,7 @@ def test_history_that_was_cut_off_is_read_after_the_next_login(
         writer.ask("send", to=tab.js("JSON.parse(sessionStorage['flux.session']).id"), text="chapter one")
         tab.wait_text("novelist", ".side")
         cable.swallow()
-        tab.click("novelist", ".side")
+        open_chat(tab, "novelist")
         tab.wait_text("Loading", ".log-top")
         cable.cut()
         tab.wait_text("connection was lost", ".log-top")
@@ -154,7 +153,7 @@ def test_what_the_server_cannot_read_is_marked_and_holds_nothing_up(tabs: Callab
         say(tab, "short")
         tab.wait_text("Not sent. This is too long for the server.", ".log")
         tab.click("Discard")
-        other.click("ann", ".side")
+        open_chat(other, "ann")
         wait_said(other, ["short"])
         # Half a character.
         half = "'half \\ud83d'; found.dispatchEvent(new Event('input'))"

@@ -101,6 +101,22 @@ def write_to(tab: Tab, name: str) -> None:
     tab.wait_text(name, ".chat-head")
 
 
+def open_chat(tab: Tab, title: str) -> None:
+    """Open a conversation that is in the list."""
+    tab.click(title, ".side")
+    tab.wait_text(title, ".chat-head h2")
+
+
+def leave_chat(tab: Tab) -> None:
+    tab.press("Escape")
+    tab.wait("!document.querySelector('.chat')")
+
+
+def try_now(tab: Tab) -> None:
+    """Have the page connect at once, unless it is doing so by itself."""
+    tab.js("document.querySelector('.link-state button')?.click()")
+
+
 def say(tab: Tab, text: str) -> None:
     tab.js("document.querySelector('.composer textarea').focus()")
     tab.type(text)

@@ -27,6 +27,19 @@ export function fill(element, ...children) {
   return element;
 }
 
+/** What an element was filled for. */
+const filled = new WeakMap();
+
+/**
+ * Fill an element with what `make` makes (null: nothing), unless that was done for the same `print` before.
+ * What is in it may be being pressed, or have the focus: a button made anew in between would not notice the click.
+ */
+export function refill(element, print, make) {
+  if (filled.get(element) === print) return;
+  filled.set(element, print);
+  fill(element, make());
+}
+
 /** One of the symbols in index.html. */
 export function icon(name, extra = "") {
   const svg = document.createElementNS(SVG, "svg");

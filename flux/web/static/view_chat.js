@@ -1,7 +1,7 @@
 // An open conversation: its messages, and where one writes.
 
 import { composer } from "./composer.js";
-import { avatar, fill, h, icon, iconButton, reconcile } from "./dom.js";
+import { avatar, h, icon, iconButton, reconcile, refill } from "./dom.js";
 import { draft, keepDraft } from "./drafts.js";
 import { explain, problemLine } from "./form.js";
 import { go, route } from "./route.js";
@@ -95,14 +95,12 @@ export function chatView(store, session, key) {
     if (typing) text = typing;
     else if (group) text = known ? entry.description || (entry.members ? `${entry.members.length} ${entry.members.length === 1 ? "member" : "members"}` : "Group") : "You are not a member";
     else text = store.whether(conversation.id);
-    const print = JSON.stringify([title, online]);
-    if (face.dataset.print !== print) {
-      face.dataset.print = print;
-      fill(face, avatar(title, conversation.id, { square: group, online }));
+    refill(face, JSON.stringify([title, online]), () => {
       name.textContent = title;
       writer.setName(title);
       log.setAttribute("aria-label", `Messages with ${title}`);
-    }
+      return avatar(title, conversation.id, { square: group, online });
+    });
     about.textContent = text;
     about.classList.toggle("typing", Boolean(typing));
     more.hidden = !known;
@@ -128,12 +126,16 @@ export function chatView(store, session, key) {
   }
 
   function showTop(count) {
-    if (conversation.trouble) {
-      const again = h("button", { class: "link", type: "button", on: { click: () => session.loadHistory(conversation) } }, "Try again");
-      fill(top, h("span", null, explain(new Error(conversation.trouble)), " "), again);
-    } else if (conversation.loading) fill(top, count ? "Loading…" : "Loading the conversation…");
-    else if (conversation.loaded && !conversation.more) fill(top, count ? "This is where it began." : "Nothing here yet. Say hello.");
-    else fill(top);
+    const { trouble, loading, loaded, more: further } = conversation;
+    refill(top, JSON.stringify([trouble, loading, loaded, further, count > 0]), () => {
+      if (trouble) {
+        const again = h("button", { class: "link", type: "button", on: { click: () => session.loadHistory(conversation) } }, "Try again");
+        return [h("span", null, explain(new Error(trouble)), " "), again];
+      }
+      if (loading) return count ? "Loading…" : "Loading the conversation…";
+      if (loaded && !further) return count ? "This is where it began." : "Nothing here yet. Say hello.";
+      return null;
+    });
   }
 
   /** A message that stays where it is, whatever is added above it. */
@@ -149,7 +151,7 @@ export function chatView(store, session, key) {
   function showToEnd() {
     const below = conversation.unread;
     toEnd.hidden = stuck;
-    if (!stuck) fill(toEnd, icon("down", "small"), below ? `${below} new` : "To the end");
+    if (!stuck) refill(toEnd, below, () => [icon("down", "small"), below ? `${below} new` : "To the end"]);
   }
 
   // --- moving about ---

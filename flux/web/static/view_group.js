@@ -1,6 +1,6 @@
 // A group: what it is about, who is in it, and what one may do there.
 
-import { avatar, confirmed, h, iconButton, showDialog } from "./dom.js";
+import { avatar, confirmed, h, iconButton, reconcile, showDialog } from "./dom.js";
 import { explain, problemLine } from "./form.js";
 import { peopleFinder } from "./view_new.js";
 import { go } from "./route.js";
@@ -41,34 +41,44 @@ export function groupDialog(store, session, group) {
     function render() {
       const entry = store.groups.get(group);
       if (!entry) return;
-      members.replaceChildren(...(entry.members ?? []).map((member) => memberRow(entry, member)));
+      const rows = entry.members ?? [];
+      reconcile(members, rows.map((member) => memberItem(entry, member)));
+      // Also where somebody has chosen another one, and it was refused or not meant.
+      for (const { id, role } of rows) {
+        const select = members.querySelector(`select[data-id="${id}"]`);
+        if (select) select.value = role;
+      }
       inside.hidden = entry.role === "member";
       finder.refresh();
     }
 
-    function memberRow(entry, { id, name: who, role, online }) {
+    function memberItem(entry, { id, name: who, role, online }) {
       const mine = id === store.me.id;
       const change = entry.role === "owner" && !mine;
       const removable = !mine && (entry.role === "owner" || (entry.role === "admin" && role === "member"));
-      return h("li", { class: "row" },
-        avatar(who, id, { size: "small", online: online && !mine && store.link.state === "online" }),
-        h("span", { class: "row-text" }, h("span", { class: "row-name one-line" }, mine ? `${who} (you)` : who)),
-        change
-          ? h("select", { class: "select", "aria-label": `Role of ${who}`, on: { change: (event) => giveRole(who, id, event.target) } },
-            Object.entries(ROLES).map(([value, label]) => h("option", { value, selected: value === role }, label)))
-          : h("span", { class: "tag" }, ROLES[role]),
-        removable && iconButton("close", `Remove ${who}`, () => act("group.remove", { id })));
+      const there = online && !mine && store.link.state === "online";
+      return {
+        key: String(id),
+        // A row in which a role is chosen stays when it changes: what is in it is being pressed, or has the focus.
+        print: JSON.stringify([who, there, change || role, removable]),
+        make: () => h("li", { class: "row" },
+          avatar(who, id, { size: "small", online: there }),
+          h("span", { class: "row-text" }, h("span", { class: "row-name one-line" }, mine ? `${who} (you)` : who)),
+          change
+            ? h("select", { class: "select", "aria-label": `Role of ${who}`, data: { id }, on: { change: (event) => giveRole(who, id, event.target.value) } },
+              Object.entries(ROLES).map(([value, label]) => h("option", { value }, label)))
+            : h("span", { class: "tag" }, ROLES[role]),
+          removable && iconButton("close", `Remove ${who}`, () => act("group.remove", { id }))),
+      };
     }
 
-    async function giveRole(who, id, select) {
-      const role = select.value;
+    async function giveRole(who, id, role) {
       if (role === "owner" && !await confirmed(`Hand the group over to ${who}? You stay as an admin.`, "Hand over")) {
         render();
         return;
       }
       act("group.role", { id, role });
     }
-
 
     const leave = h("button", {
       class: "button wide danger", type: "button",

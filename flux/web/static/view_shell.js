@@ -1,6 +1,6 @@
 // The page of who is signed in: the side with its lists, the open conversation, and what the connection is like.
 
-import { fill, h } from "./dom.js";
+import { fill, h, refill } from "./dom.js";
 import { route } from "./route.js";
 import { chatView } from "./view_chat.js";
 import { sideView } from "./view_side.js";
@@ -9,7 +9,7 @@ export function shellView(store, session, again) {
   const state = h("div", { role: "status" });
   const main = h("main", { class: "stage" });
   const side = sideView(store, session);
-  const panes = h("div", { class: "panes" }, side.element, main);
+  const panes = h("div", { class: "panes", on: { click: toOpenOne } }, side.element, main);
   const shell = h("div", { class: "shell" }, state, panes);
   let shown;
   let open = null;
@@ -44,32 +44,43 @@ export function shellView(store, session, again) {
     open?.update();
   }
 
+  /** Whoever presses the conversation that is open goes on in it. */
+  function toOpenOne(event) {
+    const link = event.target.closest("a.row");
+    if (!open || shown !== route() || link?.getAttribute("href") !== `#/${shown}`) return;
+    event.preventDefault();
+    open.focus();
+  }
+
   function nothing() {
     const text = store.me ? "Choose somebody on the left, or write to somebody new." : "One moment.";
     return h("div", { class: "nothing" }, h("img", { src: "favicon.svg", alt: "" }), h("p", null, text));
   }
 
   function showLink() {
-    const { link } = store;
-    const [text, button] = describe(link);
-    fill(state, text && h("div", { class: "link-state", data: { state: link.state } },
-      link.state === "ended" ? null : h("span", { class: "dot" }),
-      h("span", null, text),
-      button));
+    const { state: how } = store.link;
+    const [text, label, act] = describe(store.link);
+    refill(state, text && JSON.stringify([how, label]), () => text && h("div", { class: "link-state", data: { state: how } },
+      how === "ended" ? null : h("span", { class: "dot" }),
+      h("span", { class: "link-text" }),
+      label && h("button", { class: act === again ? "button slim" : "link", type: "button", on: { click: act } }, label)));
+    // Which changes every second.
+    const words = state.querySelector(".link-text");
+    if (words && words.textContent !== text) words.textContent = text;
   }
 
+  /** What the connection is like, in words; and where there is something to do about it, its name and what does it. */
   function describe({ state: how, until, why }) {
-    const now = h("button", { class: "link", type: "button", on: { click: () => session.hurry() } }, "Try now");
+    const now = ["Try now", () => session.hurry()];
     if (how === "connecting") return ["Connecting…"];
     if (how === "again") return ["Connecting again…"];
-    if (how === "offline") return ["You are offline. What you write is sent later.", now];
+    if (how === "offline") return ["You are offline. What you write is sent later.", ...now];
     if (how === "waiting") {
       const seconds = Math.max(1, Math.ceil((until - Date.now()) / 1000));
-      return [`No connection. Trying again in ${seconds} s.`, now];
+      return [`No connection. Trying again in ${seconds} s.`, ...now];
     }
     if (how === "ended" && (why === "takeover" || why === "in_use")) {
-      const back = h("button", { class: "button slim", type: "button", on: { click: again } }, "Use it here");
-      return [why === "takeover" ? "You have signed in elsewhere." : "You are signed in elsewhere.", back];
+      return [why === "takeover" ? "You have signed in elsewhere." : "You are signed in elsewhere.", "Use it here", again];
     }
     return [];
   }

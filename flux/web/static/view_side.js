@@ -1,6 +1,6 @@
 // The side: who is signed in, conversations, people.
 
-import { avatar, fill, h, icon, iconButton, reconcile } from "./dom.js";
+import { avatar, h, icon, iconButton, reconcile, refill } from "./dom.js";
 import { explain, problemLine } from "./form.js";
 import { shortTime } from "./time.js";
 import { newConversation, newGroup } from "./view_new.js";
@@ -56,24 +56,22 @@ export function sideView(store, session) {
     badge(peopleTab, "People", store.requests.size, "requests");
     const items = tabShown === "chats" ? conversations() : people();
     reconcile(list, items);
-    fill(empty, ...(items.length ? [] : nothing()));
+    const filter = Boolean(find.value.trim());
+    refill(empty, JSON.stringify([items.length > 0, tabShown, filter, Boolean(store.me)]), () => (items.length ? null : nothing(filter)));
     empty.hidden = items.length > 0;
   }
 
   function showMe() {
     if (!store.me) return;
     const { id, name, nick } = store.me;
-    const print = `${id} ${name} ${nick}`;
-    if (me.dataset.print === print) return;
-    me.dataset.print = print;
     me.setAttribute("aria-label", `${name}: profile and signing out`);
-    fill(me, avatar(nick || name, id), h("span", { class: "one-line" },
+    refill(me, JSON.stringify([id, name, nick]), () => [avatar(nick || name, id), h("span", { class: "one-line" },
       h("strong", { class: "one-line" }, nick || name),
-      h("small", { class: "one-line" }, nick ? name : "Profile")));
+      h("small", { class: "one-line" }, nick ? name : "Profile"))]);
   }
 
   function badge(button, label, count, what) {
-    fill(button, label, count > 0 && h("span", { class: "badge" }, String(count), h("span", { class: "unseen" }, ` ${what}`)));
+    refill(button, count, () => [label, count > 0 && h("span", { class: "badge" }, String(count), h("span", { class: "unseen" }, ` ${what}`))]);
   }
 
   function matches(name) {
@@ -188,9 +186,9 @@ export function sideView(store, session) {
     };
   }
 
-  function nothing() {
-    if (!store.me) return [];
-    if (find.value.trim()) return ["Nothing here has that in its name."];
+  function nothing(filter) {
+    if (!store.me) return null;
+    if (filter) return "Nothing here has that in its name.";
     const write = h("button", { class: "button slim", type: "button", on: { click: () => newConversation(store, session) } }, icon("write", "small"), "Find somebody");
     return [h("p", null, tabShown === "chats" ? "No conversations yet." : "No friends yet."), write];
   }
