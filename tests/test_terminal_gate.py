@@ -34,6 +34,7 @@ class FakeGate:
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
         self.code_required = False
+        self.codes_sent = True
         self.problems: dict[str, list[Exception]] = {}
 
     def _ask(self, what: str, *details: Any) -> None:
@@ -43,7 +44,7 @@ class FakeGate:
 
     async def rules(self) -> Rules:
         self._ask("rules")
-        return Rules(code_required=self.code_required, password_min=8)
+        return Rules(code_required=self.code_required, password_min=8, codes_sent=self.codes_sent)
 
     async def request_code(self, email: str, purpose: str) -> CodeSent:
         self._ask("code", email, purpose)
@@ -143,6 +144,26 @@ def test_register_with_a_code(begun: Start) -> None:
         ("login", "ann", "", "secret word"),
     ]
     begun.let_in()
+
+
+def test_no_address_is_asked_for_where_no_e_mail_is_sent(begun: Start) -> None:
+    begun.gate.codes_sent = False
+    begun.type("r", "ann", "secret word", "secret word")
+    assert begun.gate.asked[1:] == [("register", "ann", "secret word", "", ""), ("login", "ann", "", "secret word")]
+    begun.let_in()
+
+
+@pytest.mark.parametrize("choice", [("r", "ann", "secret word", "secret word"), ("f",)])
+def test_who_needs_a_code_where_no_e_mail_is_sent_is_told_where_it_is(begun: Start, choice: tuple[str, ...]) -> None:
+    begun.gate.codes_sent, begun.gate.code_required = False, True
+    begun.type(*choice)
+    assert begun.screen.question == "e-mail address: "
+    begun.type("ann@example.org")
+    told = "No e-mail is sent here: the code for ann@example.org is in the log of the gate."
+    assert told in begun.screen.new()
+    if choice == ("f",):
+        begun.type("secret word", "secret word")
+    assert begun.screen.question == "code: "
 
 
 def test_a_forgotten_password(begun: Start) -> None:
@@ -258,7 +279,7 @@ def test_a_person_at_a_real_terminal_registers_with_a_code_from_the_log(tmp_path
             for question, answer in zip(questions, answers, strict=True):
                 person.wait_for(question)
                 person.type(answer)
-            person.wait_for("code from the e-mail:")
+            person.wait_for("the code for ann@example.org is in the log of the gate")
             code = re.search(r"(\d{6}) is your code", process.wait_for("is your code"))
             assert code is not None
             person.type(code[1])

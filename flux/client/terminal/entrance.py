@@ -47,7 +47,9 @@ class GateTerminal(Terminal):
         try:
             rules = await self._gate.rules()
             password = await self._new_password(rules.password_min)
-            email = await self._send_code("register", needed=rules.code_required)
+            # Where no e-mail is sent an address is of no use to anybody.
+            if rules.code_required or rules.codes_sent:
+                email = await self._send_code("register", rules, needed=rules.code_required)
             password = await self._submit(register, password, rules, with_code=bool(email))
         except EXPECTED as problem:
             return self._failed(problem)
@@ -62,7 +64,7 @@ class GateTerminal(Terminal):
 
         try:
             rules = await self._gate.rules()
-            email = await self._send_code("reset")
+            email = await self._send_code("reset", rules)
             password = await self._new_password(rules.password_min)
             password = await self._submit(reset, password, rules)
         except EXPECTED as problem:
@@ -70,7 +72,7 @@ class GateTerminal(Terminal):
         self._screen.show(good("Your password was changed."))
         return await self._log_in(email, password)
 
-    async def _send_code(self, purpose: Purpose, needed: bool = True) -> str:
+    async def _send_code(self, purpose: Purpose, rules: Rules, needed: bool = True) -> str:
         """Have a code sent to the address that the person types; empty where that is nothing and none is ``needed``."""
         while True:
             if needed:
@@ -84,7 +86,7 @@ class GateTerminal(Terminal):
             except BadRequest as problem:
                 self._failed(problem)
             else:
-                self._screen.show(dim(f"An e-mail is on its way to {clean(email)}."))
+                self._screen.show(dim(_sent(email, rules)))
                 return email
 
     async def _submit(
@@ -97,7 +99,7 @@ class GateTerminal(Terminal):
         code = ""
         while True:
             if with_code and not code:
-                code = await self._answer("code from the e-mail: ")
+                code = await self._answer("code from the e-mail: " if rules.codes_sent else "code: ")
             try:
                 await use(password, code)
             except CodeWrong:
@@ -109,3 +111,10 @@ class GateTerminal(Terminal):
                 password = await self._new_password(rules.password_min)
             else:
                 return password
+
+
+def _sent(email: str, rules: Rules) -> str:
+    """Where the code is now, in words."""
+    if rules.codes_sent:
+        return f"An e-mail is on its way to {clean(email)}."
+    return f"No e-mail is sent here: the code for {clean(email)} is in the log of the gate."
