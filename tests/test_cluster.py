@@ -315,8 +315,8 @@ async def test_a_node_that_stood_still_finds_a_successor_and_ends(cluster: Clust
     while await state("chat1") == "up":
         await sleep(0.1, reactor)
     successor = cluster.make_node("chat1", "successor")
-    await successor.redis.open()
-    await successor.postgres.open()
+    for link in successor.links:
+        await link.open()
     try:
         await successor.server.start()
         again = await people.login(successor, ann.id)
@@ -347,5 +347,5 @@ async def test_a_node_that_stood_still_finds_a_successor_and_ends(cluster: Clust
         assert [line["text"] for line in lines if line["from"] == bob.id] == [f"bob {number}" for number in range(20)]
     finally:
         await successor.server.kill()
-        await successor.redis.close()
-        await successor.postgres.close()
+        for link in successor.links:
+            await link.close()

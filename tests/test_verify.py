@@ -508,7 +508,7 @@ def test_an_unknown_fault_is_refused_before_anything_is_made(
     assert verify.run(parse("--cluster", "--only", "flood")) == 2
     complaint = " ".join(capsys.readouterr().err.split())
     assert complaint.startswith("flux verify: --only: no fault has 'flood' in its name; there are: chat1 killed, chat2")
-    assert complaint.endswith("Redis swallows chat3, PostgreSQL swallows chat2")
+    assert complaint.endswith("clients cut off from chat1, chat2 swallows clients")
     assert list(tmp_path.iterdir()) == []
     # In the second round it is another node's turn.
     assert verify.run(parse("--cluster", "--only", "chat2 paused")) == 2
@@ -529,7 +529,9 @@ def test_a_fault_does_what_its_name_says(tmp_path: Path) -> None:
         owner, verb = inject.__self__, inject.__name__
         if owner is cluster.status_server:
             return f"status {verb}ed"
-        [node] = [node for node in cluster.nodes if owner in (node.server, node.redis, node.postgres)]
+        [node] = [node for node in cluster.nodes if owner in (node.server, *node.links)]
+        if owner is node.clients:
+            return {"cut": f"clients cut off from {node.name}", "swallow": f"{node.name} swallows clients"}[verb]
         engine = "Redis" if owner is node.redis else "PostgreSQL"
         return {
             "kill": f"{node.name} killed",

@@ -4,6 +4,8 @@
 
                       clients
           ┌──────────────┼──────────────┐
+        link           link           link             │        the address that a node advertises
+          │              │              │              │
         chat1          chat2          chat3         status
         │   └──────┐   │   │          │   │            │
       link        link ...            ...              │        one link per node and engine, to be broken
@@ -63,6 +65,8 @@ def fault_names(nodes: int = NODES, number: int = 0) -> list[str]:
         f"{three} cut off from PostgreSQL",
         f"Redis swallows {three}",
         f"PostgreSQL swallows {two}",
+        f"clients cut off from {one}",
+        f"{two} swallows clients",
     ]
 
 
@@ -74,14 +78,21 @@ class Node:
     :ivar server: its process.
     :ivar redis: its link to Redis.
     :ivar postgres: its link to PostgreSQL.
+    :ivar clients: the link to it from its clients, which are told this address.
     """
 
-    def __init__(self, name: str, port: int, server: FluxServer, redis: Link, postgres: Link) -> None:
+    def __init__(self, name: str, port: int, server: FluxServer, redis: Link, postgres: Link, clients: Link) -> None:
         self.name = name
         self.port = port
         self.server = server
         self.redis = redis
         self.postgres = postgres
+        self.clients = clients
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """All of them."""
+        return self.redis, self.postgres, self.clients
 
 
 class Cluster(Installation):
@@ -117,7 +128,7 @@ class Cluster(Installation):
         where = {"state.url": self.redis.url}
         self.status_server = self._server("flux-status", "status", "status.listen", self._status_port, where)
         self.nodes = [self.make_node(name) for name in node_names(nodes)]
-        super().__init__([("127.0.0.1", node.port) for node in self.nodes])
+        super().__init__([("127.0.0.1", node.clients.port) for node in self.nodes])
 
     @property
     def faults(self) -> list[Fault]:
@@ -170,14 +181,16 @@ class Cluster(Installation):
 
     @property
     def _links(self) -> list[Link]:
-        return [link for node in self.nodes for link in (node.redis, node.postgres)]
+        return [link for node in self.nodes for link in node.links]
 
     def make_node(self, name: str, folder: str = "") -> Node:
         """A node that is not started, nor its links opened; whoever makes one beyond those of the cluster ends it."""
         port = free_port()
-        redis, postgres = Link(self._reactor, self.redis.port), Link(self._reactor, self.postgres.port)
+        links = [Link(self._reactor, target) for target in (self.redis.port, self.postgres.port, port)]
+        redis, postgres, clients = links
         settings = {
             "chat.name": name,
+            "chat.advertise": f"127.0.0.1:{clients.port}",
             "chat.drain": f"{DRAIN:g}",
             "store.kind": "postgres",
             "store.dsn": self.postgres.dsn_through(postgres.port),
@@ -189,7 +202,7 @@ class Cluster(Installation):
             "limits.registrations_per_hour_address": "0",
         }
         server = self._server("flux-chat", folder or name, "chat.listen", port, settings)
-        return Node(name, port, server, redis, postgres)
+        return Node(name, port, server, redis, postgres, clients)
 
     def _server(self, command: str, folder: str, listen: str, port: int, settings: dict[str, str]) -> FluxServer:
         """A process with a configuration file of its own: command lines can be read by everybody."""
@@ -226,6 +239,8 @@ class Cluster(Installation):
             (three.postgres.cut, three.postgres.open, long),
             (three.redis.swallow, three.redis.open, long),
             (two.postgres.swallow, two.postgres.open, long),
+            (one.clients.cut, one.clients.open, long),
+            (two.clients.swallow, two.clients.open, long),
         ]
         names = fault_names(len(self.nodes), number)
         return [Fault(name, *each) for name, each in zip(names, what, strict=True)]
