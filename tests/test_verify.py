@@ -361,6 +361,9 @@ def parse(*arguments: str) -> argparse.Namespace:
         (["--lease", "5"], "--lease goes with --cluster"),
         (["--cluster", "--lease", "1"], "from 3 to 600"),
         (["--cluster", "--rounds", "0"], "at least 1"),
+        (["--chaos", "60"], "--chaos goes with --cluster"),
+        (["--cluster", "--chaos", "0"], "from 1 to 86400"),
+        (["--cluster", "--chaos", "60", "--rounds", "2"], "choose one"),
         (["--cluster", "--data", "."], "is not empty"),
         (["--kill", "1", "--data", "/dev/null/x"], "--data: "),
         (["--data", "x"], "--data is for"),
@@ -461,9 +464,9 @@ def test_the_table_of_faults(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     lines = {line.strip().partition("  ")[0]: line.split() for line in shown.splitlines() if line.strip()}
     assert lines["(none yet)"][2:] == ["77", "0", "0", "0", "0"]
-    assert lines["chat1 killed"][2:] == ["0.50", "1,234", "0", "0", "0", "0", "0.75"]
-    assert lines["Redis emptied"][2:] == ["0.00", "99", "30", "0", "0", "0", "next", "came"]
-    assert lines["chat2 paused"][2:] == ["15.00", "98", "0", "0", "0", "5", "16.50"]
+    assert lines["chat1 killed"][2:] == ["1.25", "0.50", "1,234", "0", "0", "0", "0", "0.75"]
+    assert lines["Redis emptied"][2:] == ["2.50", "0.00", "99", "30", "0", "0", "0", "next", "came"]
+    assert lines["chat2 paused"][2:] == ["3.50", "15.00", "98", "0", "0", "0", "5", "16.50"]
     for expected in (
         "lost: 30",
         "chat 7, message 20, to 3",
@@ -513,6 +516,13 @@ def test_an_unknown_fault_is_refused_before_anything_is_made(
     # In the second round it is another node's turn.
     assert verify.run(parse("--cluster", "--only", "chat2 paused")) == 2
     assert verify._plan(parse("--cluster", "--only", "chat2 paused", "--rounds", "2"))
+
+
+def test_faults_that_overlap_have_names_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify._plan(parse("--cluster", "--chaos", "60", "--only", "chat2 stopped")).chaos == 60.0
+    assert verify.run(parse("--cluster", "--only", "chat2 stopped")) == 2
+    assert verify.run(parse("--cluster", "--chaos", "60", "--only", "flood")) == 2
+    assert " ".join(capsys.readouterr().err.split()).endswith("Redis killed, Redis emptied, PostgreSQL killed")
 
 
 def test_a_fault_does_what_its_name_says(tmp_path: Path) -> None:

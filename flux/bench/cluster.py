@@ -104,6 +104,7 @@ class Cluster(Installation):
     :param rounds: how often everything goes wrong.
     :param only: only faults with this in their names.
     :raises flux.bench.servers.ServerFailed: there is no program of a Redis or a PostgreSQL; says what to install.
+    :ivar absent: the processes that are on their way out or in: nobody looks how they are.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class Cluster(Installation):
         self._lease = lease
         self._rounds = rounds
         self._only = only
+        self.absent: set[FluxServer | Engine] = set()
         self.redis = RedisServer(directory / "redis")
         self.postgres = PostgresServer(directory / "postgres")
         self._status_port = free_port()
@@ -149,9 +151,10 @@ class Cluster(Installation):
     def check(self) -> None:
         """See :meth:`flux.bench.installation.Installation.check`."""
         for server in self._servers:
-            server.check()
+            if server not in self.absent:
+                server.check()
         for engine in self._engines:
-            if (process := engine.process) is not None:
+            if engine not in self.absent and (process := engine.process) is not None:
                 process.check()
 
     async def stop(self) -> None:
@@ -233,7 +236,7 @@ class Cluster(Installation):
             (self.status_server.kill, self.status_server.start, DEAD_FOR),
             self._engine_killed(self.redis),
             self._engine_killed(self.postgres),
-            (partial(in_thread, self._reactor, self.redis.empty), _nothing, (0.0, 0.0)),
+            (partial(in_thread, self._reactor, self.redis.empty), nothing, (0.0, 0.0)),
             (one.server.pause, one.server.resume, long),
             (two.redis.cut, two.redis.open, long),
             (three.postgres.cut, three.postgres.open, long),
@@ -260,7 +263,7 @@ class Cluster(Installation):
         return partial(in_thread, self._reactor, engine.kill), start, DEAD_FOR
 
 
-async def _nothing() -> None:
+async def nothing() -> None:
     """There is nothing to repair."""
 
 

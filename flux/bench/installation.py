@@ -31,12 +31,14 @@ class Fault:
     :ivar inject: makes it so; returns when it is.
     :ivar repair: ends it; returns when everything serves again.
     :ivar lasts: from the one to the other, in seconds: at least and at most.
+    :ivar resource: what suffers it, where several faults may be on at the same time: a process, a link.
     """
 
     name: str
     inject: Callable[[], Awaitable[None]]
     repair: Callable[[], Awaitable[None]]
     lasts: tuple[float, float]
+    resource: str = ""
 
 
 class Installation:
@@ -56,7 +58,7 @@ class Installation:
 
     @property
     def faults(self) -> list[Fault]:
-        """What is to go wrong, in this order."""
+        """What is to go wrong, in this order; or, where faults overlap, what can."""
         return []
 
     async def start(self) -> None:
@@ -118,6 +120,12 @@ class FluxServer:
         process, self._process = self._process, None
         assert process is not None
         return await in_thread(self._reactor, process.wait)
+
+    async def stop(self) -> None:
+        """SIGTERM; returns when it is gone."""
+        process, self._process = self._process, None
+        if process is not None:
+            await in_thread(self._reactor, process.stop)
 
     async def kill(self) -> None:
         """SIGKILL; returns when it is gone."""

@@ -8,7 +8,8 @@
                            duration  recovery: until all have heard something said after the repair
 
 Where the run is not patient the moments are random, so a fault also hits clients that are still coming back from the
-one before.  SIGKILL takes the process and leaves the kernel: what this cannot show is a loss of power.
+one before.  In *chaos* (:mod:`flux.bench.chaos`) faults are on at the same time, and clients recover from the last one
+that was repaired.  SIGKILL takes the process and leaves the kernel: what this cannot show is a loss of power.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
+from flux.bench.chaos import Strike, lanes, schedule
 from flux.bench.checker import Anomaly, Kind, check, count
 from flux.bench.conversation import LOOK_EVERY, Conversation
 from flux.bench.installation import Fault, Installation
-from flux.lifecycle import sleep
+from flux.lifecycle import Tasks, sleep
 
 #: A fault from which not everybody has recovered by then ends the run, in seconds.
 GIVE_UP_AFTER = 60.0
@@ -45,7 +48,8 @@ class Plan:
     :ivar seconds: how long they talk where nothing goes wrong.
     :ivar calm: seconds before each fault, at least and at most.
     :ivar patient: whether all must have recovered before the next fault.
-    :ivar recover_within: seconds after a repair in which all must have recovered.
+    :ivar chaos: seconds in which faults begin at random moments and overlap; 0: one comes after another.
+    :ivar recover_within: seconds after a repair in which all must have recovered, where nothing else is broken.
     :ivar seed: of all that is random: the same seed makes the same choices, though not the same timing.
     """
 
@@ -56,6 +60,7 @@ class Plan:
     seconds: float = 10.0
     calm: tuple[float, float] = (0.1, 2.5)
     patient: bool = False
+    chaos: float = 0.0
     recover_within: float = GIVE_UP_AFTER
     seed: int = 0
 
@@ -68,7 +73,7 @@ class Period:
     :ivar moment: when, since the talk began.
     :ivar duration: from the fault until its repair.
     :ivar recovery: from the repair until every client was connected and had been shown a message sent after it; None
-        if the next fault came first.
+        if the next fault came first, or another one was on.
     :ivar acknowledged: messages acknowledged in this period.
     :ivar counts: anomalies of this period.
     """
@@ -111,6 +116,8 @@ class Verification:
     :param installation: has been started.
     """
 
+    _log = Logger()
+
     def __init__(self, reactor: IReactorTime, plan: Plan, installation: Installation, progress: Progress) -> None:
         self._reactor = reactor
         self._plan = plan
@@ -129,7 +136,10 @@ class Verification:
         self._periods = [Period()]
         self._late: list[str] = []
         self._began = 0.0
-        self._repaired: float | None = None
+        self._broken: list[Period] = []
+        self._healing: Period | None = None
+        self._failure: Exception | None = None
+        self._tasks = Tasks(self._log, reactor)
 
     async def run(self) -> Verdict:
         """Talk, survive, judge.
@@ -146,7 +156,9 @@ class Verification:
             conversation.talk()
             self._began = self._reactor.seconds()
             faults = self._installation.faults
-            if faults:
+            if self._plan.chaos:
+                await self._chaotic(faults)
+            elif faults:
                 await self._troubled(faults)
             else:
                 await self._undisturbed()
@@ -156,6 +168,7 @@ class Verification:
             self._progress(1.0, "reading the history")
             await conversation.read_back()
         finally:
+            await self._tasks.stop()
             await conversation.leave()
         recording = conversation.recording
         anomalies = check(recording)
@@ -193,16 +206,57 @@ class Verification:
 
     async def _suffer(self, fault: Fault) -> None:
         """Inject, wait, repair."""
-        period = Period(fault.name, self._reactor.seconds() - self._began)
-        self._repaired = None
-        self._periods.append(period)
-        self._conversation.period += 1
+        period = self._begun(fault)
         await fault.inject()
         await self._watch(fault.lasts)
         await fault.repair()
-        self._repaired = self._reactor.seconds()
-        period.duration = self._repaired - self._began - period.moment
-        self._conversation.expect_news()
+        self._over(period)
+
+    async def _chaotic(self, faults: list[Fault]) -> None:
+        seconds = self._plan.chaos
+        for lane in lanes(schedule(faults, seconds, self._rng)):
+            self._tasks.spawn(self._strike(lane, self._began + seconds), "letting things go wrong")
+        end = self._began + seconds
+        while (now := self._reactor.seconds()) < end or len(self._tasks):
+            self._look()
+            broken = ", ".join(period.fault for period in self._broken)
+            self._progress(min((now - self._began) / seconds, 1.0), broken or "nothing is wrong")
+            await sleep(LOOK_EVERY, self._reactor)
+        self._look()
+        if self._healing is not None:
+            await self._recovered(self._conversation.size)
+
+    async def _strike(self, lane: list[Strike], end: float) -> None:
+        """What one resource suffers, until ``end``: later where its repair took longer, and not at all at last."""
+        try:
+            for strike in lane:
+                await sleep(max(0.0, self._began + strike.moment - self._reactor.seconds()), self._reactor)
+                if self._reactor.seconds() >= end:
+                    return
+                period = self._begun(strike.fault)
+                await strike.fault.inject()
+                await sleep(max(0.0, min(strike.lasts, end - self._reactor.seconds())), self._reactor)
+                await strike.fault.repair()
+                self._over(period)
+        except Exception as failure:
+            self._failure = failure
+
+    def _begun(self, fault: Fault) -> Period:
+        """A fault begins, and with it a period."""
+        period = Period(fault.name, self._reactor.seconds() - self._began)
+        self._healing = None
+        self._broken.append(period)
+        self._periods.append(period)
+        self._conversation.period += 1
+        return period
+
+    def _over(self, period: Period) -> None:
+        """It has been repaired."""
+        period.duration = self._reactor.seconds() - self._began - period.moment
+        self._broken.remove(period)
+        if not self._broken:
+            self._healing = period
+            self._conversation.expect_news()
 
     async def _watch(self, seconds: tuple[float, float]) -> None:
         """Let them talk for a while."""
@@ -213,26 +267,32 @@ class Verification:
 
     async def _recovered(self, number: int) -> None:
         """Return when ``number`` participants are connected and have news."""
-        assert self._repaired is not None
-        deadline = self._repaired + GIVE_UP_AFTER
+        assert self._healing is not None
+        deadline = self._repaired(self._healing) + GIVE_UP_AFTER
         self._look()
         while (served := self._conversation.informed) < number:
             if self._reactor.seconds() > deadline:
-                fault, size = self._periods[-1].fault, self._conversation.size
+                fault, size = self._healing.fault, self._conversation.size
                 raise NotRecovered(
                     f"{fault}: {served} of {size} clients are served {GIVE_UP_AFTER:g} s after the repair"
                 )
             await sleep(LOOK_EVERY, self._reactor)
             self._look()
 
+    def _repaired(self, period: Period) -> float:
+        """When a fault was repaired, on the reactor's clock."""
+        return self._began + period.moment + period.duration
+
     def _look(self) -> None:
         """See that everything is as it should be, and whether all have recovered."""
+        if self._failure is not None:
+            raise self._failure
         self._conversation.check()
         self._installation.check()
-        period = self._periods[-1]
-        if self._repaired is None or period.recovery is not None:
+        period = self._healing
+        if period is None or period.recovery is not None:
             return
         if self._conversation.informed == self._conversation.size:
-            period.recovery = self._reactor.seconds() - self._repaired
+            period.recovery = self._reactor.seconds() - self._repaired(period)
             if period.recovery > self._plan.recover_within:
                 self._late.append(period.fault)

@@ -4,7 +4,7 @@ Clients talk in pairs and groups and record what they are promised and shown; at
 records are held against each other and against the history.  With ``--kill`` the server is one
 of its own, which is killed with SIGKILL at random moments and started again on the same data;
 with ``--cluster`` it is several, with a Redis and a PostgreSQL of their own, and everything in
-turn is killed, paused, emptied, or cut off.
+turn is killed, paused, emptied, or cut off; with ``--chaos`` much of that is so at the same time.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from flux.bench.checker import count
 from flux.bench.cluster import Cluster, fault_names
 from flux.bench.conversation import ConversationFailed
 from flux.bench.installation import Installation, SingleServer
+from flux.bench.overlapping import Overlapping, resources
 from flux.bench.servers import ServerFailed
 from flux.bench.verification import NotRecovered, Plan, Progress, Verdict, Verification
 from flux.cli.progress import ProgressBar
@@ -51,7 +52,7 @@ RECOVER_WITHIN = 15.0
 CALM = (1.0, 3.0)
 #: Anomalies that are printed one by one.
 PRINTED = 20
-TABLE_WIDTH = 110
+TABLE_WIDTH = 120
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +75,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="start three chat nodes, a status process, a Redis and a PostgreSQL, and let everything go wrong in turn",
     )
     parser.add_argument("--rounds", type=int, metavar="N", help="how often everything goes wrong (1)")
+    parser.add_argument(
+        "--chaos",
+        type=float,
+        metavar="S",
+        help="not in turn: for S seconds faults begin at random moments, and several are on at the same time",
+    )
     parser.add_argument(
         "--only",
         metavar="WORD",
@@ -203,13 +210,17 @@ def _plan(args: argparse.Namespace) -> Plan:
         raise ValueError("--kill and --cluster start servers of their own: leave HOST:PORT and --tls out")
     if args.data and not own:
         raise ValueError("--data is for the servers that --kill and --cluster start")
-    for name in ("rounds", "only", "lease"):
+    for name in ("rounds", "chaos", "only", "lease"):
         if getattr(args, name) is not None and not args.cluster:
             raise ValueError(f"--{name} goes with --cluster")
     if args.rounds is not None and args.rounds < 1:
         raise ValueError("--rounds: at least 1")
+    if args.chaos is not None and args.rounds is not None:
+        raise ValueError("--rounds is for faults that come in turn, --chaos for those that overlap: choose one")
+    if args.chaos is not None and not 1 <= args.chaos <= 86_400:
+        raise ValueError("--chaos: from 1 to 86400")
     if args.only is not None:
-        names = dict.fromkeys(name for number in range(args.rounds or 1) for name in fault_names(number=number))
+        names = _names(args)
         if not any(args.only in name for name in names):
             raise ValueError(f"--only: no fault has {args.only!r} in its name; there are: {', '.join(names)}")
     if args.lease is not None and not 3 <= args.lease <= 600:
@@ -227,9 +238,17 @@ def _plan(args: argparse.Namespace) -> Plan:
         group_size=args.group_size,
         rate=args.rate or rate,
         seconds=args.seconds,
+        chaos=args.chaos or 0.0,
         seed=secrets.randbelow(10**6) if args.seed is None else args.seed,
     )
     return replace(plan, calm=CALM, patient=True, recover_within=RECOVER_WITHIN) if args.cluster else plan
+
+
+def _names(args: argparse.Namespace) -> list[str]:
+    """What may go wrong with a cluster, each once."""
+    if args.chaos is not None:
+        return [name for names in resources().values() for name in names]
+    return list(dict.fromkeys(name for number in range(args.rounds or 1) for name in fault_names(number=number)))
 
 
 def _directory(args: argparse.Namespace) -> Path | None:
@@ -272,7 +291,8 @@ def _installation(reactor: Any, args: argparse.Namespace, there: Installation, d
         return there
     if args.kill:
         return SingleServer(reactor, directory, args.kill)
-    return Cluster(reactor, directory, lease=args.lease or 10.0, rounds=args.rounds or 1, only=args.only or "")
+    kind = Cluster if args.chaos is None else Overlapping
+    return kind(reactor, directory, lease=args.lease or 10.0, rounds=args.rounds or 1, only=args.only or "")
 
 
 def _as_json(verdict: Verdict) -> dict[str, Any]:
@@ -310,10 +330,10 @@ def show(console: Console, verdict: Verdict, plan: Plan) -> None:
 
 def _table(verdict: Verdict, plan: Plan) -> Table:
     """A line per fault; what is neither lost nor doubled nor out of order is under "other"."""
-    title = "duration and recovery time in seconds; messages are those until the next fault"
+    title = "beginning, duration and recovery in seconds; messages are those until the next fault"
     table = Table(title=title, box=box.SIMPLE_HEAD)
     table.add_column("fault", no_wrap=True)
-    for name in ("duration", "acknowledged", "lost", "duplicated", "reordered", "other", "recovery"):
+    for name in ("began", "duration", "acknowledged", "lost", "duplicated", "reordered", "other", "recovery"):
         table.add_column(name, justify="right")
     for number, period in enumerate(verdict.periods):
         counts = [period.counts[kind] for kind in ("lost", "duplicated", "reordered")]
@@ -321,10 +341,11 @@ def _table(verdict: Verdict, plan: Plan) -> Table:
         wrong = [f"[bold red]{number:,}[/]" if number else "0" for number in counts]
         acknowledged = f"{period.acknowledged:,}"
         if not number:
-            table.add_row("(none yet)", "", acknowledged, *wrong, "")
+            table.add_row("(none yet)", "", "", acknowledged, *wrong, "")
             continue
         recovery = "[dim]next came[/]" if period.recovery is None else f"{period.recovery:.2f}"
         if period.recovery is not None and period.recovery > plan.recover_within:
             recovery = f"[bold red]{recovery}[/]"
-        table.add_row(period.fault, f"{period.duration:.2f}", acknowledged, *wrong, recovery)
+        times = f"{period.moment:.2f}", f"{period.duration:.2f}"
+        table.add_row(period.fault, *times, acknowledged, *wrong, recovery)
     return table
