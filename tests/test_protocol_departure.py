@@ -325,6 +325,15 @@ async def test_whoever_starts_a_drained_server_again_wants_it_to_serve(server: C
     await server.log_in("ann")
 
 
+async def test_also_where_it_was_stopped_before_it_knew(server: ChatServer) -> None:
+    await server.state.drain("chat1", True)
+    first = server.nodes[0]
+    await server.stop_node(first)
+    again = await server.start_node(chat__name=first.node.name)
+    await server.advance(4)
+    assert not again.node.draining
+
+
 async def test_a_server_that_crashed_while_draining_goes_on_draining(server: ChatServer) -> None:
     await drain(server)
     # Its lease has lapsed, and nobody has taken the mark away.

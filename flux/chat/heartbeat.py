@@ -133,15 +133,13 @@ class Heartbeat:
         else:
             self._releasing.over("routes of ended sessions are released again, after {seconds} s")
 
-    async def give_up(self, boot: int, marked: bool) -> None:
-        """Give the lease up, taken or not, and renew nothing any more.
-
-        :param marked: an admin has drained this node. Whoever starts it again wants it to serve.
-        """
+    async def give_up(self, boot: int) -> None:
+        """Give the lease up, taken or not, and renew nothing any more."""
         self._given_up = True
         try:
             await self._state.retire(self._name, boot)
-            if marked and not self._superseded:
+            if self._renewed is not None and not self._superseded:
+                # An admin may have drained it, perhaps since it last asked. Whoever starts it again wants it to serve.
                 await self._state.drain(self._name, False)
         except FluxError as error:
             self.log.warn("the lease could not be given up: {error}", error=error)

@@ -193,9 +193,9 @@ class ChatNode:
 
         :param deadline: seconds after which connections are cut whatever they still hold.
         """
-        marked, self.draining = self.draining, True
+        self.draining = True
         self._departing.cancel()
-        await self.heartbeat.give_up(self.boot, marked)
+        await self.heartbeat.give_up(self.boot)
         await self._departure.leave()
         late = self.clock.seconds() + deadline
         self.connections.hold(STOPPING)
