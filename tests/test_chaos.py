@@ -13,7 +13,7 @@ import pytest
 import pytest_twisted
 from lying_server import HonestServer
 
-from flux.bench import chaos, overlapping
+from flux.bench import chaos, overlapping, verification
 from flux.bench.chaos import Strike, lanes, schedule
 from flux.bench.installation import Fault, FluxServer, Installation
 from flux.bench.overlapping import Overlapping, resources
@@ -102,12 +102,16 @@ class Theatre(Installation):
     def __init__(self, address: tuple[str, int], broken: str = "") -> None:
         super().__init__([address])
         self.on: set[str] = set()
+        self.disturbed = 0
         self.most = 0
         self._broken = broken
 
     @property
     def faults(self) -> list[Fault]:
         return [self.fault(f"{resource} {verb}", resource) for resource in "abc" for verb in ("broken", "bent")]
+
+    def disturb(self, rng: random.Random) -> None:
+        self.disturbed += 1
 
     def fault(self, name: str, resource: str) -> Fault:
         async def inject() -> None:
@@ -139,6 +143,7 @@ async def play(theatre: Theatre, monkeypatch: pytest.MonkeyPatch, shown: list[st
     from twisted.internet import reactor
 
     monkeypatch.setattr(chaos, "EVERY", 0.05)
+    monkeypatch.setattr(verification, "BREAKS_EVERY", 0.1)
 
     def progress(share: float, what: str) -> None:
         assert 0.0 <= share <= 1.0
@@ -153,6 +158,7 @@ async def test_a_run_with_overlapping_faults(address: tuple[str, int], monkeypat
     assert verdict.sound
     assert theatre.on == set()
     assert theatre.most > 1
+    assert theatre.disturbed > 3
     assert any(what.count(", ") == 1 for what in shown)
     first, *periods = verdict.periods
     assert (first.fault, first.moment) == ("", 0.0)
@@ -163,7 +169,6 @@ async def test_a_run_with_overlapping_faults(address: tuple[str, int], monkeypat
     last = max(periods, key=lambda period: period.moment + period.duration)
     assert last.moment + last.duration == pytest.approx(PLAN.chaos, abs=0.5)
     assert last.recovery is not None
-    monkeypatch.setattr(chaos, "EVERY", 0.05)
     planned = schedule(theatre.faults, PLAN.chaos, random.Random(PLAN.seed))
     assert [period.fault for period in periods] == [strike.fault.name for strike in planned]
 
@@ -219,14 +224,14 @@ async def test_a_server_that_finds_no_database_is_started_again(
 ) -> None:
     from twisted.internet import reactor
 
-    monkeypatch.setattr(overlapping, "START_AGAIN_AFTER", 0.01)
+    monkeypatch.setattr(overlapping, "TRY_AGAIN_AFTER", 0.01)
     cluster = Overlapping(reactor, tmp_path, only="status killed")
     server = cluster.status_server = Reluctant(2)
     [fault] = cluster.faults
     await fault.inject()
     cluster.check()
     await fault.repair()
-    assert server.did == ["kill", "stop", *["start", "kill"] * 2, "start"]
+    assert server.did == ["kill", *["start", "kill"] * 2, "start"]
     with pytest.raises(ServerFailed, match="it ended"):
         cluster.check()
 
@@ -234,8 +239,8 @@ async def test_a_server_that_finds_no_database_is_started_again(
 async def test_a_server_that_never_comes_back_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from twisted.internet import reactor
 
-    monkeypatch.setattr(overlapping, "START_AGAIN_AFTER", 0.01)
-    monkeypatch.setattr(overlapping, "SERVES_WITHIN", 0.05)
+    monkeypatch.setattr(overlapping, "TRY_AGAIN_AFTER", 0.01)
+    monkeypatch.setattr(overlapping, "PASSES_WITHIN", 0.05)
     cluster = Overlapping(reactor, tmp_path, only="status killed")
     cluster.status_server = Reluctant(1000)
     [fault] = cluster.faults

@@ -21,6 +21,9 @@ from flux.bench.installation import Fault
 
 #: Seconds from one fault to the next, on average.  Faults last twice as long on average, so two or three are on.
 EVERY = 3.0
+#: Seconds from one moment when the connection of some client breaks to the next, on average: somebody is always logging
+#: in, whatever is broken then.
+BREAKS_EVERY = 0.5
 
 
 class Strike(NamedTuple):

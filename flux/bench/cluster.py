@@ -103,6 +103,7 @@ class Cluster(Installation):
     :param lease: seconds after which a silent node counts as dead; it reports three times as often.
     :param rounds: how often everything goes wrong.
     :param only: only faults with this in their names.
+    :param balancer: of the status process.
     :raises flux.bench.servers.ServerFailed: there is no program of a Redis or a PostgreSQL; says what to install.
     :ivar absent: the processes that are on their way out or in: nobody looks how they are.
     """
@@ -115,6 +116,7 @@ class Cluster(Installation):
         lease: float = 10.0,
         rounds: int = 1,
         only: str = "",
+        balancer: str = "least_connections",
     ) -> None:
         find_redis()
         find_postgres()
@@ -127,7 +129,7 @@ class Cluster(Installation):
         self.redis = RedisServer(directory / "redis")
         self.postgres = PostgresServer(directory / "postgres")
         self._status_port = free_port()
-        where = {"state.url": self.redis.url}
+        where = {"state.url": self.redis.url, "status.balancer": balancer}
         self.status_server = self._server("flux-status", "status", "status.listen", self._status_port, where)
         self.nodes = [self.make_node(name) for name in node_names(nodes)]
         super().__init__([("127.0.0.1", node.clients.port) for node in self.nodes])

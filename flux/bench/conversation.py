@@ -48,6 +48,10 @@ class ConversationFailed(Exception):
     """The conversation could not go on: the text says why."""
 
 
+class SessionLost(ConversationFailed):
+    """A session ended that nobody had ended."""
+
+
 class Participant:
     """An account, its client, and whom it talks to.
 
@@ -168,7 +172,7 @@ class Conversation:
         return len(self.online & self._informed)
 
     def check(self) -> None:
-        """:raises ConversationFailed: a session ended by itself, or a message was refused."""
+        """:raises ConversationFailed: a session ended (``SessionLost``: by itself), or a message was refused."""
         if self._failure is not None:
             raise self._failure
 
@@ -286,7 +290,9 @@ class Conversation:
             elif isinstance(event, Offline | Ended):
                 self.online.discard(who.uid)
                 if isinstance(event, Ended) and not self._leaving:
-                    self._failure = ConversationFailed(f"a session ended: {event.reason}: {event.detail}")
+                    # An admin of somebody's server may end one; the account and its password are ours alone.
+                    failed = ConversationFailed if event.reason == "admin" else SessionLost
+                    self._failure = failed(f"a session ended: {event.reason}: {event.detail}")
 
     def _members(self, attempt: Attempt) -> frozenset[int]:
         if attempt.group:

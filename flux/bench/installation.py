@@ -6,6 +6,7 @@ repaired; whoever runs through the list need not know what any of them does.
 
 from __future__ import annotations
 
+import random
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -66,6 +67,9 @@ class Installation:
 
         :raises flux.bench.servers.ServerFailed: it does not.
         """
+
+    def disturb(self, rng: random.Random) -> None:
+        """Let the connection of some client break, where that can be done."""
 
     def check(self) -> None:
         """:raises flux.bench.servers.ServerFailed: a process of it has ended by itself."""

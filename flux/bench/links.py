@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -137,6 +138,11 @@ class Link(Factory):
         for end in list(self.ends):
             end.transport.abortConnection()
         self._waiting.clear()
+
+    def lose_one(self, rng: random.Random) -> None:
+        """Reset a connection, where there is one and what happens is told."""
+        if self.ends and not self.swallowing:
+            rng.choice(list(self.ends)).transport.abortConnection()
 
     async def close(self) -> None:
         """Cut, and leave nothing in the reactor. It can be opened again."""

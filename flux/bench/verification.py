@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from flux.bench.chaos import Strike, lanes, schedule
+from flux.bench.chaos import BREAKS_EVERY, Strike, lanes, schedule
 from flux.bench.checker import Anomaly, Kind, check, count
 from flux.bench.conversation import LOOK_EVERY, Conversation
 from flux.bench.installation import Fault, Installation
@@ -114,6 +114,7 @@ class Verification:
     """One conversation from beginning to end.
 
     :param installation: has been started.
+    :ivar situation: once a run has failed, when that was and what was broken then; empty before anybody talked.
     """
 
     _log = Logger()
@@ -140,6 +141,7 @@ class Verification:
         self._healing: Period | None = None
         self._failure: Exception | None = None
         self._tasks = Tasks(self._log, reactor)
+        self.situation = ""
 
     async def run(self) -> Verdict:
         """Talk, survive, judge.
@@ -167,6 +169,10 @@ class Verification:
             settled = await conversation.settle()
             self._progress(1.0, "reading the history")
             await conversation.read_back()
+        except Exception:
+            if self._began:
+                self.situation = self._describe()
+            raise
         finally:
             await self._tasks.stop()
             await conversation.leave()
@@ -187,6 +193,11 @@ class Verification:
             self._late,
             anomalies,
         )
+
+    def _describe(self) -> str:
+        after = self._reactor.seconds() - self._began
+        broken = ", ".join(period.fault for period in self._broken) or "nothing"
+        return f"seed {self._plan.seed}, {after:.1f} s after they began to talk; broken: {broken}"
 
     async def _undisturbed(self) -> None:
         end = self._began + self._plan.seconds
@@ -217,6 +228,7 @@ class Verification:
         for lane in lanes(schedule(faults, seconds, self._rng)):
             self._tasks.spawn(self._strike(lane, self._began + seconds), "letting things go wrong")
         end = self._began + seconds
+        self._tasks.spawn(self._disturb(end), "breaking connections")
         while (now := self._reactor.seconds()) < end or len(self._tasks):
             self._look()
             broken = ", ".join(period.fault for period in self._broken)
@@ -240,6 +252,13 @@ class Verification:
                 self._over(period)
         except Exception as failure:
             self._failure = failure
+
+    async def _disturb(self, end: float) -> None:
+        """Until ``end`` connections of clients break."""
+        rng = random.Random(self._plan.seed + 2)
+        while (now := self._reactor.seconds()) < end:
+            await sleep(min(rng.expovariate(1 / BREAKS_EVERY), end - now), self._reactor)
+            self._installation.disturb(rng)
 
     def _begun(self, fault: Fault) -> Period:
         """A fault begins, and with it a period."""

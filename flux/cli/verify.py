@@ -28,7 +28,7 @@ from twisted.internet.defer import Deferred
 
 from flux.bench.checker import count
 from flux.bench.cluster import Cluster, fault_names
-from flux.bench.conversation import ConversationFailed
+from flux.bench.conversation import ConversationFailed, SessionLost
 from flux.bench.installation import Installation, SingleServer
 from flux.bench.overlapping import Overlapping, resources
 from flux.bench.servers import ServerFailed
@@ -150,7 +150,7 @@ class _Attempt:
     """What becomes of a verification.
 
     :ivar verdict: None where there was none.
-    :ivar broken: clients were not served again, so there is none, but that is one too.
+    :ivar broken: clients were not served again, or lost their session, so there is none, but that is one too.
     :ivar interrupted: it was ended from outside.
     """
 
@@ -159,6 +159,7 @@ class _Attempt:
         self.broken = False
         self.interrupted = False
         self._ended = False
+        self._situation = ""
 
     async def run(
         self,
@@ -178,12 +179,14 @@ class _Attempt:
                 return
             try:
                 await self._verify(reactor, plan, installation, bar.show)
-            except NotRecovered as error:
+            except (NotRecovered, SessionLost) as error:
                 self.broken = True
                 say(output, error, "bold red")
             except (ClientError, ConversationFailed, DeadlineExceeded, FluxError, OSError, ServerFailed) as error:
                 if not self.interrupted:
                     say(output, f"cannot verify: {error}")
+            if self._situation and not self.interrupted:
+                say(output, self._situation)
 
     async def _verify(self, reactor: Any, plan: Plan, installation: Installation, progress: Progress) -> None:
         def shut_down() -> Deferred[None]:
@@ -195,7 +198,11 @@ class _Attempt:
         try:
             progress(0.0, "starting")
             await installation.start()
-            self.verdict = await Verification(reactor, plan, installation, progress).run()
+            verification = Verification(reactor, plan, installation, progress)
+            try:
+                self.verdict = await verification.run()
+            finally:
+                self._situation = verification.situation
         finally:
             self._ended = True
             await installation.close()
@@ -291,8 +298,10 @@ def _installation(reactor: Any, args: argparse.Namespace, there: Installation, d
         return there
     if args.kill:
         return SingleServer(reactor, directory, args.kill)
-    kind = Cluster if args.chaos is None else Overlapping
-    return kind(reactor, directory, lease=args.lease or 10.0, rounds=args.rounds or 1, only=args.only or "")
+    lease, only = args.lease or 10.0, args.only or ""
+    if args.chaos is not None:
+        return Overlapping(reactor, directory, lease, only)
+    return Cluster(reactor, directory, lease=lease, rounds=args.rounds or 1, only=only)
 
 
 def _as_json(verdict: Verdict) -> dict[str, Any]:
