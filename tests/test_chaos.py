@@ -19,6 +19,7 @@ from flux.bench.installation import Fault, FluxServer, Installation
 from flux.bench.overlapping import Overlapping, resources
 from flux.bench.servers import ServerFailed
 from flux.bench.verification import Plan, Verdict, Verification
+from flux.errors import NotFound, Unavailable
 from flux.lifecycle import sleep
 
 
@@ -88,6 +89,24 @@ def test_each_fault_of_a_cluster_is_known_by_name_and_resource(tmp_path: Path) -
     assert [fault.name for fault in Overlapping(reactor, tmp_path, only="emptied").faults] == ["Redis emptied"]
     [patient] = [fault for fault in Overlapping(reactor, tmp_path, lease=60.0).faults if fault.name == "chat1 paused"]
     assert patient.lasts == (0.5, 90.0)
+
+
+def test_each_fault_does_what_its_name_says(tmp_path: Path) -> None:
+    from twisted.internet import reactor
+
+    cluster = Overlapping(reactor, tmp_path)
+    done = {fault.name: (fault.inject, fault.repair) for fault in cluster.faults}
+    for node in cluster.nodes:
+        name, server = node.name, node.server
+        assert done[f"{name} paused"] == (server.pause, server.resume)
+        for link, here, there in (
+            (node.redis, name, "Redis"),
+            (node.postgres, name, "PostgreSQL"),
+            (node.clients, "clients", name),
+        ):
+            assert done[f"{here} cut off from {there}"] == (link.cut, link.open)
+            assert done[f"{there} swallows {here}"] == (link.swallow, link.open)
+    assert done["status paused"] == (cluster.status_server.pause, cluster.status_server.resume)
 
 
 # a run of them
@@ -234,6 +253,41 @@ async def test_a_server_that_finds_no_database_is_started_again(
     assert server.did == ["kill", *["start", "kill"] * 2, "start"]
     with pytest.raises(ServerFailed, match="it ended"):
         cluster.check()
+
+
+class Asked:
+    """A status service that answers the third time."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def drain(self, name: str) -> None:
+        self.asked.append(f"drain {name}")
+        if len(self.asked) < 3:
+            raise Unavailable("the shared state is away")
+
+    async def resume(self, name: str) -> None:
+        self.asked.append(f"resume {name}")
+        raise NotFound("no chat server is called so")
+
+
+async def test_an_admin_drains_a_node_whenever_that_can_be_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from twisted.internet import reactor
+
+    monkeypatch.setattr(overlapping, "TRY_AGAIN_AFTER", 0.01)
+    cluster = Overlapping(reactor, tmp_path, only="chat2 drained")
+    asked: Any = Asked()
+    cluster.status = asked
+    server = cluster.nodes[1].server = Reluctant(0)
+    [fault] = cluster.faults
+    await fault.inject()
+    assert asked.asked == ["drain chat2"] * 3
+    # It may end by itself now.
+    cluster.check()
+    await fault.repair()
+    assert (asked.asked[3:], server.did) == (["resume chat2"], ["stop", "start"])
 
 
 async def test_a_server_that_never_comes_back_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

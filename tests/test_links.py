@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -183,6 +184,19 @@ async def test_a_swallowing_link_can_be_cut(setting: Setting) -> None:
     for each in (peer, late, setting.servers[0]):
         await each.until(lambda each=each: each.lost)
     assert (await setting.talking()).heard == b"hello"
+
+
+async def test_one_connection_may_be_lost(setting: Setting) -> None:
+    setting.link.lose_one(random.Random(1))
+    peer = await setting.talking()
+    await setting.link.swallow()
+    setting.link.lose_one(random.Random(1))
+    await setting.barrier()
+    assert not peer.lost
+    await setting.link.open()
+    setting.link.lose_one(random.Random(1))
+    await peer.until(lambda: peer.lost)
+    await setting.servers[0].until(lambda: setting.servers[0].lost)
 
 
 async def test_a_link_that_was_closed_can_be_opened_again(setting: Setting) -> None:

@@ -210,6 +210,15 @@ class Kicks(HonestServer):
             self.links[0].push({"type": "kicked", "reason": "admin"})
 
 
+class TakesOver(HonestServer):
+    """Ends a session in the middle, for the sake of one that there is not."""
+
+    def store(self, chat: list[Fields], message: Fields) -> Iterator[Fields]:
+        yield from super().store(chat, message)
+        if message["seq"] == CHOSEN:
+            self.links[0].push({"type": "kicked", "reason": "takeover"})
+
+
 class Refuses(HonestServer):
     """Takes a message no more."""
 
@@ -419,6 +428,20 @@ async def test_the_command_fails_on_an_anomaly(listen: Listen) -> None:
     assert set(verdict["counts"]) == set(KINDS)
     assert verdict["counts"]["reordered"] == len(verdict["anomalies"]) > 0
     assert {anomaly["seq"] for anomaly in verdict["anomalies"]} == {CHOSEN}
+
+
+async def test_the_command_fails_where_a_session_is_lost(listen: Listen) -> None:
+    host, port = listen(TakesOver())
+    output, errors, status = await run_command(f"{host}:{port}", *SMALL_ARGUMENTS)
+    assert (output, status) == ("", 1)
+    lost, situation = errors.splitlines()
+    assert lost == "a session ended: takeover: this account has logged in somewhere else"
+    assert re.fullmatch(r"seed 1, \d+\.\d s after they began to talk; broken: nothing", situation)
+    # Where an admin may have ended it, nothing is proved.
+    host, port = listen(Kicks())
+    output, errors, status = await run_command(f"{host}:{port}", *SMALL_ARGUMENTS)
+    assert (output, status) == ("", 2)
+    assert "cannot verify: a session ended: admin" in errors
 
 
 async def test_the_command_cannot_tell_without_a_server() -> None:
