@@ -97,9 +97,15 @@ class IStore(Interface):
         """Accounts whose folded name starts with the folded ``query`` or whose id it is, by name."""
 
     def open_session(uid: int) -> Awaitable[int]:
-        """Take the account's next session number (ascending for ever).
+        """Take the account's next session number: above all that were taken and not given back.
 
         :raises flux.errors.UserInvalid: no such account.
+        """
+
+    def return_session(uid: int, number: int) -> Awaitable[None]:
+        """Give a session number back that came to nothing and that nobody has been told of; it may be given again.
+
+        Does nothing where it is not the newest any more.
         """
 
     def overview(uid: int) -> Awaitable[Overview]:

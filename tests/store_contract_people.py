@@ -183,6 +183,17 @@ class AccountsContract:
         with pytest.raises(UserInvalid):
             await store.open_session(3)
 
+    async def test_a_session_number_that_came_to_nothing_is_given_back(self, store) -> None:
+        await people(store, "ann", "bob")
+        numbers = [await store.open_session(1) for _ in range(3)]
+        await store.return_session(1, numbers[1])
+        await store.return_session(2, 1)
+        assert (await store.overview(1)).session == 3
+        await store.return_session(1, 3)
+        assert (await store.overview(1)).session == 2
+        assert await store.open_session(1) == 3
+        assert await store.open_session(2) == 1
+
     async def test_an_overview_is_all_that_a_login_shows(self, store) -> None:
         ann, bob, cat, dan = await people(store, "ann", "bob", "cat", "dan")
         await store.block(ann, dan)

@@ -113,6 +113,10 @@ class ModelStore:
         self.numbers[uid] = self.sessions[uid]
         return self.sessions[uid]
 
+    def return_session(self, uid: int, number: int) -> None:
+        if self.sessions.get(uid) == number > 0:
+            self.sessions[uid] -= 1
+
     def overview(self, uid: int) -> Overview:
         if uid not in self.profiles:
             raise UserInvalid

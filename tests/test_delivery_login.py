@@ -139,6 +139,28 @@ def test_two_logins_on_two_nodes_that_know_nothing_of_each_other(lab: Lab) -> No
     assert kicked(older) == ["takeover"]
 
 
+def test_a_login_whose_client_has_gone_elsewhere_supersedes_nobody(lab: Lab) -> None:
+    """What takes its session number is long on its way, and comes after the client has logged in on another node."""
+    [ann] = lab.accounts(1)
+    gone = lab.client("A", ann).login()
+    lab.steps.until("A.store.open_session")
+    late = lab.steps.hold("A.store.open_session")
+    gone.link.lose()
+    there = lab.client("B", ann).login()
+    lab.settle()
+    late.run()
+    lab.settle()
+    lab.advance(6)
+    assert sessions(lab, ann) == [there]
+    assert kicked(there) == []
+    # And the next login does supersede it.
+    again = lab.client("A", ann).login()
+    lab.settle()
+    lab.advance(6)
+    assert sessions(lab, ann) == [again]
+    assert kicked(there) == ["takeover"]
+
+
 def test_a_sweep_ends_a_superseded_login_that_is_still_under_way(lab: Lab) -> None:
     [ann] = lab.accounts(1)
     lab.bus.copies = lambda event: 0

@@ -59,6 +59,7 @@ writes = st.one_of(
     sends,
     st.tuples(st.just("advance"), st.lists(moves, min_size=1, max_size=4)),
     st.tuples(st.just("open_session"), actors),
+    st.tuples(st.just("return_session"), actors, st.integers(1, 4)),
     st.builds(
         lambda name, email: ("create_account", name, fold(name), "h", "", email, "i", email),
         st.sampled_from([*NAMES, "eve", "fox"]),

@@ -527,6 +527,7 @@ async def test_no_statement_reads_a_whole_table(opened) -> None:
     await calls.advance([CursorMove(ann, 1, receipt.chat, 1, 1)])
     await calls.overview(ann)
     await calls.changes(0)
+    await calls.return_session(bob, await calls.open_session(bob))
     number = await calls.open_session(bob)
     await calls.advance([CursorMove(ann, 2, receipt.chat, 2, 0), CursorMove(bob, number, receipt.chat, 2, 0)])
     assert await calls.prune(2**62, 1) == 2

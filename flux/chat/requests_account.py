@@ -111,7 +111,11 @@ async def _begin(session: Session, uid: int, request: requests.Login, checked: s
         if not takeover:
             await _reserve(session, uid)
         number = await node.store.open_session(uid)
-        _still_here(session)
+        if _has_gone(session):
+            # Perhaps to another server, where it has a session by now.
+            # However long this number was on its way, it is not to supersede that.
+            await node.store.return_session(uid, number)
+            raise _Gone()
         session.uid, session.number = uid, number
         session.acks = request.acks and session.dialect.has_acks
         older = node.sessions.get(uid)
@@ -202,8 +206,12 @@ class _Gone(FluxError):
 
 
 def _still_here(session: Session) -> None:
-    if session.ended or session.connection.closed:
+    if _has_gone(session):
         raise _Gone()
+
+
+def _has_gone(session: Session) -> bool:
+    return session.ended or session.connection.closed
 
 
 def login_ok(server: str, overview: Overview, online: set[int]) -> replies.LoginOk:

@@ -122,3 +122,7 @@ async def open_sessions(run: Run, uids: Sequence[int]) -> list[int | FluxError]:
             newest[uid] = number - 1
     outcomes.reverse()
     return outcomes
+
+
+async def return_session(run: Run, uid: int, number: int) -> None:
+    await run("UPDATE sessions SET number = number - 1 WHERE uid = %s AND number = %s RETURNING number", (uid, number))

@@ -262,6 +262,9 @@ class PostgresStore:
     def open_session(self, uid: int) -> Awaitable[int]:
         return self._sessions.call(uid)
 
+    def return_session(self, uid: int, number: int) -> Awaitable[None]:
+        return self._pool.call(accounts.return_session, uid, number)
+
     def overview(self, uid: int) -> Awaitable[Overview]:
         return self._overviews.call(uid)
 

@@ -115,3 +115,13 @@ def open_session(writer: Writer, uid: int) -> int:
         raise UserInvalid("there is no such user")
     writer.sessions[uid] = number = int(row[0])
     return number
+
+
+def return_session(writer: Writer, uid: int, number: int) -> None:
+    row = one_row(
+        writer.db,
+        "UPDATE sessions SET number = number - 1 WHERE uid = ? AND number = ? RETURNING number",
+        (uid, number),
+    )
+    if row is not None:
+        writer.sessions[uid] = int(row[0])

@@ -172,6 +172,9 @@ class SqliteStore:
     def open_session(self, uid: int) -> Awaitable[int]:
         return self._write(accounts.open_session, uid)
 
+    def return_session(self, uid: int, number: int) -> Awaitable[None]:
+        return self._write(accounts.return_session, uid, number)
+
     def overview(self, uid: int) -> Awaitable[Overview]:
         return self._read(cursors.overview, uid)
 
