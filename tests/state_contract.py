@@ -48,6 +48,17 @@ class StateContract:
         (node,) = (await state.snapshot()).nodes
         assert 3.9 * self.second <= node.heartbeat_age < 9 * self.second
 
+    async def test_who_cannot_serve_says_why(self, state, elapse) -> None:
+        await state.renew(self.lease(why="its store does not answer"), [])
+        (node,) = (await state.snapshot()).nodes
+        assert (node.state, node.why) == ("unready", "its store does not answer")
+        await state.drain("a", True)
+        assert (await state.snapshot()).nodes[0].state == "draining"
+        await state.drain("a", False)
+        await state.renew(self.lease(), [])
+        (node,) = (await state.snapshot()).nodes
+        assert (node.state, node.why) == ("up", "")
+
     async def test_a_lease_lapses_unless_renewed(self, state, elapse) -> None:
         await state.renew(self.lease("a"), [])
         await state.renew(self.lease("b"), [])

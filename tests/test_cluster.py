@@ -271,6 +271,33 @@ async def test_a_node_that_cannot_publish_goes_on_serving(cluster: Cluster, peop
     assert [client.closed for client in (sender, here, there)] == ["", "", ""]
 
 
+@pytest.mark.slow
+async def test_a_node_that_is_cut_off_from_its_store_gets_no_users(cluster: Cluster, people: People) -> None:
+    one, other = cluster.nodes
+    here = await people.login(one)
+
+    async def state(node: Node) -> str:
+        assert cluster.status is not None
+        return {each.name: each.state for each in await cluster.status.servers()}[node.name]
+
+    async def assigned() -> set[str]:
+        assert cluster.status is not None
+        return {(await cluster.status.locate(uid)).server for uid in range(100, 120)}
+
+    assert await assigned() == {one.name, other.name}
+    await one.postgres.cut()
+    while await state(one) == "up":
+        pass
+    assert await state(one) == "unready"
+    assert await assigned() == {other.name}
+    await one.postgres.open()
+    while await state(one) != "up":
+        pass
+    assert one.name in await assigned()
+    # Whoever was there has stayed there.
+    assert await here.settled() == []
+
+
 def printed(node: Node) -> str:
     """What its process has printed."""
     return node.server.output.read_text("utf-8", "replace")

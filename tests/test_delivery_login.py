@@ -86,6 +86,21 @@ def test_a_lost_kick_is_made_good_by_the_sweep_though_the_shared_state_lies(lab:
     assert kicked(first) == ["takeover"]
 
 
+def test_a_node_whose_store_does_not_answer_for_a_while_is_unready_until_it_does(lab: Lab) -> None:
+    def states() -> dict[str, str]:
+        return {node.name: node.state for node in now(lab.state.snapshot()).nodes}
+
+    broken = lab.backends["B"][0]
+    for away, seen in ((3, "up"), (14, "unready")):
+        broken.fault = lambda method: "before" if method == "changes" else ""
+        lab.advance(away)
+        broken.fault = lambda method: ""
+        assert states() == {"A": "up", "B": seen}
+        # It looks every second by now, and says at once that it is well.
+        lab.advance(1)
+        assert states() == {"A": "up", "B": "up"}
+
+
 def test_a_kick_that_overtakes_the_claim_finds_the_session(lab: Lab) -> None:
     [ann] = lab.accounts(1)
     client = lab.client("A", ann).login()

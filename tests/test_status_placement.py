@@ -149,8 +149,9 @@ async def test_the_answer_of_the_state_is_the_next_snapshot(setup) -> None:
 # --- who may get a user ---
 
 
-async def test_draining_full_and_weightless_servers_get_nobody(setup) -> None:
+async def test_draining_unready_full_and_weightless_servers_get_nobody(setup) -> None:
     await setup.lease("full", capacity=5, sessions=5)
+    await setup.lease("unready", why="its store does not answer")
     await setup.lease("weightless", weight=0)
     await setup.lease("draining", "open")
     await setup.state.drain("draining", True)
@@ -183,9 +184,10 @@ async def test_without_a_server_the_reason_is_told(setup) -> None:
         await setup.assign(1)
     await setup.lease("a", "b", capacity=1, sessions=1)
     await setup.lease("c")
+    await setup.lease("d", why="its store does not answer")
     await setup.state.drain("c", True)
     setup.clock.advance(1)
-    with pytest.raises(NoServer, match="no chat server can take a user: 2 full, 1 draining"):
+    with pytest.raises(NoServer, match="no chat server can take a user: 2 full, 1 draining, 1 unready"):
         await setup.assign(1)
     assert await setup.state.token_digest(1) is None
 

@@ -24,7 +24,7 @@ from flux.backends.multicast import multicast
 from flux.interfaces import IBus, IBusSink, IState
 from flux.model.bus import Addressed, BusEvent
 from flux.model.people import CodeCheck
-from flux.model.placement import Choice, Lease, Node, Renewal, Snapshot
+from flux.model.placement import Choice, Lease, Node, Renewal, Snapshot, leased_state
 from flux.model.sessions import Claim, Route
 
 MOST_COUNTERS = 100_000
@@ -304,10 +304,11 @@ class MemoryState:
                 reserved=reserved.get(name, 0),
                 capacity=held.lease.capacity,
                 weight=held.lease.weight,
-                state="draining" if name in self._draining else "up",
+                state=leased_state(name in self._draining, held.lease.why),
                 heartbeat_age=now - held.renewed,
                 websocket=held.lease.websocket,
                 tls=held.lease.tls,
+                why=held.lease.why,
             )
             for name, held in self._leases.items()
         )

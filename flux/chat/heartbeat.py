@@ -168,7 +168,7 @@ class Heartbeat:
         chat = self._settings.chat
         lease = Lease(
             self._name, self._boot, self._host, self._port, len(self._sessions), chat.capacity, chat.weight,
-            self._settings.status.lease, self._websocket, self._tls,
+            self._settings.status.lease, self._websocket, self._tls, self._sweep.trouble,
         )  # fmt: skip
         routes = {uid: session.number for uid, session in self._sessions.items() if session.placed}
         began = self._clock.seconds()

@@ -415,4 +415,8 @@ class ChatNode:
         if self.now - self._swept >= (SWEEP_DEGRADED if degraded else SWEEP):
             self._swept = self.now
             self.spread.degraded = False
+            trouble = self.sweep.trouble
             await self.sweep.look()
+            if trouble and not self.sweep.trouble:
+                # Users are given to this node again from now on, not from the next heartbeat.
+                await self.heartbeat.beat()

@@ -28,6 +28,11 @@ from flux.lifecycle import Outage, together
 from flux.metrics import ChatMetrics
 from flux.model.overview import Overview
 
+TROUBLE_AFTER = 5.0
+"""Seconds without an answer of the store before that is told: while a database starts again it is away for less."""
+
+AWAY = "its store does not answer"
+
 READ_AT_ONCE = 50
 """Sessions that are read at the same time."""
 
@@ -63,8 +68,16 @@ class Sweep:
         self._metrics = metrics
         self._mark = 0
         self._running = False
+        self._clock = clock
+        self._failing: float | None = None
         self._outage = Outage(self.log, clock)
         self._late: set[Session] = set()
+
+    @property
+    def trouble(self) -> str:
+        """What keeps this node from serving, in words: empty where nothing does."""
+        failing = self._failing
+        return AWAY if failing is not None and self._clock.seconds() - failing >= TROUBLE_AFTER else ""
 
     async def begin(self) -> None:
         """From now on things move."""
@@ -75,14 +88,17 @@ class Sweep:
         if self._running:
             return
         self._running = True
+        began = self._clock.seconds()
         try:
             await self._look()
             self._metrics.sweeps_done.inc()
         except FluxError as error:
+            self._failing = began if self._failing is None else self._failing
             self._spread.degraded = True
             self._metrics.sweeps_failed.inc()
             self._outage.failed("what moved in the store cannot be read: {error}", error=error.detail)
         else:
+            self._failing = None
             self._outage.over("what moved in the store is read again, after {seconds} s")
         finally:
             self._running = False

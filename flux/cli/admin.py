@@ -43,7 +43,14 @@ LOOK_EVERY = 0.5
 GONE_WITHIN = 10.0
 """Seconds that an empty server has to end; one that still lives then goes on (``twistd flux`` does)."""
 
-COLOURS = {"up": "green", "draining": "yellow", "down": "red", "stopped": "default", "unknown": "yellow"}
+COLOURS = {
+    "up": "green",
+    "draining": "yellow",
+    "unready": "red",
+    "down": "red",
+    "stopped": "default",
+    "unknown": "yellow",
+}
 
 
 class AdminFailed(Exception):
@@ -260,4 +267,4 @@ def _show(servers: Sequence[Node], for_programs: bool) -> None:
     show(table)
     for node in servers:
         if node.why:
-            print(f"{shown(node.name)} is down: {shown(node.why)}")
+            print(f"{shown(node.name)} is {node.state}: {shown(node.why)}")

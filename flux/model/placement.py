@@ -6,8 +6,19 @@ from typing import Literal
 
 from flux.model.base import Value
 
-NodeState = Literal["up", "draining", "down", "unknown"]
-"""``unknown``: its lease would have ended by now, and whether it was renewed could not be read."""
+NodeState = Literal["up", "draining", "unready", "down", "unknown"]
+"""``unready``: it lives, and cannot serve whoever comes.
+
+``unknown``: its lease would have ended by now, and whether it was renewed could not be read."""
+
+
+def leased_state(draining: bool, why: str) -> NodeState:
+    """The state of a server that holds a lease.
+
+    :param draining: whether an admin drains it.
+    :param why: what it says that keeps it from serving.
+    """
+    return "draining" if draining else "unready" if why else "up"
 
 
 class Lease(Value, frozen=True):
@@ -18,6 +29,7 @@ class Lease(Value, frozen=True):
     :ivar ttl: seconds until the lease lapses by itself.
     :ivar websocket: where browsers connect, empty where they cannot.
     :ivar tls: whether clients begin with TLS.
+    :ivar why: what keeps it from serving; empty where nothing does.
     """
 
     name: str
@@ -30,6 +42,7 @@ class Lease(Value, frozen=True):
     ttl: float
     websocket: str = ""
     tls: bool = False
+    why: str = ""
 
 
 class Renewal(Value, frozen=True):
@@ -62,7 +75,7 @@ class Node(Value, frozen=True):
     :ivar heartbeat_age: seconds since the last heartbeat; -1 for a static server that never sent one.
     :ivar websocket: where browsers connect, empty where they cannot.
     :ivar tls: whether clients begin with TLS.
-    :ivar why: what is wrong with a server that is down; empty where nothing is, or it has stopped in order.
+    :ivar why: what is wrong with a server that is down or unready; empty where nothing is, or it has stopped in order.
     """
 
     name: str

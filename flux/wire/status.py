@@ -50,8 +50,8 @@ class ListServers(Request, tag="servers"):
     """The chat servers and their loads."""
 
     answer: ClassVar[str] = (
-        "servers: [name, host, port, sessions, reserved, capacity, weight, state (up, draining, down or unknown), "
-        "heartbeat_age]; age: seconds since that was read; problem: why it cannot be read now, or empty"
+        "servers: [name, host, port, sessions, reserved, capacity, weight, state (up, draining, unready, down or "
+        "unknown), heartbeat_age]; age: seconds since that was read; problem: why it cannot be read now, or empty"
     )
 
 

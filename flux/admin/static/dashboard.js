@@ -4,7 +4,7 @@ const EVERY = 5000;
 const SAMPLES = 180;
 const SURE_FOR = 4000;
 const COLOURS = 6;
-const STATES = { up: "good", draining: "warn", down: "bad", stopped: "", unknown: "warn" };
+const STATES = { up: "good", draining: "warn", unready: "bad", down: "bad", stopped: "", unknown: "warn" };
 
 const at = (id) => document.getElementById(id);
 let token = sessionStorage.getItem("token") ?? "";

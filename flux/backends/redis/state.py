@@ -33,7 +33,7 @@ from flux.errors import Unavailable, in_words
 from flux.interfaces import IState
 from flux.lifecycle import together
 from flux.model.people import CodeCheck
-from flux.model.placement import Choice, Lease, Node, Renewal, Snapshot
+from flux.model.placement import Choice, Lease, Node, Renewal, Snapshot, leased_state
 from flux.model.sessions import Claim, Route
 
 MOST_COUNTERS = 100_000
@@ -54,6 +54,7 @@ class _About(msgspec.Struct, frozen=True):
     weight: int
     websocket: str = ""
     tls: bool = False
+    why: str = ""
 
 
 _strings = msgspec.msgpack.Decoder(list[str]).decode
@@ -131,7 +132,9 @@ class RedisState:
 
     async def renew(self, lease: Lease, routes: Sequence[tuple[int, int]]) -> Renewal:
         """See :meth:`IState.renew`. Many routes are renewed in parts, the first of which sets the lease."""
-        about = _About(lease.host, lease.port, lease.sessions, lease.capacity, lease.weight, lease.websocket, lease.tls)
+        about = _About(
+            lease.host, lease.port, lease.sessions, lease.capacity, lease.weight, lease.websocket, lease.tls, lease.why
+        )
         says = msgspec.json.encode(about).decode()
         parts = []
         for start in range(0, max(1, len(routes)), PART):
@@ -202,10 +205,11 @@ class RedisState:
                     reserved=reserved.get(name, 0),
                     capacity=lease.capacity,
                     weight=lease.weight,
-                    state="draining" if name in draining else "up",
+                    state=leased_state(name in draining, lease.why),
                     heartbeat_age=(now - int(renewed)) / 1000,
                     websocket=lease.websocket,
                     tls=lease.tls,
+                    why=lease.why,
                 )
             )
         return Snapshot(nodes=tuple(nodes), reserved=reserved, draining=frozenset(draining), since=since)
