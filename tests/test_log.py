@@ -170,12 +170,13 @@ class Exhausted:
 
 def refused(observer: Any, number: int, reserved: bool, at: float) -> None:
     """Have Twisted accept in vain."""
-    reservation: Any = tcp._FileDescriptorReservation(partial(open, os.devnull))  # type: ignore[arg-type]
+    reservation: Any = tcp._FileDescriptorReservation(partial(open, os.devnull))
     if reserved:
         reservation.reserve()
     events: list[LogEvent] = []
-    logger = Logger(namespace=tcp.Port._logger.namespace, observer=events.append)  # type: ignore[arg-type]
-    list(tcp._accept(logger, range(1), Exhausted(number), reservation))  # type: ignore[no-untyped-call]
+    append: Any = events.append
+    logger = Logger(namespace=tcp.Port._logger.namespace, observer=append)
+    list(tcp._accept(logger, range(1), Exhausted(number), reservation))
     if reserved:
         reservation._fileDescriptor.close()
     for event in events:
@@ -184,7 +185,7 @@ def refused(observer: Any, number: int, reserved: bool, at: float) -> None:
 
 def test_that_no_descriptors_are_left_is_a_warning_at_times(capsys: pytest.CaptureFixture[str]) -> None:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    observer = observer_for_twistd({"nodaemon": True}, "text", Threshold("info"), None)  # type: ignore[arg-type]
+    observer = twistd_observer({"nodaemon": True}, "text", "info")
     for number, reserved, at, shown in (
         (errno.EMFILE, True, 1000, f"no file descriptors left (limit {limit})"),
         (errno.EMFILE, True, 1009, ""),
@@ -203,6 +204,12 @@ def test_that_no_descriptors_are_left_is_a_warning_at_times(capsys: pytest.Captu
 # --- where it goes -----------------------------------------------------------
 
 
+def twistd_observer(options: dict[str, Any], style: str, threshold: str) -> Any:
+    """Where no file is written, there is no reactor to tell of signals."""
+    no_reactor: Any = None
+    return observer_for_twistd(options, style, Threshold(threshold), no_reactor)
+
+
 def log_through(observer: Any) -> None:
     logger = Logger(namespace="flux.test", observer=LogPublisher(observer))
     logger.info("hello {name}", name="you")
@@ -214,9 +221,10 @@ class Rotated:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "flux.log"
-        self.observer: Any = observer_for_twistd(
-            {"logfile": str(self.path), "nodaemon": True}, "text", Threshold("info"), self
-        )  # type: ignore[arg-type] - all that it needs of a reactor
+        # All that is needed of one.
+        reactor: Any = self
+        options = {"logfile": str(self.path), "nodaemon": True}
+        self.observer: Any = observer_for_twistd(options, "text", Threshold("info"), reactor)
         self.log = Logger(namespace="flux.test", observer=LogPublisher(self.observer))
 
     def callFromThread(self, call: Any, *arguments: Any) -> None:  # noqa: N802 - Twisted's name
@@ -316,7 +324,7 @@ def test_what_is_truncated_in_time_is_not_rotated(rotated: Rotated, tmp_path: Pa
 def test_where_there_is_no_log_file_the_signal_ends_nothing(options: dict[str, Any]) -> None:
     before = signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     try:
-        observer_for_twistd(options, "text", Threshold("info"), None)  # type: ignore[arg-type]
+        twistd_observer(options, "text", "info")
         os.kill(os.getpid(), signal.SIGUSR1)
     finally:
         signal.signal(signal.SIGUSR1, before)
@@ -325,7 +333,7 @@ def test_where_there_is_no_log_file_the_signal_ends_nothing(options: dict[str, A
 @pytest.mark.parametrize("logfile", ["-", "", None])
 def test_stdout_in_the_foreground(logfile: str | None, capsys: pytest.CaptureFixture[str]) -> None:
     options = {"logfile": logfile, "nodaemon": True}
-    log_through(observer_for_twistd(options, "json", Threshold("debug"), None))  # type: ignore[arg-type]
+    log_through(twistd_observer(options, "json", "debug"))
     hello, detail = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert (hello["message"], hello["name"], detail["level"]) == ("hello you", "you", "debug")
 
@@ -337,7 +345,7 @@ def test_the_system_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(syslog, "openlog", lambda *args: calls.append(args))
     monkeypatch.setattr(syslog, "syslog", lambda *args: calls.append(args))
     options = {"syslog": True, "prefix": "chat7", "nodaemon": True}
-    log_through(observer_for_twistd(options, "text", Threshold("info"), None))  # type: ignore[arg-type]
+    log_through(twistd_observer(options, "text", "info"))
     opened, (priority, line) = calls
     assert opened == ("chat7", syslog.LOG_PID, syslog.LOG_DAEMON)
     assert priority == syslog.LOG_INFO
@@ -351,8 +359,8 @@ def test_nobody_forges_a_line_of_the_system_log(monkeypatch: pytest.MonkeyPatch,
     lines: list[str] = []
     monkeypatch.setattr(syslog, "openlog", lambda *args: None)
     monkeypatch.setattr(syslog, "syslog", lambda priority, line: lines.append(line))
-    observer = observer_for_twistd({"syslog": True, "nodaemon": True}, style, Threshold("info"), None)  # type: ignore[arg-type]
-    logger = Logger(namespace="flux.test", observer=LogPublisher(observer))  # type: ignore[arg-type]
+    observer = twistd_observer({"syslog": True, "nodaemon": True}, style, "info")
+    logger = Logger(namespace="flux.test", observer=LogPublisher(observer))
     logger.info("hello {name}", name="\n".join(["you", *TRICKS]))
     assert len(lines) == 1
     logger.failure("oops", failure())
@@ -361,5 +369,5 @@ def test_nobody_forges_a_line_of_the_system_log(monkeypatch: pytest.MonkeyPatch,
 
 def test_sys_stdout_is_left_alone_by_a_daemon() -> None:
     with pytest.raises(SystemExit, match="cannot log to stdout"):
-        observer_for_twistd({"logfile": "-"}, "text", Threshold("info"), None)  # type: ignore[arg-type]
+        twistd_observer({"logfile": "-"}, "text", "info")
     assert not sys.stdout.closed
