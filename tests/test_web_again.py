@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from browser import Tab
-from web_people import PASSWORD, Lines, Server, open_chat, say, sign_in, sign_up, try_now, wait_said, write_to
+from web_people import PASSWORD, Lines, Server, open_chat, own_id, say, sign_in, sign_up, try_now, wait_said, write_to
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -24,7 +24,7 @@ def test_what_was_read_stays_read(tabs: Callable[..., Tab], lines: Callable[[str
     reader = lines("bookworm")
     tab = tabs()
     sign_up(tab, "author")
-    uid = tab.js("JSON.parse(sessionStorage['flux.session']).id")
+    uid = own_id(tab)
     group = reader.ask("group.create", name="Club")["group"]
     reader.ask("group.add", group=group, id=uid)
     stamps = "[...document.querySelectorAll('.message.own .stamp')]"

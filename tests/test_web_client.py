@@ -17,6 +17,7 @@ from web_people import (
     Server,
     leave_chat,
     open_chat,
+    own_id,
     said,
     say,
     sign_in,
@@ -176,7 +177,7 @@ def test_a_lost_connection_loses_nothing_and_doubles_nothing(
     with Cable(web_server.port) as cable:
         tab = tabs(f"http://127.0.0.1:{cable.port}/")
         sign_up(tab, "shaky")
-        uid = tab.js("JSON.parse(sessionStorage['flux.session']).id")
+        uid = own_id(tab)
         write_to(tab, "steady")
         say(tab, "first")
         wait_said(tab, ["first"])
@@ -244,7 +245,7 @@ def test_what_is_refused_says_why_and_can_be_tried_again(
     other = lines("picky")
     tab = tabs()
     sign_up(tab, "bothersome")
-    uid = tab.js("JSON.parse(sessionStorage['flux.session']).id")
+    uid = own_id(tab)
     write_to(tab, "picky")
     other.ask("user.block", id=uid)
     say(tab, "let me in")
@@ -265,7 +266,7 @@ def test_who_is_blocked_is_no_friend_any_more(tabs: Callable[..., Tab], lines: C
     other = lines("pest")
     tab = tabs()
     sign_up(tab, "patience")
-    uid = tab.js("JSON.parse(sessionStorage['flux.session']).id")
+    uid = own_id(tab)
     other.ask("friend.add", to=uid)
     tab.click("People")
     tab.click("Accept pest")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from browser import Tab
-from web_people import Lines, open_chat, said, say, sign_up
+from web_people import Lines, open_chat, own_id, said, say, sign_up
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -105,7 +105,7 @@ def test_older_messages_come_while_scrolling_and_nothing_jumps(
     writer = lines("chronicler")
     tab = tabs()
     sign_up(tab, "reader")
-    uid = tab.js("JSON.parse(sessionStorage['flux.session']).id")
+    uid = own_id(tab)
     texts = [f"page {number} " + "of a long story " * (number % 7) for number in range(180)]
     for text in texts:
         writer.ask("send", to=uid, text=text)
@@ -191,7 +191,7 @@ def test_an_open_group_is_live_again_for_who_was_removed_and_is_added(
     host = lines("host")
     guest = tabs()
     sign_up(guest, "guest")
-    uid = guest.js("JSON.parse(sessionStorage['flux.session']).id")
+    uid = own_id(guest)
     group = host.ask("group.create", name="Revolving door")["group"]
     host.ask("group.add", group=group, id=uid)
     host.ask("send", group=group, text="welcome")
@@ -213,7 +213,7 @@ def test_coming_and_going_is_not_asked_about_each_time(tabs: Callable[..., Tab],
     tab = tabs()
     sign_up(tab, "watcher")
     group = host.ask("group.create", name="Inn")["group"]
-    host.ask("group.add", group=group, id=tab.js("JSON.parse(sessionStorage['flux.session']).id"))
+    host.ask("group.add", group=group, id=own_id(tab))
     open_chat(tab, "Inn")
     tab.js("""window.asked = 0;
         const send = WebSocket.prototype.send;
@@ -224,7 +224,7 @@ def test_coming_and_going_is_not_asked_about_each_time(tabs: Callable[..., Tab],
     for _ in range(30):
         restless.ask("group.join", group=group)
         restless.ask("group.leave", group=group)
-    host.ask("group.role", group=group, id=tab.js("JSON.parse(sessionStorage['flux.session']).id"), role="admin")
+    host.ask("group.role", group=group, id=own_id(tab), role="admin")
     tab.wait_text("You are now admin", ".log")
     assert 1 <= tab.js("window.asked") <= 30
 
@@ -262,7 +262,7 @@ def test_a_row_that_changes_while_it_is_clicked_is_opened(
     sender = lines("chatterbox")
     tab = tabs()
     sign_up(tab, "slowhand")
-    uid = tab.js("JSON.parse(sessionStorage['flux.session']).id")
+    uid = own_id(tab)
     sender.ask("send", to=uid, text="one")
     tab.wait_text("one", ".side")
     release = tab.press_on("chatterbox", ".side")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from browser import Tab
 from looks import check_looks
-from web_people import Lines, say, sign_up
+from web_people import Lines, own_id, say, sign_up
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -34,7 +34,7 @@ def test_nothing_overlaps_or_sticks_out(
     sign_up(tab, f"Somebody {look}")
     check("3-nothing-yet")
     friend = lines(f"Wilhelmina Featherstonehaugh-Cholmondeley {look[:6]}")
-    uid = tab.js("JSON.parse(sessionStorage['flux.session']).id")
+    uid = own_id(tab)
     friend.ask("friend.add", to=uid, note="It was nice to meet you at the conference last week, let us stay in touch!")
     for text in ("Hi!", "A longer one. " * 12, "https://example.net/" + "a" * 90, "\U0001f600"):
         friend.ask("send", to=uid, text=text)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from browser import Tab
 from cable import Cable
-from web_people import Lines, Server, leave_chat, open_chat, said, say, sign_in, sign_up, wait_said, write_to
+from web_people import Lines, Server, leave_chat, open_chat, own_id, said, say, sign_in, sign_up, wait_said, write_to
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -46,7 +46,7 @@ def test_what_was_not_sent_goes_out_when_the_same_account_signs_in_again(
     with Cable(web_server.port) as cable:
         tab = tabs(f"http://127.0.0.1:{cable.port}/")
         sign_up(tab, "nomad")
-        uid = tab.js("JSON.parse(sessionStorage['flux.session']).id")
+        uid = own_id(tab)
         write_to(tab, "patient")
         say(tab, "first")
         tab.wait_text("Sent", ".message.own .stamp")
@@ -78,7 +78,7 @@ def test_without_a_connection_nobody_is_said_to_be_there(
     with Cable(web_server.port) as cable:
         tab = tabs(f"http://127.0.0.1:{cable.port}/")
         sign_up(tab, "sailor")
-        uid = tab.js("JSON.parse(sessionStorage['flux.session']).id")
+        uid = own_id(tab)
         friend.ask("friend.add", to=uid)
         friend.ask("send", to=uid, text="ahoy")
         tab.click("People")
@@ -104,7 +104,7 @@ def test_history_that_was_cut_off_is_read_after_the_next_login(
     with Cable(web_server.port) as cable:
         tab = tabs(f"http://127.0.0.1:{cable.port}/")
         sign_up(tab, "unlucky")
-        writer.ask("send", to=tab.js("JSON.parse(sessionStorage['flux.session']).id"), text="chapter one")
+        writer.ask("send", to=own_id(tab), text="chapter one")
         tab.wait_text("novelist", ".side")
         cable.swallow()
         open_chat(tab, "novelist")

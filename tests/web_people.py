@@ -93,6 +93,11 @@ def sign_in(tab: Tab, name: str, password: str = PASSWORD) -> None:
     tab.press("Enter")
 
 
+def own_id(tab: Tab) -> int:
+    """The account of who is signed in."""
+    return int(tab.js("JSON.parse(sessionStorage['flux.session']).id"))
+
+
 def write_to(tab: Tab, name: str) -> None:
     """Open a conversation with somebody who is looked for."""
     tab.click("New conversation")
