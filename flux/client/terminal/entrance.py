@@ -117,4 +117,4 @@ def _sent(email: str, rules: Rules) -> str:
     """Where the code is now, in words."""
     if rules.codes_sent:
         return f"An e-mail is on its way to {clean(email)}."
-    return f"No e-mail is sent here: the code for {clean(email)} is in the log of the gate."
+    return f"No e-mail is sent here: what {clean(email)} would get is in the log of the gate."
