@@ -116,6 +116,8 @@ class ModelStore:
     def return_session(self, uid: int, number: int) -> None:
         if self.sessions.get(uid) == number > 0:
             self.sessions[uid] -= 1
+            if uid in self.numbers:
+                self.numbers[uid] = self.sessions[uid]
 
     def overview(self, uid: int) -> Overview:
         if uid not in self.profiles:
